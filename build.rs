@@ -1,0 +1,79 @@
+//! Generates the Rust side of `proto/`: messages, servers and clients in `muxs.rs`, the quick start's service in
+//! `helloworld.Greeter.rs`, and the descriptor set that reflection serves. Needs no protoc.
+
+use std::{env, fs, path::PathBuf};
+
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use tonic_build::manual::{Builder, Method, Service};
+
+const PROTOS: [&str; 2] = ["proto/mux.proto", "proto/helloworld.proto"];
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "generated code goes to cargo's own folder"
+)]
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    for proto in PROTOS {
+        println!("cargo::rerun-if-changed={proto}");
+    }
+    let out_dir = PathBuf::from(env::var("OUT_DIR")?);
+    let descriptors = protox::compile(PROTOS, ["proto"])?;
+    fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
+
+    Builder::new().compile(&[helloworld(&descriptors)]);
+    let muxs = FileDescriptorSet {
+        file: descriptors
+            .file
+            .into_iter()
+            .filter(|file| file.package() != "helloworld")
+            .collect(),
+    };
+    tonic_prost_build::configure().compile_fds(muxs)?;
+    Ok(())
+}
+
+/// The quick start's Greeter, over the messages of `muxs`.
+///
+/// Its messages are on the wire those of `muxs.Greeter` without the later fields, so it gets no Rust types of its own
+/// and the same handlers serve it.
+fn helloworld(descriptors: &FileDescriptorSet) -> Service {
+    let file = descriptors
+        .file
+        .iter()
+        .find(|file| file.package() == "helloworld")
+        .expect("helloworld.proto is compiled");
+    let service = &file.service[0];
+    let rust_type = |name: &str| name.replace(".helloworld.", "crate::pb::");
+    service
+        .method
+        .iter()
+        .fold(
+            Service::builder()
+                .name(service.name())
+                .package(file.package()),
+            |built, method| {
+                built.method(
+                    Method::builder()
+                        .name(snake_case(method.name()))
+                        .route_name(method.name())
+                        .input_type(rust_type(method.input_type()))
+                        .output_type(rust_type(method.output_type()))
+                        .codec_path("tonic_prost::ProstCodec")
+                        .build(),
+                )
+            },
+        )
+        .build()
+}
+
+fn snake_case(name: &str) -> String {
+    name.char_indices()
+        .fold(String::new(), |mut snake, (at, letter)| {
+            if letter.is_uppercase() && at > 0 {
+                snake.push('_');
+            }
+            snake.extend(letter.to_lowercase());
+            snake
+        })
+}

@@ -1,0 +1,162 @@
+//! The server program: flags in, one line out for each address, then calls until it is told to stop.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum, builder::BoolishValueParser};
+use muxs::{
+    files::{Access, Store},
+    server::{self, Config},
+};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tracing_subscriber::EnvFilter;
+
+/// Serves greetings and files over gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "server", version, after_help = EXAMPLES)]
+struct Args {
+    /// Address to listen on; repeat it for several. Port 0 takes a free one
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "MUXS_LISTEN",
+        default_value = "127.0.0.1:50051",
+        value_delimiter = ','
+    )]
+    listen: Vec<SocketAddr>,
+
+    /// Folder whose files are served; created if it is missing
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "MUXS_ROOT",
+        default_value = "./muxs-data"
+    )]
+    root: PathBuf,
+
+    /// Refuse every write, and write nothing: the folder may be in use by another server or on a read-only disk
+    #[arg(long, env = "MUXS_READ_ONLY", value_parser = BoolishValueParser::new())]
+    read_only: bool,
+
+    /// How logs are written to standard error
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "MUXS_LOG_FORMAT",
+        default_value = "text"
+    )]
+    log_format: LogFormat,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  server
+      Serve the files in ./muxs-data on 127.0.0.1:50051
+  server --listen 127.0.0.1:0 --root /srv/files --read-only
+      Serve a folder as it is, on a free port
+  server --listen 127.0.0.1:50051 --listen '[::1]:50051'
+      Listen on two addresses
+  RUST_LOG=debug MUXS_LOG_FORMAT=json server
+      Log more, one JSON object a line
+
+SIGINT and SIGTERM stop the server once the calls under way have ended, after 30
+seconds at the latest. A second one stops it at once.
+";
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_logging(args.log_format);
+    match serve(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn serve(args: Args) -> anyhow::Result<()> {
+    // Before the line that says the server is ready: whoever has read it may send a signal.
+    let stop = stop_signal()?;
+    let access = match args.read_only {
+        true => Access::ReadOnly,
+        false => Access::ReadWrite,
+    };
+    let mut listeners = Vec::new();
+    for address in &args.listen {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}"))?;
+        listeners.push(listener);
+    }
+    let store = Store::open(&args.root, access)?;
+    announce(&listeners, &args.root)?;
+    server::run(listeners, Config::new(store), stop).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Says where, one line for each address. From the bind on, the system takes connections in.
+fn announce(listeners: &[TcpListener], root: &std::path::Path) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for listener in listeners {
+        let address = listener.local_addr()?;
+        // Nobody may be reading; that is no reason not to serve.
+        let _ = writeln!(
+            out,
+            "muxs listening on http://{address}, serving {}",
+            root.display()
+        );
+    }
+    let _ = out.flush();
+    Ok(())
+}
+
+/// Completes at the first SIGINT or SIGTERM; from then on, another ends the process at once.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+    Ok(async move {
+        either(&mut interrupt, &mut terminate).await;
+        tokio::spawn(async move {
+            either(&mut interrupt, &mut terminate).await;
+            tracing::warn!("stopped at once, calls under way are cut");
+            std::process::exit(1);
+        });
+    })
+}
+
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .from_env_lossy();
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+}

@@ -1,0 +1,95 @@
+//! What can go wrong with a file, and with opening a store.
+
+use std::{io, path::PathBuf};
+
+use super::path::InvalidPath;
+
+/// Why an operation on a file failed. The texts are fit for a client: they name no path of the host.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name is not a legal filename.
+    #[error("{0}")]
+    FilenameInvalid(#[from] InvalidPath),
+    /// A link on the way leads outside the root.
+    #[error("the filename leads outside the root")]
+    OutsideRoot,
+    /// The store was opened read-only.
+    #[error("the server is read-only")]
+    ReadOnly,
+    /// There is no such file.
+    #[error("no such file")]
+    NotFound,
+    /// The name is that of a folder or a special file, or one stands where a folder would be needed.
+    #[error("not a regular file")]
+    NotAFile,
+    /// More bytes than the caller can take.
+    #[error(
+        "{size} bytes are more than the {limit} that fit one message: use ReadStream or WriteStream"
+    )]
+    TooLarge {
+        /// The most that is possible, in bytes.
+        limit: u64,
+        /// What it would have been, in bytes.
+        size: u64,
+    },
+    /// The file is not UTF-8.
+    #[error("the file is not UTF-8 text: use ReadStream")]
+    NotText,
+    /// The file was changed in place, not by this server, while it was read.
+    #[error("the file changed while it was read")]
+    FileChanged,
+    /// The disk, a quota or the limit for the size of a file is exhausted.
+    #[error("no space left for the file")]
+    DiskFull,
+    /// The operating system refused.
+    #[error("the server could not {operation}")]
+    Io {
+        /// What was tried, as a verb and its object.
+        operation: &'static str,
+        /// For the log; clients are not told.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Classifies what the operating system said to `operation`. What the caller can tell better (a name that does not
+    /// exist, say) it has looked at before.
+    pub(crate) fn io(operation: &'static str, source: io::Error) -> Self {
+        use io::ErrorKind::{FileTooLarge, InvalidFilename, QuotaExceeded, StorageFull};
+        match source.kind() {
+            StorageFull | QuotaExceeded | FileTooLarge => Self::DiskFull,
+            InvalidFilename => Self::FilenameInvalid(InvalidPath::NotStorable),
+            _ => Self::Io { operation, source },
+        }
+    }
+}
+
+/// Why a store could not be opened. The texts are sentences for the person who starts the server.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The root is there, and is no folder.
+    #[error("the root {} is not a folder", .0.display())]
+    NotAFolder(PathBuf),
+    /// The root is missing, and a read-only store creates nothing.
+    #[error("the root {} does not exist, and a read-only server does not create it", .0.display())]
+    Missing(PathBuf),
+    /// Another server has the root.
+    #[error("the root {} is in use by another server", .0.display())]
+    InUse(PathBuf),
+    /// The root cannot be read.
+    #[error("the root {} cannot be opened: {source}", .root.display())]
+    NotReadable {
+        /// The root.
+        root: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The root cannot be created or written.
+    #[error("the root {} is not writable: {source}", .root.display())]
+    NotWritable {
+        /// The root.
+        root: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,146 @@
+//! The server's own folder in the root: the lock that keeps other servers out, and files on their way to their place.
+
+use std::{
+    ffi::OsStr,
+    fs::TryLockError,
+    io::{self, Write},
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    time::SystemTime,
+};
+
+use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, OpenOptions};
+use rustix::fs::{Mode, OFlags};
+
+use crate::files::{
+    error::{Error, OpenError},
+    path::OWN_FOLDER,
+};
+
+const LOCK: &str = "lock";
+const WRITES: &str = "writes";
+
+#[derive(Debug)]
+pub(super) struct Staging {
+    /// Holds the staged files, each under a number.
+    writes: Dir,
+    next: AtomicU64,
+    /// Locked as long as it is open, and so until the process ends, however it ends.
+    _lock: std::fs::File,
+}
+
+impl Staging {
+    /// Takes the root for this server, and removes what an earlier one left unfinished.
+    pub(super) fn open(root: &Dir, name: &Path) -> Result<Self, OpenError> {
+        let not_writable = |source| OpenError::NotWritable {
+            root: name.into(),
+            source,
+        };
+        let own = create_folder(root, OWN_FOLDER).map_err(not_writable)?;
+        let lock = own
+            .open_with(LOCK, OpenOptions::new().create(true).write(true))
+            .map_err(not_writable)?
+            .into_std();
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => OpenError::InUse(name.into()),
+            TryLockError::Error(source) => not_writable(source),
+        })?;
+        let writes = create_folder(&own, WRITES).map_err(not_writable)?;
+        remove_files(&writes).map_err(not_writable)?;
+        Ok(Self {
+            writes,
+            next: AtomicU64::new(0),
+            _lock: lock,
+        })
+    }
+
+    /// An empty file that nobody sees yet.
+    pub(super) fn create(&self) -> Result<Staged<'_>, Error> {
+        let name = self.next.fetch_add(1, Ordering::Relaxed).to_string();
+        let file = self
+            .writes
+            .open_with(&name, OpenOptions::new().create_new(true).write(true))
+            .map_err(|error| Error::io("stage the file", error))?
+            .into_std();
+        Ok(Staged {
+            staging: self,
+            name,
+            file,
+            committed: false,
+        })
+    }
+}
+
+/// A file on its way. Dropped before it is committed, it is gone.
+#[derive(Debug)]
+pub(super) struct Staged<'a> {
+    staging: &'a Staging,
+    name: String,
+    file: std::fs::File,
+    committed: bool,
+}
+
+impl Staged<'_> {
+    pub(super) fn write(&mut self, content: &[u8]) -> Result<(), Error> {
+        self.file
+            .write_all(content)
+            .map_err(|error| Error::io("write the file", error))
+    }
+
+    /// Puts the file in its place, in one step and for good: when this returns, a power cut leaves the new content, and
+    /// when it fails before the rename, the old.
+    ///
+    /// The one way from staged to visible, so that no caller can leave out a step.
+    pub(super) fn commit(mut self, folder: &Dir, name: &OsStr) -> Result<(), Error> {
+        let cannot = |error| Error::io("make the file durable", error);
+        // The kernel's own stamp ticks only every few milliseconds, in which two versions could pass for one.
+        self.file.set_modified(SystemTime::now()).map_err(cannot)?;
+        self.file.sync_all().map_err(cannot)?;
+        self.staging
+            .writes
+            .rename(&self.name, folder, name)
+            .map_err(|error| Error::io("put the file in its place", error))?;
+        self.committed = true;
+        sync_folder(folder)
+    }
+}
+
+impl Drop for Staged<'_> {
+    fn drop(&mut self) {
+        if !self.committed {
+            // If that fails too, the next start removes it.
+            let _ = self.staging.writes.remove_file(&self.name);
+        }
+    }
+}
+
+/// Makes the entries of a folder durable.
+///
+/// The handle itself may be open for looking up names only, hence the second one.
+pub(super) fn sync_folder(folder: &Dir) -> Result<(), Error> {
+    rustix::fs::openat(
+        folder,
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .and_then(rustix::fs::fsync)
+    .map_err(|error| Error::io("make the folder durable", error.into()))
+}
+
+/// A folder for the server's eyes only.
+fn create_folder(parent: &Dir, name: &str) -> io::Result<Dir> {
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700);
+    match parent.create_dir_with(name, &builder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => parent.open_dir(name),
+    }
+}
+
+fn remove_files(folder: &Dir) -> io::Result<()> {
+    for entry in folder.entries()? {
+        entry?.remove_file()?;
+    }
+    Ok(())
+}

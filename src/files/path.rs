@@ -1,0 +1,185 @@
+//! Filenames: parsed once, valid ever after.
+
+use std::{path::Path, str::FromStr};
+
+/// The server's own folder in the root. No filename begins with it, in upper or lower case: some filesystems fold case.
+pub(crate) const OWN_FOLDER: &str = ".muxs";
+
+const MAX_BYTES: usize = 4096;
+const MAX_COMPONENTS: usize = 64;
+const MAX_COMPONENT_BYTES: usize = 255;
+
+/// The name of a file, relative to the root: `/`-separated, without a component that could lead out of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FilePath(String);
+
+impl FilePath {
+    /// The name as the client wrote it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The folders on the way, empty for a file in the root itself.
+    pub(crate) fn folder(&self) -> &Path {
+        Path::new(self.0.rsplit_once('/').map_or("", |(folder, _)| folder))
+    }
+
+    /// The last component.
+    pub(crate) fn name(&self) -> &str {
+        self.0.rsplit_once('/').map_or(&self.0, |(_, name)| name)
+    }
+}
+
+/// Why a text is not a filename.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidPath {
+    /// It is empty.
+    #[error("the filename is empty")]
+    Empty,
+    /// It is too long.
+    #[error("the filename is longer than {MAX_BYTES} bytes")]
+    TooLong,
+    /// It has too many components.
+    #[error("the filename has more than {MAX_COMPONENTS} components")]
+    TooDeep,
+    /// One of its components is too long.
+    #[error("a component of the filename is longer than {MAX_COMPONENT_BYTES} bytes")]
+    ComponentTooLong,
+    /// It begins with `/`.
+    #[error("the filename begins with a slash")]
+    Absolute,
+    /// A component is empty: there are two slashes in a row or one at the end.
+    #[error("the filename has an empty component")]
+    EmptyComponent,
+    /// A component is `.` or `..`.
+    #[error("the filename has a component that is `.` or `..`")]
+    DotComponent,
+    /// It has a NUL or another control character.
+    #[error("the filename has a control character")]
+    ControlCharacter,
+    /// It has a backslash.
+    #[error("the filename has a backslash")]
+    Backslash,
+    /// It lies in the server's own folder.
+    #[error("the filename lies in the server's own folder")]
+    Reserved,
+    /// The filesystem has no room for a name like this.
+    #[error("the server's disk does not take a filename like this")]
+    NotStorable,
+}
+
+impl FromStr for FilePath {
+    type Err = InvalidPath;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPath> {
+        if text.is_empty() {
+            return Err(InvalidPath::Empty);
+        }
+        if text.len() > MAX_BYTES {
+            return Err(InvalidPath::TooLong);
+        }
+        if text.starts_with('/') {
+            return Err(InvalidPath::Absolute);
+        }
+        if text.contains(char::is_control) {
+            return Err(InvalidPath::ControlCharacter);
+        }
+        if text.contains('\\') {
+            return Err(InvalidPath::Backslash);
+        }
+        for component in text.split('/') {
+            match component {
+                "" => return Err(InvalidPath::EmptyComponent),
+                "." | ".." => return Err(InvalidPath::DotComponent),
+                long if long.len() > MAX_COMPONENT_BYTES => {
+                    return Err(InvalidPath::ComponentTooLong);
+                }
+                _ => {}
+            }
+        }
+        if text.split('/').count() > MAX_COMPONENTS {
+            return Err(InvalidPath::TooDeep);
+        }
+        if is_reserved(Path::new(text)) {
+            return Err(InvalidPath::Reserved);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Whether a path, relative to the root, is the server's own folder or lies in it.
+pub(crate) fn is_reserved(path: &Path) -> bool {
+    path.components()
+        .next()
+        .is_some_and(|first| first.as_os_str().eq_ignore_ascii_case(OWN_FOLDER))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn plain_names_are_legal() {
+        for name in [
+            "a",
+            "a/b/c.txt",
+            "...",
+            ".hidden",
+            "a b",
+            "名前/ñ",
+            "a/.muxs",
+            ".muxsy",
+        ] {
+            let path: FilePath = name.parse().unwrap();
+            assert_eq!(path.as_str(), name);
+        }
+    }
+
+    #[test]
+    fn the_limits_are_inclusive() {
+        let deep = |components: usize| vec!["x"; components].join("/");
+        assert!(deep(64).parse::<FilePath>().is_ok());
+        assert_eq!(deep(65).parse::<FilePath>(), Err(InvalidPath::TooDeep));
+
+        let component = |bytes: usize| "x".repeat(bytes);
+        assert!(component(255).parse::<FilePath>().is_ok());
+        assert_eq!(
+            component(256).parse::<FilePath>(),
+            Err(InvalidPath::ComponentTooLong)
+        );
+
+        let long = |bytes: usize| {
+            format!(
+                "{}/{}",
+                vec![component(255); 15].join("/"),
+                component(bytes - 3840)
+            )
+        };
+        assert!(long(4095).parse::<FilePath>().is_ok());
+        let longest = format!("{}/{}", vec![component(254); 16].join("/"), component(16));
+        assert_eq!(longest.len(), 4096);
+        assert!(longest.parse::<FilePath>().is_ok());
+        assert_eq!(
+            (longest + "x").parse::<FilePath>(),
+            Err(InvalidPath::TooLong)
+        );
+    }
+
+    proptest! {
+        /// The parser accepts nothing that the rules, written down a second time, forbid.
+        #[test]
+        fn whatever_parses_is_relative_and_stays_below(text in "[./a\\\\\u{0}\u{7f}M]{0,12}|\\.muxs(/[a.]{1,3})?") {
+            let Ok(path) = text.parse::<FilePath>() else { return Ok(()) };
+            let plain = Path::new(path.as_str())
+                .components()
+                .all(|component| matches!(component, std::path::Component::Normal(_)));
+            prop_assert!(plain);
+            prop_assert!(!text.starts_with(".muxs/") && text != ".muxs");
+            prop_assert!(!text.ends_with('/') && !text.contains("//"));
+            prop_assert!(!text.contains(['\\', '\u{0}', '\u{7f}']));
+            prop_assert_eq!(path.folder().join(path.name()), Path::new(&text));
+        }
+    }
+}

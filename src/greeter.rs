@@ -1,0 +1,215 @@
+//! The greeter: one handler for each of the four shapes of a gRPC call.
+//!
+//! Streams are pulled by the client, as plain transforms: no task, no channel, nothing buffered ahead.
+
+use std::time::Duration;
+
+use futures::{Stream, stream::BoxStream};
+use tokio_stream::StreamExt;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use crate::{
+    failure::{BAD_REQUEST, Cause},
+    pb,
+};
+
+/// The longest name that is greeted, in bytes.
+const MAX_NAME_BYTES: usize = 4096;
+
+/// How many names LotsOfGreetings calls out before it counts the others.
+const MAX_NAMES_CALLED: usize = 3;
+
+/// What stands before and after the name, in the order in which LotsOfReplies greets.
+const GREETINGS: [(&str, &str); 16] = [
+    ("Hello, ", "!"),       // English
+    ("你好，", "！"),       // Chinese
+    ("नमस्ते, ", "!"),        // Hindi
+    ("¡Hola, ", "!"),       // Spanish
+    ("Bonjour, ", " !"),    // French
+    ("مرحبًا، ", "!"),       // Arabic
+    ("হ্যালো, ", "!"),        // Bengali
+    ("Olá, ", "!"),         // Portuguese
+    ("Привет, ", "!"),      // Russian
+    ("Halo, ", "!"),        // Indonesian
+    ("Hallo, ", "!"),       // German
+    ("こんにちは、", "！"), // Japanese
+    ("Hujambo, ", "!"),     // Swahili
+    ("Merhaba, ", "!"),     // Turkish
+    ("안녕하세요, ", "!"),  // Korean
+    ("Ciao, ", "!"),        // Italian
+];
+
+/// Serves `muxs.Greeter` and `helloworld.Greeter`. It has no state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Greeter;
+
+#[tonic::async_trait]
+impl pb::greeter_server::Greeter for Greeter {
+    async fn say_hello(
+        &self,
+        request: Request<pb::HelloRequest>,
+    ) -> Result<Response<pb::HelloReply>, Status> {
+        hello(request.into_inner()).map(Response::new)
+    }
+
+    async fn square(&self, request: Request<pb::Number>) -> Result<Response<pb::Number>, Status> {
+        let value = request.into_inner().value;
+        if value < 0.0 {
+            return Err(Cause::new(Code::InvalidArgument, BAD_REQUEST)
+                .field_status("value", "a negative number has no real square root"));
+        }
+        Ok(Response::new(pb::Number {
+            value: value.sqrt(),
+        }))
+    }
+
+    type LotsOfRepliesStream = BoxStream<'static, Result<pb::HelloReply, Status>>;
+
+    async fn lots_of_replies(
+        &self,
+        request: Request<pb::HelloRequest>,
+    ) -> Result<Response<Self::LotsOfRepliesStream>, Status> {
+        let request = request.into_inner();
+        check_name(&request.name)?;
+        let pause = request.interval.map(pause).transpose()?;
+        let count = match request.replies {
+            0 => GREETINGS.len(),
+            replies => replies as usize,
+        };
+        let replies = replies(request.name, count, pause);
+        Ok(Response::new(Box::pin(replies.map(Ok))))
+    }
+
+    async fn lots_of_greetings(
+        &self,
+        request: Request<Streaming<pb::HelloRequest>>,
+    ) -> Result<Response<pb::HelloReply>, Status> {
+        let mut requests = request.into_inner();
+        let mut called = Vec::with_capacity(MAX_NAMES_CALLED);
+        let mut others = 0;
+        while let Some(request) = requests.message().await? {
+            check_name(&request.name)?;
+            if called.len() < MAX_NAMES_CALLED {
+                called.push(request.name);
+            } else {
+                others += 1;
+            }
+        }
+        Ok(Response::new(pb::HelloReply {
+            message: hello_all(&called, others),
+        }))
+    }
+
+    type BidiHelloStream = BoxStream<'static, Result<pb::HelloReply, Status>>;
+
+    /// Answers before the first request is there, because a client's call returns only when the response begins.
+    async fn bidi_hello(
+        &self,
+        request: Request<Streaming<pb::HelloRequest>>,
+    ) -> Result<Response<Self::BidiHelloStream>, Status> {
+        let replies = request.into_inner().map(|request| request.and_then(hello));
+        Ok(Response::new(Box::pin(replies)))
+    }
+}
+
+#[tonic::async_trait]
+impl pb::helloworld::greeter_server::Greeter for Greeter {
+    async fn say_hello(
+        &self,
+        request: Request<pb::HelloRequest>,
+    ) -> Result<Response<pb::HelloReply>, Status> {
+        pb::greeter_server::Greeter::say_hello(self, request).await
+    }
+
+    async fn square(&self, request: Request<pb::Number>) -> Result<Response<pb::Number>, Status> {
+        pb::greeter_server::Greeter::square(self, request).await
+    }
+}
+
+fn hello(request: pb::HelloRequest) -> Result<pb::HelloReply, Status> {
+    check_name(&request.name)?;
+    Ok(greeting(0, &request.name))
+}
+
+fn greeting(language: usize, name: &str) -> pb::HelloReply {
+    let (before, after) = GREETINGS[language % GREETINGS.len()];
+    pb::HelloReply {
+        message: format!("{before}{name}{after}"),
+    }
+}
+
+/// `count` greetings, each made when it is asked for, with `pause` between two of them.
+fn replies(
+    name: String,
+    count: usize,
+    pause: Option<Duration>,
+) -> impl Stream<Item = pb::HelloReply> {
+    async_stream::stream! {
+        for at in 0..count {
+            if let Some(pause) = pause && at > 0 {
+                tokio::time::sleep(pause).await;
+            }
+            yield greeting(at, &name);
+        }
+    }
+}
+
+/// Greets the names that were called out, and `others` more.
+fn hello_all(called: &[String], others: u64) -> String {
+    let others = match others {
+        0 => None,
+        1 => Some("1 other".to_owned()),
+        more => Some(format!("{more} others")),
+    };
+    let names: Vec<&str> = called.iter().chain(&others).map(String::as_str).collect();
+    match names.split_last() {
+        None => "Hello, nobody!".to_owned(),
+        Some((only, [])) => format!("Hello, {only}!"),
+        Some((last, before)) => format!("Hello, {} and {last}!", before.join(", ")),
+    }
+}
+
+fn check_name(name: &str) -> Result<(), Status> {
+    if name.len() <= MAX_NAME_BYTES {
+        return Ok(());
+    }
+    Err(Cause::new(Code::InvalidArgument, "NAME_TOO_LONG")
+        .with("limit", MAX_NAME_BYTES)
+        .with("size", name.len())
+        .field_status(
+            "name",
+            format!(
+                "the name has {} bytes, the most is {MAX_NAME_BYTES}",
+                name.len()
+            ),
+        ))
+}
+
+fn pause(interval: prost_types::Duration) -> Result<Duration, Status> {
+    let malformed =
+        |what: &str| Cause::new(Code::InvalidArgument, BAD_REQUEST).field_status("interval", what);
+    // The conversion below quietly normalizes what protobuf forbids.
+    if !(-999_999_999..=999_999_999).contains(&interval.nanos) {
+        return Err(malformed("the interval's nanos are out of range"));
+    }
+    Duration::try_from(interval).map_err(|_| malformed("the interval is negative"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_called_out_up_to_three_and_the_others_counted() {
+        let names = ["A", "B", "C"].map(str::to_owned);
+        assert_eq!(hello_all(&[], 0), "Hello, nobody!");
+        assert_eq!(hello_all(&names[..1], 0), "Hello, A!");
+        assert_eq!(hello_all(&names[..2], 0), "Hello, A and B!");
+        assert_eq!(hello_all(&names, 0), "Hello, A, B and C!");
+        assert_eq!(hello_all(&names, 1), "Hello, A, B, C and 1 other!");
+        assert_eq!(
+            hello_all(&names, 999_997),
+            "Hello, A, B, C and 999997 others!"
+        );
+    }
+}

@@ -1,0 +1,23 @@
+//! Takes in connections.
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use super::connection::Connections;
+
+/// How long to wait after a failed accept. The usual cause, no descriptors left, does not go away by asking again.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+
+/// Accepts for ever.
+pub(super) async fn accept(listener: TcpListener, connections: Connections) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => connections.serve(stream, peer),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(PAUSE_AFTER_ERROR).await;
+            }
+        }
+    }
+}
