@@ -186,13 +186,14 @@ fn check_name(name: &str) -> Result<(), Status> {
 }
 
 fn pause(interval: prost_types::Duration) -> Result<Duration, Status> {
-    let malformed =
-        |what: &str| Cause::new(Code::InvalidArgument, BAD_REQUEST).field_status("interval", what);
-    // The conversion below quietly normalizes what protobuf forbids.
-    if !(-999_999_999..=999_999_999).contains(&interval.nanos) {
-        return Err(malformed("the interval's nanos are out of range"));
+    // Not by `Duration::try_from`: it quietly normalizes what protobuf calls malformed.
+    match (interval.seconds, interval.nanos) {
+        (seconds @ 0.., nanos @ 0..1_000_000_000) => {
+            Ok(Duration::new(seconds as u64, nanos as u32))
+        }
+        _ => Err(Cause::new(Code::InvalidArgument, BAD_REQUEST)
+            .field_status("interval", "the interval is negative or malformed")),
     }
-    Duration::try_from(interval).map_err(|_| malformed("the interval is negative"))
 }
 
 #[cfg(test)]
@@ -211,5 +212,13 @@ mod tests {
             hello_all(&names, 999_997),
             "Hello, A, B, C and 999997 others!"
         );
+    }
+    #[tokio::test(start_paused = true)]
+    async fn the_pause_is_between_two_replies_and_nowhere_else() {
+        let begin = tokio::time::Instant::now();
+        let hour = Duration::from_secs(3600);
+        let replies: Vec<_> = replies("you".to_owned(), 4, Some(hour)).collect().await;
+        assert_eq!(replies.len(), 4);
+        assert_eq!(begin.elapsed(), 3 * hour);
     }
 }

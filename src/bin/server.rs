@@ -13,9 +13,10 @@ use muxs::{
     files::{Access, Store},
     server::{self, Config},
 };
+use rustix::process::Signal;
 use tokio::{
     net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::{self, SignalKind, signal},
 };
 use tracing_subscriber::EnvFilter;
 
@@ -93,6 +94,8 @@ fn main() -> ExitCode {
 async fn serve(args: Args) -> anyhow::Result<()> {
     // Before the line that says the server is ready: whoever has read it may send a signal.
     let stop = stop_signal()?;
+    // Its default is to end the process; with any handler, the write fails instead, as on a full disk.
+    let _file_too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
     let access = match args.read_only {
         true => Access::ReadOnly,
         false => Access::ReadWrite,
@@ -131,7 +134,7 @@ fn announce(listeners: &[TcpListener], root: &std::path::Path) -> anyhow::Result
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    async fn either(interrupt: &mut unix::Signal, terminate: &mut unix::Signal) {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}

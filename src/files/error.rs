@@ -64,7 +64,8 @@ impl Error {
     }
 }
 
-/// Why a store could not be opened. The texts are sentences for the person who starts the server.
+/// Why a store could not be opened. The texts are for the person who starts the server; what the operating system said is the
+/// source.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The root is there, and is no folder.
@@ -77,7 +78,7 @@ pub enum OpenError {
     #[error("the root {} is in use by another server", .0.display())]
     InUse(PathBuf),
     /// The root cannot be read.
-    #[error("the root {} cannot be opened: {source}", .root.display())]
+    #[error("the root {} cannot be opened", .root.display())]
     NotReadable {
         /// The root.
         root: PathBuf,
@@ -85,7 +86,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The root cannot be created or written.
-    #[error("the root {} is not writable: {source}", .root.display())]
+    #[error("the root {} is not writable", .root.display())]
     NotWritable {
         /// The root.
         root: PathBuf,

@@ -178,7 +178,8 @@ mod tests {
             prop_assert!(plain);
             prop_assert!(!text.starts_with(".muxs/") && text != ".muxs");
             prop_assert!(!text.ends_with('/') && !text.contains("//"));
-            prop_assert!(!text.contains(['\\', '\u{0}', '\u{7f}']));
+            let clean = !text.contains(['\\', '\u{0}', '\u{7f}']);
+            prop_assert!(clean);
             prop_assert_eq!(path.folder().join(path.name()), Path::new(&text));
         }
     }

@@ -98,7 +98,7 @@ impl Local {
         place.check_replaceable()?;
         let mut staged = staging.create()?;
         staged.write(content)?;
-        staged.commit(&place.create_folder()?, place.name())
+        staged.commit(&place)
     }
 }
 

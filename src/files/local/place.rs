@@ -9,11 +9,13 @@ use std::{
 };
 
 use cap_std::fs::{Dir, File, FileType, OpenOptions, OpenOptionsExt};
-use rustix::{fs::OFlags, io::Errno};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
 
 use crate::files::{
     error::Error,
-    local::staging::sync_folder,
     path::{FilePath, InvalidPath, is_reserved},
 };
 
@@ -154,6 +156,20 @@ impl Place {
             Err(error) => Err(classify("look at the file", error)),
         }
     }
+}
+
+/// Makes the entries of a folder durable.
+///
+/// The handle itself may be open for looking up names only, hence the second one.
+pub(super) fn sync_folder(folder: &Dir) -> Result<(), Error> {
+    rustix::fs::openat(
+        folder,
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .and_then(rustix::fs::fsync)
+    .map_err(|error| Error::io("make the folder durable", error.into()))
 }
 
 fn is_missing(error: &io::Error) -> bool {

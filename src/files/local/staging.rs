@@ -1,7 +1,6 @@
 //! The server's own folder in the root: the lock that keeps other servers out, and files on their way to their place.
 
 use std::{
-    ffi::OsStr,
     fs::TryLockError,
     io::{self, Write},
     path::Path,
@@ -10,10 +9,10 @@ use std::{
 };
 
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, OpenOptions};
-use rustix::fs::{Mode, OFlags};
 
 use crate::files::{
     error::{Error, OpenError},
+    local::place::{Place, sync_folder},
     path::OWN_FOLDER,
 };
 
@@ -91,17 +90,18 @@ impl Staged<'_> {
     /// when it fails before the rename, the old.
     ///
     /// The one way from staged to visible, so that no caller can leave out a step.
-    pub(super) fn commit(mut self, folder: &Dir, name: &OsStr) -> Result<(), Error> {
+    pub(super) fn commit(mut self, place: &Place) -> Result<(), Error> {
         let cannot = |error| Error::io("make the file durable", error);
         // The kernel's own stamp ticks only every few milliseconds, in which two versions could pass for one.
         self.file.set_modified(SystemTime::now()).map_err(cannot)?;
         self.file.sync_all().map_err(cannot)?;
+        let folder = place.create_folder()?;
         self.staging
             .writes
-            .rename(&self.name, folder, name)
+            .rename(&self.name, &folder, place.name())
             .map_err(|error| Error::io("put the file in its place", error))?;
         self.committed = true;
-        sync_folder(folder)
+        sync_folder(&folder)
     }
 }
 
@@ -112,20 +112,6 @@ impl Drop for Staged<'_> {
             let _ = self.staging.writes.remove_file(&self.name);
         }
     }
-}
-
-/// Makes the entries of a folder durable.
-///
-/// The handle itself may be open for looking up names only, hence the second one.
-pub(super) fn sync_folder(folder: &Dir) -> Result<(), Error> {
-    rustix::fs::openat(
-        folder,
-        ".",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .and_then(rustix::fs::fsync)
-    .map_err(|error| Error::io("make the folder durable", error.into()))
 }
 
 /// A folder for the server's eyes only.

@@ -1,0 +1,14 @@
+"""What a failed call says to programs."""
+
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+
+def error_info(error):
+    """The google.rpc.ErrorInfo in the trailing metadata of a failed call."""
+    [details] = [value for key, value in error.trailing_metadata() if key == "grpc-status-details-bin"]
+    status = Status.FromString(details)
+    assert status.code == error.code().value[0]
+    assert status.message == error.details()
+    [info] = [detail for detail in status.details if detail.Is(ErrorInfo.DESCRIPTOR)]
+    return ErrorInfo.FromString(info.value)

@@ -1,0 +1,115 @@
+//! What is answered is on the disk: the order of the system calls behind a Write.
+
+use std::process::Command;
+
+use muxs::pb::Files;
+
+use crate::support::{Program, kill};
+
+/// Power cuts cannot be had in a test; the calls that withstand them can be watched.
+#[tokio::test]
+async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
+    if Command::new("strace").arg("--version").output().is_err() {
+        eprintln!(
+            "SKIPPED: strace is not installed, the order of a write's system calls is not checked"
+        );
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-y", "-s", "16", "-e"])
+        .arg("trace=write,fsync,fdatasync,rename,renameat,renameat2,mkdirat,writev")
+        .arg("-o")
+        .arg(&trace)
+        .arg(env!("CARGO_BIN_EXE_server"))
+        .args(["--listen", "127.0.0.1:0", "--root"])
+        .arg(&root);
+    let mut program = Program::start_command(command).await;
+    let request = Files {
+        filename: "new/a.txt".to_owned(),
+        text: "durable content".to_owned(),
+    };
+    let status = program
+        .files()
+        .await
+        .write(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(status.code, 0);
+    // The server is the child of strace, which ends with it.
+    let children = format!("/proc/{0}/task/{0}/children", program.id());
+    let server = std::fs::read_to_string(children).unwrap();
+    kill("TERM", server.trim().parse().unwrap());
+    assert!(program.ended().await.success());
+
+    let trace = std::fs::read_to_string(&trace).unwrap();
+    let root = root.canonicalize().unwrap().display().to_string();
+    let staged = format!("<{root}/.muxs/writes/0>");
+    let steps = [
+        (
+            "the content is written",
+            vec![
+                "write(".to_owned(),
+                staged.clone(),
+                "durable content".to_owned(),
+            ],
+        ),
+        ("the content is synced", vec!["sync(".to_owned(), staged]),
+        (
+            "the folder is made",
+            vec!["mkdirat(".to_owned(), "\"new\"".to_owned()],
+        ),
+        (
+            "the folder's name is synced",
+            vec!["fsync(".to_owned(), format!("<{root}>")],
+        ),
+        (
+            "the file is put in its place",
+            vec!["rename".to_owned(), "\"a.txt\"".to_owned()],
+        ),
+        (
+            "the file's name is synced",
+            vec!["fsync(".to_owned(), format!("<{root}/new>")],
+        ),
+        (
+            "the call is answered",
+            vec!["writev(".to_owned(), "<socket:".to_owned()],
+        ),
+    ];
+    // What it says afterwards is not the answer.
+    let (trace, _) = trace.split_once("--- SIGTERM").unwrap();
+    let mut lines = trace.lines();
+    for (step, words) in &steps {
+        let found = lines.any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(found, "not in its order: {step}\n{trace}");
+    }
+}
+
+/// The lock of a killed server is gone with it, and so, at the next start, is what it had not finished.
+#[tokio::test]
+async fn a_killed_server_leaves_nothing_that_the_next_one_stumbles_over() {
+    let root = tempfile::tempdir().unwrap();
+    let mut first = Program::start(root.path()).await;
+    let request = Files {
+        filename: "a.txt".to_owned(),
+        text: "kept".to_owned(),
+    };
+    first.files().await.write(request.clone()).await.unwrap();
+    std::fs::write(root.path().join(".muxs/writes/7"), "half").unwrap();
+    first.signal("KILL");
+    first.ended().await;
+
+    let second = Program::start(root.path()).await;
+    let content = second
+        .files()
+        .await
+        .read(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(content.text, "kept");
+    assert!(!root.path().join(".muxs/writes/7").exists());
+}

@@ -1,0 +1,19 @@
+//! The contract, over real TCP and through the one door, `server::run`.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests look at the disk behind the server's back"
+)]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod durability;
+mod examples;
+mod files;
+mod greeter;
+mod layering;
+mod malformed;
+mod memory;
+mod names;
+mod program;
+mod serving;
+mod support;

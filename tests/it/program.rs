@@ -1,0 +1,263 @@
+//! The server program as a person or a script meets it.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::Stdio,
+};
+
+use assert_cmd::Command;
+use muxs::pb::{Files, HelloRequest};
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::support::{PATIENCE, Program, bounded, connect, kill, tree};
+
+fn server() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+    command.timeout(PATIENCE);
+    command
+}
+
+/// Asserts that the server does not start, says why in one line, and nothing else.
+#[track_caller]
+fn assert_refuses(command: &mut Command, sentence: &str) {
+    let output = command.assert().failure().get_output().clone();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(errors, format!("error: {sentence}\n"));
+    assert_eq!(output.stdout, b"");
+}
+
+#[test]
+fn a_port_in_use_is_told() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let root = tempfile::tempdir().unwrap();
+    assert_refuses(
+        server()
+            .args(["--listen", &address, "--root"])
+            .arg(root.path()),
+        &format!("cannot listen on {address}: Address already in use (os error 98)"),
+    );
+    assert!(tree(root.path()).is_empty());
+}
+
+#[test]
+fn a_root_that_is_a_file_is_told() {
+    let root = tempfile::NamedTempFile::new().unwrap();
+    let sentence = format!("the root {} is not a folder", root.path().display());
+    for read_only in ["false", "true"] {
+        assert_refuses(
+            server()
+                .env("MUXS_READ_ONLY", read_only)
+                .args(["--listen", "127.0.0.1:0", "--root"])
+                .arg(root.path()),
+            &sentence,
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_root_that_another_server_has_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    let _first = Program::start(root.path()).await;
+    assert_refuses(
+        server()
+            .args(["--listen", "127.0.0.1:0", "--root"])
+            .arg(root.path()),
+        &format!(
+            "the root {} is in use by another server",
+            root.path().display()
+        ),
+    );
+}
+
+#[test]
+fn a_read_only_server_does_not_create_its_root() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("missing");
+    assert_refuses(
+        server()
+            .args(["--listen", "127.0.0.1:0", "--read-only", "--root"])
+            .arg(&root),
+        &format!(
+            "the root {} does not exist, and a read-only server does not create it",
+            root.display()
+        ),
+    );
+    assert!(!root.exists());
+}
+
+#[test]
+fn a_root_that_is_not_writable_is_told() {
+    const NOBODY: u32 = 65534;
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    fs::create_dir(&root).unwrap();
+    for path in [folder.path(), &root] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_server"));
+    command
+        .args(["--listen", "127.0.0.1:0", "--root"])
+        .arg(&root);
+    // The superuser may write everywhere.
+    if rustix::process::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    assert_refuses(
+        Command::from_std(command).timeout(PATIENCE),
+        &format!(
+            "the root {} is not writable: Permission denied (os error 13)",
+            root.display()
+        ),
+    );
+}
+
+#[test]
+fn wrong_usage_is_told() {
+    for arguments in [
+        &["--listen", "nowhere"][..],
+        &["--log-format", "xml"],
+        &["--nothing"],
+        &["extra"],
+    ] {
+        server()
+            .args(arguments)
+            .assert()
+            .failure()
+            .code(2)
+            .stdout("");
+    }
+}
+
+#[test]
+fn help_has_every_flag_its_variable_and_examples() {
+    let output = server()
+        .arg("--help")
+        .assert()
+        .success()
+        .get_output()
+        .clone();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for word in [
+        "--listen",
+        "MUXS_LISTEN",
+        "127.0.0.1:50051",
+        "--root",
+        "MUXS_ROOT",
+        "./muxs-data",
+        "--read-only",
+        "MUXS_READ_ONLY",
+        "--log-format",
+        "MUXS_LOG_FORMAT",
+        "Examples:",
+    ] {
+        assert!(help.contains(word), "no {word} in {help}");
+    }
+}
+
+/// One line for each address, with the real port, and not a word more until the end.
+#[tokio::test]
+async fn standard_output_has_one_line_for_each_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_server"))
+        .args(["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"])
+        .args(["--root", "./data"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        let line = bounded(lines.next_line()).await.unwrap().unwrap();
+        let address = line
+            .strip_prefix("muxs listening on http://")
+            .and_then(|line| line.strip_suffix(", serving ./data"))
+            .unwrap_or_else(|| panic!("{line:?}"));
+        let address: SocketAddr = address.parse().unwrap();
+        assert_ne!(address.port(), 0);
+        greet(address).await;
+    }
+    assert!(folder.path().join("data").is_dir());
+    kill("TERM", child.id().unwrap());
+    assert_eq!(bounded(lines.next_line()).await.unwrap(), None);
+    assert!(bounded(child.wait()).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn every_flag_is_also_a_variable() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("from-variable");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("a.txt"), "text").unwrap();
+    let log = folder.path().join("log");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_server"));
+    command
+        .env("MUXS_LISTEN", "127.0.0.1:0,127.0.0.1:0")
+        .env("MUXS_ROOT", &root)
+        .env("MUXS_READ_ONLY", "1")
+        .env("MUXS_LOG_FORMAT", "json")
+        .env("RUST_LOG", "debug")
+        .stderr(fs::File::create(&log).unwrap());
+    let program = Program::start_command(command).await;
+    let request = Files {
+        filename: "a.txt".to_owned(),
+        text: "new".to_owned(),
+    };
+    let mut files = program.files().await;
+    let content = files.read(request.clone()).await.unwrap().into_inner();
+    assert_eq!(content.text, "text");
+    let status = files.write(request).await.unwrap().into_inner();
+    assert_eq!(status.failure.unwrap().reason, "READ_ONLY");
+    stop(program, "TERM").await;
+    let log = fs::read_to_string(log).unwrap();
+    assert!(log.contains("disconnected"), "{log}");
+    assert!(
+        log.lines()
+            .all(|line| line.starts_with('{') && line.ends_with('}')),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn sigint_and_sigterm_end_it_with_success() {
+    for signal in ["INT", "TERM"] {
+        let root = tempfile::tempdir().unwrap();
+        let program = Program::start(root.path()).await;
+        greet(program.address).await;
+        stop(program, signal).await;
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let mut program = Program::start(root.path()).await;
+    let (_requests, outgoing) = tokio::sync::mpsc::channel::<HelloRequest>(1);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+    let mut greeter = program.greeter().await;
+    let mut call = greeter.bidi_hello(requests).await.unwrap().into_inner();
+    program.signal("TERM");
+    // The port is closed: the first signal has arrived.
+    while std::net::TcpStream::connect(program.address).is_ok() {
+        tokio::task::yield_now().await;
+    }
+    program.signal("TERM");
+    assert!(call.message().await.is_err());
+    assert_eq!(program.ended().await.code(), Some(1));
+}
+
+async fn greet(address: SocketAddr) {
+    let mut greeter = muxs::pb::greeter_client::GreeterClient::new(connect(address).await);
+    let reply = greeter.say_hello(HelloRequest::default()).await.unwrap();
+    assert_eq!(reply.into_inner().message, "Hello, !");
+}
+
+async fn stop(mut program: Program, signal: &str) {
+    program.signal(signal);
+    let status = program.ended().await;
+    assert!(status.success(), "{status} after SIG{signal}");
+}

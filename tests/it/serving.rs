@@ -1,0 +1,199 @@
+//! Health, reflection, and how a server ends.
+
+use std::time::Duration;
+
+use muxs::pb::HelloRequest;
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic_reflection::pb::{v1, v1alpha};
+
+use crate::support::{PATIENCE, TestServer};
+
+const SERVICES: [&str; 6] = [
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+    "helloworld.Greeter",
+    "muxs.FileController",
+    "muxs.Greeter",
+];
+
+fn check(service: &str) -> HealthCheckRequest {
+    HealthCheckRequest {
+        service: service.to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn health_is_told_of_the_server_and_of_each_service() {
+    let server = TestServer::start();
+    let mut health = HealthClient::new(server.channel().await);
+    for service in [
+        "",
+        "muxs.Greeter",
+        "muxs.FileController",
+        "helloworld.Greeter",
+    ] {
+        let answer = health.check(check(service)).await.unwrap().into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
+    }
+    let unknown = health.check(check("muxs.Nothing")).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn reflection_v1_lists_every_service_and_describes_them() {
+    use v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let server = TestServer::start();
+    let mut reflection = ServerReflectionClient::new(server.channel().await);
+    let ask = |message| ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(message),
+    };
+    let requests = [
+        ask(MessageRequest::ListServices(String::new())),
+        ask(MessageRequest::FileContainingSymbol(
+            "muxs.FileController".to_owned(),
+        )),
+        ask(MessageRequest::FileContainingSymbol(
+            "helloworld.HelloRequest".to_owned(),
+        )),
+    ];
+    let answers = reflection
+        .server_reflection_info(tokio_stream::iter(requests))
+        .await
+        .unwrap();
+    let answers: Vec<_> = answers
+        .into_inner()
+        .map(|answer| answer.unwrap().message_response.unwrap())
+        .collect()
+        .await;
+    let [
+        MessageResponse::ListServicesResponse(list),
+        MessageResponse::FileDescriptorResponse(mux),
+        MessageResponse::FileDescriptorResponse(helloworld),
+    ] = &answers[..]
+    else {
+        panic!("{answers:?}");
+    };
+    let mut names: Vec<_> = list.service.iter().map(|service| &service.name).collect();
+    names.sort();
+    assert_eq!(names, SERVICES);
+    assert!(contains(&mux.file_descriptor_proto[0], "WriteStream"));
+    assert!(contains(&helloworld.file_descriptor_proto[0], "helloworld"));
+}
+
+#[tokio::test]
+async fn reflection_v1alpha_lists_every_service() {
+    use v1alpha::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let server = TestServer::start();
+    let mut reflection = ServerReflectionClient::new(server.channel().await);
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let answers = reflection
+        .server_reflection_info(tokio_stream::once(request))
+        .await
+        .unwrap();
+    let answer = answers.into_inner().message().await.unwrap().unwrap();
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("{answer:?}");
+    };
+    let mut names: Vec<_> = list.service.iter().map(|service| &service.name).collect();
+    names.sort();
+    assert_eq!(names, SERVICES);
+}
+
+fn contains(descriptor: &[u8], text: &str) -> bool {
+    descriptor
+        .windows(text.len())
+        .any(|window| window == text.as_bytes())
+}
+
+#[tokio::test]
+async fn a_drain_lets_calls_end_and_takes_no_new_ones() {
+    let mut server = TestServer::start_with(|config| config.shutdown_grace = PATIENCE * 2);
+    let mut greeter = server.greeter().await;
+    let mut health = HealthClient::new(server.channel().await);
+    let mut watch = health
+        .watch(check("muxs.Greeter"))
+        .await
+        .unwrap()
+        .into_inner();
+    let first = watch.message().await.unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::Serving);
+    let (requests, outgoing) = mpsc::channel(1);
+    let hello = |name: &str| HelloRequest {
+        name: name.to_owned(),
+        ..Default::default()
+    };
+    let mut replies = greeter
+        .bidi_hello(ReceiverStream::new(outgoing))
+        .await
+        .unwrap()
+        .into_inner();
+    requests.send(hello("A")).await.unwrap();
+    assert!(replies.message().await.unwrap().is_some());
+
+    server.stop();
+    let second = watch.message().await.unwrap().unwrap();
+    assert_eq!(second.status(), ServingStatus::NotServing);
+    drop(watch);
+    // The call under way goes on as long as both want.
+    requests.send(hello("B")).await.unwrap();
+    assert_eq!(
+        replies.message().await.unwrap().unwrap().message,
+        "Hello, B!"
+    );
+    drop(requests);
+    assert_eq!(replies.message().await.unwrap(), None);
+    server.stopped().await;
+    assert_eq!(
+        greeter.say_hello(hello("C")).await.unwrap_err().code(),
+        Code::Unavailable
+    );
+}
+
+/// The call never ends, and neither does the connection of a peer that never says a word.
+#[tokio::test]
+async fn a_drain_ends_whatever_a_client_does() {
+    let mut server =
+        TestServer::start_with(|config| config.shutdown_grace = Duration::from_millis(50));
+    let (_requests, outgoing) = mpsc::channel::<HelloRequest>(1);
+    let mut greeter = server.greeter().await;
+    let mut replies = greeter
+        .bidi_hello(ReceiverStream::new(outgoing))
+        .await
+        .unwrap()
+        .into_inner();
+    let _silent = tokio::net::TcpStream::connect(server.address)
+        .await
+        .unwrap();
+    server.stop();
+    server.stopped().await;
+    assert!(
+        replies.message().await.is_err(),
+        "it was cut, and looks like it"
+    );
+}
+
+#[tokio::test]
+async fn a_port_is_free_again_when_the_server_has_stopped() {
+    let mut server = TestServer::start();
+    let address = server.address;
+    let _client = server.channel().await;
+    server.stop();
+    server.stopped().await;
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+}

@@ -1,0 +1,288 @@
+//! The fixture: a server on a free port over a temporary root, and assertions in the terms of the contract.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{SocketAddr, TcpListener},
+    panic,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    sync::{Mutex, Once},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use muxs::{
+    files::{Access, Store},
+    pb::{file_controller_client::FileControllerClient, greeter_client::GreeterClient},
+    server::{self, Config},
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Child,
+    sync::oneshot,
+};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
+
+/// The most that anything in a test may take. Passing it is a failure, never a way to wait.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+const SERVER_THREAD: &str = "server under test";
+
+/// What panicked in a server under test.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// A server in this process. Dropping it stops it, and fails the test if anything in a server panicked.
+pub(crate) struct TestServer {
+    pub(crate) address: SocketAddr,
+    root: TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl TestServer {
+    pub(crate) fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    /// Unless told otherwise, the server under test cuts calls at once when it stops: by then a test is over, and its
+    /// client no longer runs.
+    pub(crate) fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let mut config = Config::new(Store::open(root.path(), Access::ReadWrite).unwrap());
+        config.shutdown_grace = Duration::ZERO;
+        adjust(&mut config);
+        Self::serve(root, config)
+    }
+
+    /// Serves the files of `root` read-only.
+    pub(crate) fn start_read_only(root: TempDir) -> Self {
+        let mut config = Config::new(Store::open(root.path(), Access::ReadOnly).unwrap());
+        config.shutdown_grace = Duration::ZERO;
+        Self::serve(root, config)
+    }
+
+    fn serve(root: TempDir, config: Config) -> Self {
+        record_panics();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .thread_name(SERVER_THREAD)
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let shutdown = async {
+                    let _ = stopped.await;
+                };
+                server::run(vec![listener], config, shutdown).await;
+            });
+        };
+        let thread = thread::Builder::new()
+            .name(SERVER_THREAD.to_owned())
+            .spawn(server)
+            .unwrap();
+        Self {
+            address,
+            root,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    pub(crate) async fn channel(&self) -> Channel {
+        connect(self.address).await
+    }
+
+    pub(crate) async fn greeter(&self) -> GreeterClient<Channel> {
+        GreeterClient::new(self.channel().await)
+    }
+
+    pub(crate) async fn files(&self) -> FileControllerClient<Channel> {
+        FileControllerClient::new(self.channel().await)
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// A path below the root.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// Tells the server to stop; [`TestServer::stopped`] waits until it has.
+    pub(crate) fn stop(&mut self) {
+        self.stop.take();
+    }
+
+    pub(crate) async fn stopped(&mut self) {
+        let thread = self.thread.take().expect("it stops once");
+        let joined = tokio::task::spawn_blocking(|| thread.join().unwrap());
+        bounded(joined).await.unwrap();
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.stop();
+        let joined = self.thread.take().map(JoinHandle::join);
+        if !thread::panicking() {
+            assert!(!matches!(joined, Some(Err(_))), "the server panicked");
+            let panics = PANICS.lock().unwrap();
+            assert!(panics.is_empty(), "a server panicked: {panics:?}");
+        }
+    }
+}
+
+/// Notes each panic on a thread of a server under test, wherever it is caught.
+fn record_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            before(panic);
+            if thread::current().name() == Some(SERVER_THREAD) {
+                PANICS.lock().unwrap().push(panic.to_string());
+            }
+        }));
+    });
+}
+
+/// The server program, on a free port. Killed when dropped.
+pub(crate) struct Program {
+    pub(crate) address: SocketAddr,
+    child: Child,
+}
+
+impl Program {
+    pub(crate) async fn start(root: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+        command
+            .args(["--listen", "127.0.0.1:0", "--root"])
+            .arg(root);
+        Self::start_command(command).await
+    }
+
+    /// Starts `command`, which is or becomes the server program, and waits until it listens.
+    pub(crate) async fn start_command(command: Command) -> Self {
+        let mut child = tokio::process::Command::from(command)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = bounded(lines.next_line())
+            .await
+            .unwrap()
+            .unwrap_or_default();
+        let address = line
+            .strip_prefix("muxs listening on http://")
+            .and_then(|rest| rest.split_once(','))
+            .unwrap_or_else(|| panic!("the server said {line:?}"))
+            .0
+            .parse()
+            .unwrap();
+        Self { address, child }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    pub(crate) async fn greeter(&self) -> GreeterClient<Channel> {
+        GreeterClient::new(connect(self.address).await)
+    }
+
+    pub(crate) async fn files(&self) -> FileControllerClient<Channel> {
+        FileControllerClient::new(connect(self.address).await)
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        kill(name, self.id());
+    }
+
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        bounded(self.child.wait()).await.unwrap()
+    }
+}
+
+/// Sends a signal to a process.
+pub(crate) fn kill(signal: &str, process: u32) {
+    let mut kill = Command::new("kill");
+    kill.arg(format!("-{signal}")).arg(process.to_string());
+    assert!(kill.status().unwrap().success());
+}
+
+/// What a future comes to, or a failed test instead of one that hangs.
+pub(crate) async fn bounded<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future)
+        .await
+        .expect("in time")
+}
+
+pub(crate) async fn connect(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}"))
+        .unwrap()
+        .timeout(PATIENCE)
+        .connect()
+        .await
+        .unwrap()
+}
+
+/// Asserts the code and the machine-readable reason of a failed call.
+#[track_caller]
+pub(crate) fn assert_failure<T>(result: Result<T, Status>, code: Code, reason: &str) -> Status {
+    let Err(status) = result else {
+        panic!("succeeded, where {code:?} {reason} was expected");
+    };
+    assert_eq!(status.code(), code, "{status:?}");
+    let info = status
+        .get_details_error_info()
+        .unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
+    assert_eq!(
+        (info.reason.as_str(), info.domain.as_str()),
+        (reason, "muxs")
+    );
+    status
+}
+
+/// A value of the metadata of a failure's ErrorInfo.
+#[track_caller]
+pub(crate) fn metadata(status: &Status, key: &str) -> String {
+    let info = status.get_details_error_info().unwrap();
+    info.metadata
+        .get(key)
+        .unwrap_or_else(|| panic!("no {key} in {:?}", info.metadata))
+        .clone()
+}
+
+/// Everything below a folder: the path of each entry, and the content of each regular file.
+pub(crate) fn tree(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let kind = entry.file_type().unwrap();
+            let content = kind.is_file().then(|| fs::read(entry.path()).unwrap());
+            if kind.is_dir() {
+                folders.push(entry.path());
+            }
+            found.insert(entry.path(), content);
+        }
+    }
+    found
+}
