@@ -16,15 +16,21 @@ use std::{
 use clap::Parser;
 use muxs::pb::{HelloReply, HelloRequest, greeter_client::GreeterClient};
 use rustyline_async::{Readline, ReadlineEvent};
-use tokio::sync::mpsc;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Streaming;
 
 /// Names read ahead of the call. Few, so that a long input waits in the pipe and not in memory.
 const NAMES_AHEAD: usize = 16;
 
-/// What a shell reports for a program that Ctrl-C ended.
+/// What a shell reports for a program that SIGINT ended.
 const INTERRUPTED: u8 = 130;
+
+/// The same for SIGTERM.
+const TERMINATED: u8 = 143;
 
 #[derive(Parser)]
 struct Args {
@@ -57,10 +63,12 @@ async fn chat(args: Args) -> anyhow::Result<ExitCode> {
             through_pipe(names, replies).await
         }
     };
-    // Dropping both ends cancels the call.
+    // Dropping both ends cancels the call, and gives the terminal back as it was.
+    let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         ended = conversation => ended,
         _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(INTERRUPTED)),
+        _ = terminate.recv() => Ok(ExitCode::from(TERMINATED)),
     }
 }
 

@@ -88,3 +88,19 @@ def test_ctrl_c_cancels_the_conversation(terminal):
     terminal.type(CTRL_C)
     assert terminal.chat.wait(TIMEOUT) == 130
     assert termios.tcgetattr(terminal.device) == terminal.settings
+
+
+def test_what_is_pasted_is_greeted_to_the_last_name(terminal):
+    terminal.wait_for("> ")
+    names = [f"name {number}" for number in range(300)]
+    terminal.type("".join(name + ENTER for name in names) + CTRL_D)
+    for name in names:
+        terminal.wait_for(f"Hello, {name}!")
+    assert terminal.chat.wait(TIMEOUT) == 0
+
+
+def test_a_chat_that_is_told_to_end_gives_the_terminal_back(terminal):
+    terminal.wait_for("> ")
+    terminal.chat.terminate()
+    assert terminal.chat.wait(TIMEOUT) == 143
+    assert termios.tcgetattr(terminal.device) == terminal.settings

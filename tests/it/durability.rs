@@ -1,8 +1,9 @@
 //! What is answered is on the disk: the order of the system calls behind a Write.
 
-use std::process::Command;
+use std::{io::Write, process::Command};
 
 use muxs::pb::Files;
+use rustix::process::Signal;
 
 use crate::support::{Program, kill};
 
@@ -10,9 +11,13 @@ use crate::support::{Program, kill};
 #[tokio::test]
 async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
     if Command::new("strace").arg("--version").output().is_err() {
-        eprintln!(
-            "SKIPPED: strace is not installed, the order of a write's system calls is not checked"
-        );
+        // Past the capture of output: a skip is loud.
+        let mut stderr = std::io::stderr();
+        writeln!(
+            stderr,
+            "SKIPPED: no strace, the order of a write's system calls is not checked"
+        )
+        .unwrap();
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -42,7 +47,7 @@ async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
     // The server is the child of strace, which ends with it.
     let children = format!("/proc/{0}/task/{0}/children", program.id());
     let server = std::fs::read_to_string(children).unwrap();
-    kill("TERM", server.trim().parse().unwrap());
+    kill(Signal::TERM, server.trim().parse().unwrap());
     assert!(program.ended().await.success());
 
     let trace = std::fs::read_to_string(&trace).unwrap();
@@ -99,7 +104,7 @@ async fn a_killed_server_leaves_nothing_that_the_next_one_stumbles_over() {
     };
     first.files().await.write(request.clone()).await.unwrap();
     std::fs::write(root.path().join(".muxs/writes/7"), "half").unwrap();
-    first.signal("KILL");
+    first.signal(Signal::KILL);
     first.ended().await;
 
     let second = Program::start(root.path()).await;

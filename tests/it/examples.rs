@@ -7,6 +7,7 @@ use std::{
 };
 
 use assert_cmd::Command;
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::support::{PATIENCE, Program, bounded, kill};
@@ -167,7 +168,7 @@ async fn ctrl_c_cancels_a_piped_chat() {
     let mut replies = BufReader::new(chat.stdout.take().unwrap()).lines();
     input.write_all(b"Ada\n").await.unwrap();
     assert!(bounded(replies.next_line()).await.unwrap().is_some());
-    kill("INT", chat.id().unwrap());
+    kill(Signal::INT, chat.id().unwrap());
     assert_eq!(bounded(chat.wait()).await.unwrap().code(), Some(130));
 }
 

@@ -9,6 +9,7 @@ use std::{
 
 use assert_cmd::Command;
 use muxs::pb::{Files, HelloRequest};
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::support::{PATIENCE, Program, bounded, connect, kill, tree};
@@ -182,7 +183,7 @@ async fn standard_output_has_one_line_for_each_address() {
         greet(address).await;
     }
     assert!(folder.path().join("data").is_dir());
-    kill("TERM", child.id().unwrap());
+    kill(Signal::TERM, child.id().unwrap());
     assert_eq!(bounded(lines.next_line()).await.unwrap(), None);
     assert!(bounded(child.wait()).await.unwrap().success());
 }
@@ -212,7 +213,7 @@ async fn every_flag_is_also_a_variable() {
     assert_eq!(content.text, "text");
     let status = files.write(request).await.unwrap().into_inner();
     assert_eq!(status.failure.unwrap().reason, "READ_ONLY");
-    stop(program, "TERM").await;
+    stop(program, Signal::TERM).await;
     let log = fs::read_to_string(log).unwrap();
     assert!(log.contains("disconnected"), "{log}");
     assert!(
@@ -224,7 +225,7 @@ async fn every_flag_is_also_a_variable() {
 
 #[tokio::test]
 async fn sigint_and_sigterm_end_it_with_success() {
-    for signal in ["INT", "TERM"] {
+    for signal in [Signal::INT, Signal::TERM] {
         let root = tempfile::tempdir().unwrap();
         let program = Program::start(root.path()).await;
         greet(program.address).await;
@@ -240,12 +241,12 @@ async fn a_second_signal_ends_it_at_once() {
     let requests = tokio_stream::wrappers::ReceiverStream::new(outgoing);
     let mut greeter = program.greeter().await;
     let mut call = greeter.bidi_hello(requests).await.unwrap().into_inner();
-    program.signal("TERM");
+    program.signal(Signal::TERM);
     // The port is closed: the first signal has arrived.
     while std::net::TcpStream::connect(program.address).is_ok() {
         tokio::task::yield_now().await;
     }
-    program.signal("TERM");
+    program.signal(Signal::TERM);
     assert!(call.message().await.is_err());
     assert_eq!(program.ended().await.code(), Some(1));
 }
@@ -256,8 +257,8 @@ async fn greet(address: SocketAddr) {
     assert_eq!(reply.into_inner().message, "Hello, !");
 }
 
-async fn stop(mut program: Program, signal: &str) {
+async fn stop(mut program: Program, signal: Signal) {
     program.signal(signal);
     let status = program.ended().await;
-    assert!(status.success(), "{status} after SIG{signal}");
+    assert!(status.success(), "{status} after {signal:?}");
 }

@@ -17,6 +17,7 @@ use muxs::{
     pb::{file_controller_client::FileControllerClient, greeter_client::GreeterClient},
     server::{self, Config},
 };
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -209,9 +210,8 @@ impl Program {
         FileControllerClient::new(connect(self.address).await)
     }
 
-    /// Sends a signal by its name, such as `TERM`.
-    pub(crate) fn signal(&self, name: &str) {
-        kill(name, self.id());
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(signal, self.id());
     }
 
     pub(crate) async fn ended(&mut self) -> ExitStatus {
@@ -220,10 +220,9 @@ impl Program {
 }
 
 /// Sends a signal to a process.
-pub(crate) fn kill(signal: &str, process: u32) {
-    let mut kill = Command::new("kill");
-    kill.arg(format!("-{signal}")).arg(process.to_string());
-    assert!(kill.status().unwrap().success());
+pub(crate) fn kill(signal: Signal, process: u32) {
+    let process = Pid::from_raw(process.cast_signed()).unwrap();
+    rustix::process::kill_process(process, signal).unwrap();
 }
 
 /// What a future comes to, or a failed test instead of one that hangs.
