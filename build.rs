@@ -1,5 +1,6 @@
-//! Generates the Rust side of `proto/`: messages, servers and clients in `muxs.rs`, the quick start's service in
-//! `helloworld.Greeter.rs`, and the descriptor set that reflection serves. Needs no protoc.
+//! Generates the Rust side of `proto/`: messages, servers and clients in `muxs.rs`, the quick
+//! start's service in `helloworld.Greeter.rs`, and the descriptor set that reflection serves. Needs
+//! no protoc.
 
 use std::{env, fs, path::PathBuf};
 
@@ -35,8 +36,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// The quick start's Greeter, over the messages of `muxs`.
 ///
-/// Its messages are on the wire those of `muxs.Greeter` without the later fields, so it gets no Rust types of its own
-/// and the same handlers serve it.
+/// Its messages are on the wire those of `muxs.Greeter` without the later fields, so it gets no
+/// Rust types of its own and the same handlers serve it.
 fn helloworld(descriptors: &FileDescriptorSet) -> Service {
     let file = descriptors
         .file

@@ -3,8 +3,8 @@
 //!     cargo run --example bidi_chat
 //!     printf 'Ada\nGrace\n' | cargo run --example bidi_chat
 //!
-//! On a terminal, Ctrl-D ends the conversation when the last reply is there, and Ctrl-C cancels it. From or to a pipe it
-//! is a name a line and a reply a line.
+//! On a terminal, Ctrl-D ends the conversation when the last reply is there, and Ctrl-C cancels it.
+//! From or to a pipe it is a name a line and a reply a line.
 
 mod support;
 
@@ -32,11 +32,11 @@ const INTERRUPTED: u8 = 130;
 /// The same for SIGTERM.
 const TERMINATED: u8 = 143;
 
+/// Greets the names that you say, over one call
 #[derive(Parser)]
 struct Args {
-    /// The server to use; if nothing listens there, the example starts one
-    #[arg(long, default_value = "http://127.0.0.1:50051")]
-    addr: String,
+    #[command(flatten)]
+    server: support::ServerArgs,
 }
 
 #[tokio::main]
@@ -45,7 +45,7 @@ async fn main() -> ExitCode {
 }
 
 async fn chat(args: Args) -> anyhow::Result<ExitCode> {
-    let connection = support::connect(&args.addr).await?;
+    let connection = args.server.connect().await?;
     let mut greeter = GreeterClient::new(connection.channel.clone());
 
     // One call: names go in at one end, replies come out at the other, each at its own pace.
@@ -139,8 +139,8 @@ async fn through_pipe(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The lines of standard input, read by a thread that nobody waits for: one that Tokio knew would keep the program from
-/// ending until the next line comes.
+/// The lines of standard input, read by a thread that nobody waits for: one that Tokio knew would
+/// keep the program from ending until the next line comes.
 fn stdin_lines() -> mpsc::Receiver<io::Result<String>> {
     let (lines, read) = mpsc::channel(1);
     std::thread::spawn(move || {

@@ -14,11 +14,11 @@ use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::transport::Channel;
 
+/// Walks through the four shapes of a gRPC call
 #[derive(Parser)]
 struct Args {
-    /// The server to use; if nothing listens there, the example starts one
-    #[arg(long, default_value = "http://127.0.0.1:50051")]
-    addr: String,
+    #[command(flatten)]
+    server: support::ServerArgs,
 }
 
 #[tokio::main]
@@ -27,7 +27,7 @@ async fn main() -> ExitCode {
 }
 
 async fn walk_through(args: Args) -> anyhow::Result<ExitCode> {
-    let connection = support::connect(&args.addr).await?;
+    let connection = args.server.connect().await?;
     let mut greeter = GreeterClient::new(connection.channel.clone());
     unary(&mut greeter).await?;
     server_stream(&mut greeter).await?;

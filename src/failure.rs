@@ -9,7 +9,8 @@ const DOMAIN: &str = "muxs";
 /// The reason for a request that breaks the contract in a way that has no word of its own.
 pub(crate) const BAD_REQUEST: &str = "BAD_REQUEST";
 
-/// What a program needs to know of a failure: its code, its reason and the values that go with the reason.
+/// What a program needs to know of a failure: its code, its reason and the values that go with the
+/// reason.
 pub(crate) struct Cause {
     pub(crate) code: Code,
     pub(crate) reason: &'static str,
@@ -33,8 +34,9 @@ impl Cause {
 
     /// The failure as a status, with `message` for people.
     ///
-    /// `message` never repeats what the client sent: a status travels in trailers, which are limited to 8 KiB by some
-    /// clients, and a longer one would hide the failure behind one of the transport's.
+    /// `message` never repeats what the client sent: a status travels in trailers, which are
+    /// limited to 8 KiB by some clients, and a longer one would hide the failure behind one of the
+    /// transport's.
     pub(crate) fn status(self, message: impl Into<String>) -> Status {
         let details = self.details();
         Status::with_error_details(self.code, message, details)

@@ -1,6 +1,7 @@
 //! The greeter: one handler for each of the four shapes of a gRPC call.
 //!
-//! Streams are pulled by the client, as plain transforms: no task, no channel, nothing buffered ahead.
+//! Streams are pulled by the client, as plain transforms: no task, no channel, nothing buffered
+//! ahead.
 
 use std::time::Duration;
 
@@ -102,7 +103,8 @@ impl pb::greeter_server::Greeter for Greeter {
 
     type BidiHelloStream = BoxStream<'static, Result<pb::HelloReply, Status>>;
 
-    /// Answers before the first request is there, because a client's call returns only when the response begins.
+    /// Answers before the first request is there, because a client's call returns only when the
+    /// response begins.
     async fn bidi_hello(
         &self,
         request: Request<Streaming<pb::HelloRequest>>,

@@ -1,12 +1,14 @@
-//! A gRPC streaming server: a greeter in all four shapes of a call, and files read and written without surprises.
+//! A gRPC streaming server: a greeter in all four shapes of a call, and files read and written
+//! without surprises.
 //!
 //! # Map
 //!
-//! * [`pb`]: the contract, generated from `proto/`. Wire types are always spelled `pb::X`, so that the layer shows.
-//! * [`server`]: serves the contract. [`server::run`] is the only door: the program, the examples and the tests all
-//!   go through it.
-//! * [`files`]: the file service. What it promises stands at the top of the module, the disk behind it is
-//!   [`files::Store`].
+//! * [`pb`]: the contract, generated from `proto/`. Wire types are always spelled `pb::X`, so that
+//!   the layer shows.
+//! * [`server`]: serves the contract. [`server::run`] is the only door: the program, the examples
+//!   and the tests all go through it.
+//! * [`files`]: the file service. What it promises stands at the top of the module, the disk behind
+//!   it is [`files::Store`].
 //! * `greeter`: the greeter, private: there is nothing to configure.
 //! * `failure`: how every failure looks on the wire.
 //!

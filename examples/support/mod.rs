@@ -2,6 +2,7 @@
 
 use std::{error::Error, io, process::ExitCode, time::Duration};
 
+use anyhow::Context;
 use muxs::{
     files::{Access, Store},
     server::{self, Config},
@@ -13,6 +14,15 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
+// Not a doc comment, which would become the help of the example.
+// Which server an example uses.
+#[derive(clap::Args)]
+pub(crate) struct ServerArgs {
+    /// The server to use; if nothing listens there, the example starts one
+    #[arg(long, default_value = "http://127.0.0.1:50051")]
+    addr: String,
+}
+
 /// A connection to a server, and the server too where none was listening.
 pub(crate) struct Connection {
     pub(crate) channel: Channel,
@@ -20,18 +30,21 @@ pub(crate) struct Connection {
     _root: Option<TempDir>,
 }
 
-/// Connects to the server at `addr`, or starts one in this process if nothing listens there.
-pub(crate) async fn connect(addr: &str) -> anyhow::Result<Connection> {
-    let endpoint = Endpoint::from_shared(addr.to_owned())
-        .map_err(|error| anyhow::anyhow!("{addr} is not an address: {error}"))?
-        .connect_timeout(Duration::from_secs(5));
-    match endpoint.connect().await {
-        Ok(channel) => Ok(Connection {
-            channel,
-            _root: None,
-        }),
-        Err(error) if is_refused(&error) => start_and_connect(addr).await,
-        Err(error) => Err(anyhow::Error::new(error).context(format!("cannot connect to {addr}"))),
+impl ServerArgs {
+    /// Connects to the server, or starts one in this process if nothing listens there.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
+        let addr = &self.addr;
+        let endpoint = Endpoint::from_shared(addr.clone())
+            .with_context(|| format!("{addr} is not an address"))?
+            .connect_timeout(Duration::from_secs(5));
+        match endpoint.connect().await {
+            Ok(channel) => Ok(Connection {
+                channel,
+                _root: None,
+            }),
+            Err(error) if is_refused(&error) => start_and_connect(addr).await,
+            Err(error) => Err(error).with_context(|| format!("cannot connect to {addr}")),
+        }
     }
 }
 

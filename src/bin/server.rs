@@ -1,8 +1,8 @@
-//! The server program: flags in, one line out for each address, then calls until it is told to stop.
+//! The server program: flags in, one line out for each address, then calls until it is told to
+//! stop.
 
 use std::{
     io::{self, IsTerminal, Write},
-    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
 };
@@ -32,7 +32,7 @@ struct Args {
         default_value = "127.0.0.1:50051",
         value_delimiter = ','
     )]
-    listen: Vec<SocketAddr>,
+    listen: Vec<String>,
 
     /// Folder whose files are served; created if it is missing
     #[arg(
@@ -43,7 +43,8 @@ struct Args {
     )]
     root: PathBuf,
 
-    /// Refuse every write, and write nothing: the folder may be in use by another server or on a read-only disk
+    /// Refuse every write, and write nothing: the folder may be in use by another server or on a
+    /// read-only disk
     #[arg(long, env = "MUXS_READ_ONLY", value_parser = BoolishValueParser::new())]
     read_only: bool,
 
@@ -94,7 +95,8 @@ fn main() -> ExitCode {
 async fn serve(args: Args) -> anyhow::Result<()> {
     // Before the line that says the server is ready: whoever has read it may send a signal.
     let stop = stop_signal()?;
-    // Its default is to end the process; with any handler, the write fails instead, as on a full disk.
+    // Its default is to end the process; with any handler, the write fails instead, as on a full
+    // disk.
     let _file_too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
     let access = match args.read_only {
         true => Access::ReadOnly,

@@ -4,7 +4,8 @@ use std::{io, path::PathBuf};
 
 use super::path::InvalidPath;
 
-/// Why an operation on a file failed. The texts are fit for a client: they name no path of the host.
+/// Why an operation on a file failed. The texts are fit for a client: they name no path of the
+/// host.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The name is not a legal filename.
@@ -19,7 +20,8 @@ pub enum Error {
     /// There is no such file.
     #[error("no such file")]
     NotFound,
-    /// The name is that of a folder or a special file, or one stands where a folder would be needed.
+    /// The name is that of a folder or a special file, or one stands where a folder would be
+    /// needed.
     #[error("not a regular file")]
     NotAFile,
     /// More bytes than the caller can take.
@@ -52,8 +54,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Classifies what the operating system said to `operation`. What the caller can tell better (a name that does not
-    /// exist, say) it has looked at before.
+    /// Classifies what the operating system said to `operation`. What the caller can tell better (a
+    /// name that does not exist, say) it has looked at before.
     pub(crate) fn io(operation: &'static str, source: io::Error) -> Self {
         use io::ErrorKind::{FileTooLarge, InvalidFilename, QuotaExceeded, StorageFull};
         match source.kind() {
@@ -64,8 +66,8 @@ impl Error {
     }
 }
 
-/// Why a store could not be opened. The texts are for the person who starts the server; what the operating system said is the
-/// source.
+/// Why a store could not be opened. The texts are for the person who starts the server; what the
+/// operating system said is the source.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The root is there, and is no folder.

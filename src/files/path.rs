@@ -2,14 +2,16 @@
 
 use std::{path::Path, str::FromStr};
 
-/// The server's own folder in the root. No filename begins with it, in upper or lower case: some filesystems fold case.
+/// The server's own folder in the root. No filename begins with it, in upper or lower case: some
+/// filesystems fold case.
 pub(crate) const OWN_FOLDER: &str = ".muxs";
 
 const MAX_BYTES: usize = 4096;
 const MAX_COMPONENTS: usize = 64;
 const MAX_COMPONENT_BYTES: usize = 255;
 
-/// The name of a file, relative to the root: `/`-separated, without a component that could lead out of it.
+/// The name of a file, relative to the root: `/`-separated, without a component that could lead out
+/// of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FilePath(String);
 

@@ -18,8 +18,8 @@ pub struct Store {
 impl Store {
     /// Opens the folder `root`, blocking.
     ///
-    /// With [`Access::ReadWrite`] the root is created where it is missing, and is this store's alone, among servers that
-    /// write, until the last clone is dropped or the process ends.
+    /// With [`Access::ReadWrite`] the root is created where it is missing, and is this store's
+    /// alone, among servers that write, until the last clone is dropped or the process ends.
     ///
     /// # Errors
     ///
@@ -33,8 +33,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`], [`Error::NotAFile`], [`Error::OutsideRoot`], [`Error::FilenameInvalid`] for a link into the
-    /// server's own folder, [`Error::Io`].
+    /// [`Error::NotFound`], [`Error::NotAFile`], [`Error::OutsideRoot`], [`Error::FilenameInvalid`]
+    /// for a link into the server's own folder, [`Error::Io`].
     pub async fn stat(&self, path: FilePath) -> Result<Version, Error> {
         self.blocking(move |local| local.stat(&path)).await
     }
@@ -53,8 +53,8 @@ impl Store {
 
     /// Writes a text file whole, and the folders on its way. Returns when it is durable.
     ///
-    /// The content is replaced in one step, and is the old one after any failure. A future that is dropped early may
-    /// still write.
+    /// The content is replaced in one step, and is the old one after any failure. A future that is
+    /// dropped early may still write.
     ///
     /// # Errors
     ///

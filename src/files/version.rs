@@ -2,7 +2,8 @@
 
 use std::time::SystemTime;
 
-/// What distinguishes one version of a file from every other: a file that is replaced or changed has another.
+/// What distinguishes one version of a file from every other: a file that is replaced or changed
+/// has another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
     /// In bytes.

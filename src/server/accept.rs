@@ -6,7 +6,8 @@ use tokio::net::TcpListener;
 
 use super::connection::Connections;
 
-/// How long to wait after a failed accept. The usual cause, no descriptors left, does not go away by asking again.
+/// How long to wait after a failed accept. The usual cause, no descriptors left, does not go away
+/// by asking again.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// Accepts for ever.

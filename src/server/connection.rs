@@ -12,9 +12,9 @@ use tonic::service::Routes;
 /// How much of one stream a client may send ahead of the handler, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
-/// The same for all streams of a connection. It is not there to limit: h2 closes a connection whose unread small
-/// messages, counted as 256 bytes each, exceed half of it (`too_many_data_frames`), and this holds a whole stream window
-/// of the smallest.
+/// The same for all streams of a connection. It is not there to limit: h2 closes a connection whose
+/// unread small messages, counted as 256 bytes each, exceed half of it (`too_many_data_frames`),
+/// and this holds a whole stream window of the smallest.
 const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 
 /// How much of one stream is kept for a client that does not read it, in bytes.
@@ -23,7 +23,8 @@ const SEND_BUFFER: usize = 256 * 1024;
 /// Calls at a time on one connection; further ones wait at the client.
 const MAX_STREAMS: u32 = 128;
 
-/// How many streams a client may make the server reset (CVE-2025-8671, "MadeYouReset") before the connection is closed.
+/// How many streams a client may make the server reset (CVE-2025-8671, "MadeYouReset") before the
+/// connection is closed.
 const MAX_LOCAL_RESETS: usize = 1024;
 
 /// How many streams a client may reset before they are accepted (CVE-2023-44487, "rapid reset").
@@ -43,8 +44,8 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Connections whose tasks, and those of their calls, are in `tasks`. At `draining` they take no new call and end when
-    /// the last has; at `cut` they end.
+    /// Connections whose tasks, and those of their calls, are in `tasks`. At `draining` they take
+    /// no new call and end when the last has; at `cut` they end.
     pub(super) fn new(
         routes: Routes,
         tasks: TaskTracker,

@@ -1,7 +1,7 @@
 //! Serves the contract over HTTP/2.
 //!
-//! [`run`] is the only door. It owns the accept loop (`accept`) and each connection (`connection`); what is served, and
-//! the health of it, is put together in `services`.
+//! [`run`] is the only door. It owns the accept loop (`accept`) and each connection (`connection`);
+//! what is served, and the health of it, is put together in `services`.
 
 mod accept;
 mod config;
@@ -19,9 +19,10 @@ use self::connection::Connections;
 
 /// Serves calls on all of `listeners` until `shutdown` completes, then drains.
 ///
-/// Draining: health says NOT_SERVING, the listeners are closed, each client is told to open no further call (GOAWAY), and
-/// calls under way get [`Config::shutdown_grace`] to end. Then what is still open is cut. So this returns at the latest a
-/// moment after that grace, whatever a client does.
+/// Draining: health says NOT_SERVING, the listeners are closed, each client is told to open no
+/// further call (GOAWAY), and calls under way get [`Config::shutdown_grace`] to end. Then what is
+/// still open is cut. So this returns at the latest a moment after that grace, whatever a client
+/// does.
 ///
 /// Needs a Tokio runtime with time and I/O enabled. Dropping the future cuts everything at once.
 pub async fn run(listeners: Vec<TcpListener>, config: Config, shutdown: impl Future<Output = ()>) {

@@ -93,7 +93,8 @@ async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
     }
 }
 
-/// The lock of a killed server is gone with it, and so, at the next start, is what it had not finished.
+/// The lock of a killed server is gone with it, and so, at the next start, is what it had not
+/// finished.
 #[tokio::test]
 async fn a_killed_server_leaves_nothing_that_the_next_one_stumbles_over() {
     let root = tempfile::tempdir().unwrap();

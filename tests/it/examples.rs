@@ -12,7 +12,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::support::{PATIENCE, Program, bounded, kill};
 
-/// The folder of the built examples. `cargo test` has built them; a run of this test alone may not have.
+/// The folder of the built examples. `cargo test` has built them; a run of this test alone may not
+/// have.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -35,7 +36,8 @@ fn example(name: &str) -> Command {
     command
 }
 
-/// Nothing listens on this port of the loopback interface; to take it, one would have to be root on purpose.
+/// Nothing listens on this port of the loopback interface; to take it, one would have to be root on
+/// purpose.
 const NOBODY: [&str; 2] = ["--addr", "http://127.0.0.1:1"];
 
 #[test]

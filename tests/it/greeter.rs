@@ -31,6 +31,18 @@ async fn messages(mut replies: Streaming<HelloReply>) -> Result<Vec<String>, Sta
     Ok(messages)
 }
 
+/// A call of BidiHello: where requests go in, and replies come out.
+async fn conversation(
+    greeter: &mut GreeterClient<Channel>,
+) -> (mpsc::Sender<HelloRequest>, Streaming<HelloReply>) {
+    let (requests, outgoing) = mpsc::channel(2);
+    let outgoing = ReceiverStream::new(outgoing);
+    (
+        requests,
+        greeter.bidi_hello(outgoing).await.unwrap().into_inner(),
+    )
+}
+
 #[tokio::test]
 async fn say_hello_greets_by_name() {
     let server = TestServer::start();
@@ -233,17 +245,12 @@ async fn bidi_hello_answers_in_order() {
     );
 }
 
-/// Each request is sent only when the reply before it is there, and the call begins before the first.
+/// Each request is sent only when the reply before it is there, and the call begins before the
+/// first.
 #[tokio::test]
 async fn bidi_hello_answers_as_soon_as_a_request_arrives() {
     let server = TestServer::start();
-    let (requests, outgoing) = mpsc::channel(1);
-    let mut greeter = server.greeter().await;
-    let replies = greeter
-        .bidi_hello(ReceiverStream::new(outgoing))
-        .await
-        .unwrap();
-    let mut replies = replies.into_inner();
+    let (requests, mut replies) = conversation(&mut server.greeter().await).await;
     for name in ["A", "B", "C"] {
         requests.send(hello(name)).await.unwrap();
         let reply = replies.message().await.unwrap().unwrap();
@@ -258,17 +265,12 @@ async fn bidi_hello_answers_as_soon_as_a_request_arrives() {
 async fn a_client_may_send_everything_before_it_reads() {
     const COUNT: usize = 20_000;
     let server = TestServer::start();
-    let (requests, outgoing) = mpsc::channel(1);
-    let mut greeter = server.greeter().await;
-    let replies = greeter
-        .bidi_hello(ReceiverStream::new(outgoing))
-        .await
-        .unwrap();
+    let (requests, replies) = conversation(&mut server.greeter().await).await;
     for number in 0..COUNT {
         requests.send(hello(number.to_string())).await.unwrap();
     }
     drop(requests);
-    let greetings = messages(replies.into_inner()).await.unwrap();
+    let greetings = messages(replies).await.unwrap();
     assert_eq!(greetings.len(), COUNT);
     for (number, greeting) in greetings.iter().enumerate() {
         assert_eq!(*greeting, format!("Hello, {number}!"));
@@ -278,13 +280,7 @@ async fn a_client_may_send_everything_before_it_reads() {
 #[tokio::test]
 async fn the_server_may_end_bidi_hello_early() {
     let server = TestServer::start();
-    let (requests, outgoing) = mpsc::channel(2);
-    let mut greeter = server.greeter().await;
-    let replies = greeter
-        .bidi_hello(ReceiverStream::new(outgoing))
-        .await
-        .unwrap();
-    let mut replies = replies.into_inner();
+    let (requests, mut replies) = conversation(&mut server.greeter().await).await;
     requests.send(hello("A")).await.unwrap();
     requests.send(hello("x".repeat(4097))).await.unwrap();
     // The client has not ended its side, and need not.
@@ -354,11 +350,7 @@ async fn a_client_that_goes_away_does_not_disturb_the_others() {
     let server = TestServer::start();
     let mut greeter = server.greeter().await;
     for _ in 0..100 {
-        let (requests, outgoing) = mpsc::channel(1);
-        let replies = greeter
-            .bidi_hello(ReceiverStream::new(outgoing))
-            .await
-            .unwrap();
+        let (requests, replies) = conversation(&mut greeter).await;
         requests.send(hello("A")).await.unwrap();
         drop((requests, replies));
     }

@@ -8,7 +8,8 @@ use tonic_types::StatusExt;
 
 use crate::support::{TestServer, assert_failure, tree};
 
-/// Asserts that Read, Write and Stat refuse each name for the same reason, and that nothing on the disk has changed.
+/// Asserts that Read, Write and Stat refuse each name for the same reason, and that nothing on the
+/// disk has changed.
 async fn assert_refused(server: &TestServer, names: &[&str], code: Code, reason: &str) {
     let before = tree(server.root());
     let mut files = server.files().await;

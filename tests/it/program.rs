@@ -44,6 +44,17 @@ fn a_port_in_use_is_told() {
 }
 
 #[test]
+fn an_address_that_is_none_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    assert_refuses(
+        server()
+            .args(["--listen", "nowhere", "--root"])
+            .arg(root.path()),
+        "cannot listen on nowhere: invalid socket address",
+    );
+}
+
+#[test]
 fn a_root_that_is_a_file_is_told() {
     let root = tempfile::NamedTempFile::new().unwrap();
     let sentence = format!("the root {} is not a folder", root.path().display());
@@ -117,12 +128,7 @@ fn a_root_that_is_not_writable_is_told() {
 
 #[test]
 fn wrong_usage_is_told() {
-    for arguments in [
-        &["--listen", "nowhere"][..],
-        &["--log-format", "xml"],
-        &["--nothing"],
-        &["extra"],
-    ] {
+    for arguments in [&["--log-format", "xml"][..], &["--nothing"], &["extra"]] {
         server()
             .args(arguments)
             .assert()
@@ -163,7 +169,7 @@ fn help_has_every_flag_its_variable_and_examples() {
 async fn standard_output_has_one_line_for_each_address() {
     let folder = tempfile::tempdir().unwrap();
     let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_server"))
-        .args(["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"])
+        .args(["--listen", "127.0.0.1:0", "--listen", "localhost:0"])
         .args(["--root", "./data"])
         .current_dir(folder.path())
         .stdout(Stdio::piped())

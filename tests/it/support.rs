@@ -1,4 +1,5 @@
-//! The fixture: a server on a free port over a temporary root, and assertions in the terms of the contract.
+//! The fixture: a server on a free port over a temporary root, and assertions in the terms of the
+//! contract.
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +39,8 @@ const SERVER_THREAD: &str = "server under test";
 /// What panicked in a server under test.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// A server in this process. Dropping it stops it, and fails the test if anything in a server panicked.
+/// A server in this process. Dropping it stops it, and fails the test if anything in a server
+/// panicked.
 pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
     root: TempDir,
@@ -51,8 +53,8 @@ impl TestServer {
         Self::start_with(|_| {})
     }
 
-    /// Unless told otherwise, the server under test cuts calls at once when it stops: by then a test is over, and its
-    /// client no longer runs.
+    /// Unless told otherwise, the server under test cuts calls at once when it stops: by then a
+    /// test is over, and its client no longer runs.
     pub(crate) fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
         let root = tempfile::tempdir().unwrap();
         let mut config = Config::new(Store::open(root.path(), Access::ReadWrite).unwrap());

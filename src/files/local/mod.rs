@@ -24,9 +24,11 @@ use super::{
 /// Whether a store may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Creates the root where it is missing, and keeps every other server that would write out of it.
+    /// Creates the root where it is missing, and keeps every other server that would write out of
+    /// it.
     ReadWrite,
-    /// Writes nothing and locks nothing: it can stand beside a server that writes, or on a disk that cannot be written.
+    /// Writes nothing and locks nothing: it can stand beside a server that writes, or on a disk
+    /// that cannot be written.
     ReadOnly,
 }
 
@@ -91,7 +93,8 @@ impl Local {
         Ok(content)
     }
 
-    /// Replaces a file, or creates it and the folders on its way. Returns when the content is durable.
+    /// Replaces a file, or creates it and the folders on its way. Returns when the content is
+    /// durable.
     pub(super) fn write(&self, path: &FilePath, content: &[u8]) -> Result<(), Error> {
         let staging = self.staging.as_ref().ok_or(Error::ReadOnly)?;
         let place = Place::locate(&self.root, path)?;
@@ -115,8 +118,8 @@ fn version(file: &File) -> Result<Version, Error> {
     })
 }
 
-/// Inode, size and time of change tell versions apart: a replacement is another inode while the old one is still in
-/// place, and `Staged::commit` stamps each version with its own nanosecond.
+/// Inode, size and time of change tell versions apart: a replacement is another inode while the old
+/// one is still in place, and `Staged::commit` stamps each version with its own nanosecond.
 fn etag(metadata: &Metadata) -> String {
     format!(
         "{:x}-{:x}-{:x}.{:x}",

@@ -1,6 +1,7 @@
 //! Where a filename leads on the disk.
 //!
-//! The folder handle keeps every access inside the root, links included; this file only decides what a name means.
+//! The folder handle keeps every access inside the root, links included; this file only decides
+//! what a name means.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -19,12 +20,14 @@ use crate::files::{
     path::{FilePath, InvalidPath, is_reserved},
 };
 
-/// The place of a file, whether it is there or not. No link is left in it, unless one that leads nowhere.
+/// The place of a file, whether it is there or not. No link is left in it, unless one that leads
+/// nowhere.
 #[derive(Debug)]
 pub(super) struct Place {
     /// The deepest folder on the way that exists.
     folder: Dir,
-    /// The folders below it that do not, outermost first. The first may be there as something else than a folder.
+    /// The folders below it that do not, outermost first. The first may be there as something else
+    /// than a folder.
     missing: Vec<OsString>,
     name: OsString,
 }
@@ -55,7 +58,8 @@ impl Place {
     fn below(root: &Dir, folder: &Path, name: &OsStr) -> Result<Self, Error> {
         let mut existing = folder;
         let mut missing = Vec::new();
-        // A handle of the deepest folder that exists; walking up, because most often all of them do.
+        // A handle of the deepest folder that exists; walking up, because most often all of them
+        // do.
         let folder = loop {
             let (Some(parent), Some(last)) = (existing.parent(), existing.file_name()) else {
                 break root.try_clone();
@@ -88,8 +92,8 @@ impl Place {
         &self.name
     }
 
-    /// Opens the file for reading. What is not a regular file is never opened: a FIFO would park the thread, a device
-    /// might do anything.
+    /// Opens the file for reading. What is not a regular file is never opened: a FIFO would park
+    /// the thread, a device might do anything.
     pub(super) fn open(&self) -> Result<File, Error> {
         match self.file_type()? {
             None => return Err(Error::NotFound),
@@ -97,7 +101,8 @@ impl Place {
             Some(kind) if !kind.is_file() => return Err(Error::NotAFile),
             Some(_) => {}
         }
-        // Between that look and this call it may have become a FIFO, hence NONBLOCK, and the second look.
+        // Between that look and this call it may have become a FIFO, hence NONBLOCK, and the second
+        // look.
         let mut options = OpenOptions::new();
         options
             .read(true)
@@ -135,7 +140,8 @@ impl Place {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(cannot(error)),
             }
-            // Also where it was there already: whoever made it in the meantime may not have come this far.
+            // Also where it was there already: whoever made it in the meantime may not have come
+            // this far.
             sync_folder(&folder)?;
             folder = match folder.open_dir(component) {
                 Err(error) if is_missing(&error) => return Err(Error::NotAFile),
@@ -179,8 +185,8 @@ fn is_missing(error: &io::Error) -> bool {
     )
 }
 
-/// What the folder handle says about a name. It reports an attempt to leave the root as a refusal of its own, without a
-/// number of the operating system's.
+/// What the folder handle says about a name. It reports an attempt to leave the root as a refusal
+/// of its own, without a number of the operating system's.
 fn classify(operation: &'static str, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::NotFound => Error::NotFound,

@@ -1,4 +1,5 @@
-//! The server's own folder in the root: the lock that keeps other servers out, and files on their way to their place.
+//! The server's own folder in the root: the lock that keeps other servers out, and files on their
+//! way to their place.
 
 use std::{
     fs::TryLockError,
@@ -86,13 +87,14 @@ impl Staged<'_> {
             .map_err(|error| Error::io("write the file", error))
     }
 
-    /// Puts the file in its place, in one step and for good: when this returns, a power cut leaves the new content, and
-    /// when it fails before the rename, the old.
+    /// Puts the file in its place, in one step and for good: when this returns, a power cut leaves
+    /// the new content, and when it fails before the rename, the old.
     ///
     /// The one way from staged to visible, so that no caller can leave out a step.
     pub(super) fn commit(mut self, place: &Place) -> Result<(), Error> {
         let cannot = |error| Error::io("make the file durable", error);
-        // The kernel's own stamp ticks only every few milliseconds, in which two versions could pass for one.
+        // The kernel's own stamp ticks only every few milliseconds, in which two versions could
+        // pass for one.
         self.file.set_modified(SystemTime::now()).map_err(cannot)?;
         self.file.sync_all().map_err(cannot)?;
         let folder = place.create_folder()?;

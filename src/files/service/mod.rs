@@ -1,4 +1,5 @@
-//! `muxs.FileController`: calls into domain types, failures into codes. All that the files know of gRPC is here.
+//! `muxs.FileController`: calls into domain types, failures into codes. All that the files know of
+//! gRPC is here.
 
 mod oversize;
 
@@ -12,12 +13,12 @@ use crate::{
     pb::{self, file_controller_server::FileControllerServer},
 };
 
-/// The longest text that fits a message of 4 MiB, the most that gRPC clients accept unless told otherwise: a byte for
-/// the field's key and four for its length come before it.
+/// The longest text that fits a message of 4 MiB, the most that gRPC clients accept unless told
+/// otherwise: a byte for the field's key and four for its length come before it.
 const MAX_TEXT_BYTES: u64 = 4 * 1024 * 1024 - 5;
 
-/// The largest message that is taken in: a Write of the longest text under the longest name, and some room for fields
-/// to come.
+/// The largest message that is taken in: a Write of the longest text under the longest name, and
+/// some room for fields to come.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024 + 8 * 1024;
 
 /// What Read answers in place of a text that it could not read, as it always has.
@@ -159,7 +160,8 @@ impl From<Error> for Status {
     }
 }
 
-/// The one table from failure to code and reason. It has no wildcard: a new failure gets its row, or does not compile.
+/// The one table from failure to code and reason. It has no wildcard: a new failure gets its row,
+/// or does not compile.
 fn cause(error: &Error) -> Cause {
     match error {
         Error::FilenameInvalid(_) => Cause::new(Code::InvalidArgument, "FILENAME_INVALID"),

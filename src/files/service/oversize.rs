@@ -1,8 +1,8 @@
 //! Answers a Write that is too large as Write answers everything: with a reason.
 //!
-//! gRPC refuses a message over the limit before a handler sees it, with a status that cannot say what to do instead. So
-//! this looks at the length that stands in front of the message, drops what is too long, unread, and hands the
-//! call on with [`Oversize`] in its place.
+//! gRPC refuses a message over the limit before a handler sees it, with a status that cannot say
+//! what to do instead. So this looks at the length that stands in front of the message, drops what
+//! is too long, unread, and hands the call on with [`Oversize`] in its place.
 
 use std::task::{Context, Poll};
 
@@ -14,11 +14,12 @@ use tokio_stream::StreamExt;
 use tonic::{body::Body, server::NamedService};
 use tower::Service;
 
-/// In front of each gRPC message: a byte that says whether it is compressed, and its length in four.
+/// In front of each gRPC message: a byte that says whether it is compressed, and its length in
+/// four.
 const HEAD_BYTES: usize = 5;
 
-/// How much of a message is waited for before it is answered. A client that is answered while it still sends may
-/// take that for a broken connection and never see the answer.
+/// How much of a message is waited for before it is answered. A client that is answered while it
+/// still sends may take that for a broken connection and never see the answer.
 const MAX_DROPPED: u64 = 64 * 1024 * 1024;
 
 /// In the extensions of a request: its message was larger than the limit and has been dropped.
