@@ -54,6 +54,8 @@ fn reflected(routes: Routes) -> Routes {
             tonic_health::pb::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+            // The details of a failure, which tools can then print.
+            tonic_types::pb::FILE_DESCRIPTOR_SET,
         ]
         .into_iter()
         .fold(

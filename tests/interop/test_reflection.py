@@ -84,3 +84,12 @@ def test_grpcurl_describes_the_greeter(address):
 def test_grpcurl_calls_the_greeter_through_reflection(address):
     answer = grpcurl("-d", '{"name":"you"}', address, "muxs.Greeter/SayHello")
     assert '"message": "Hello, you!"' in answer
+
+
+@needs_grpcurl
+def test_grpcurl_prints_the_reason_of_a_failure(address):
+    command = ["grpcurl", "-plaintext", "-d", '{"filename":"../a"}', address, "muxs.FileController/Stat"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    assert run.returncode != 0
+    assert '"reason":"FILENAME_INVALID"' in run.stderr
+    assert '"field":"filename"' in run.stderr
