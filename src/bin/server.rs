@@ -95,8 +95,8 @@ fn main() -> ExitCode {
 async fn serve(args: Args) -> anyhow::Result<()> {
     // Before the line that says the server is ready: whoever has read it may send a signal.
     let stop = stop_signal()?;
-    // Its default is to end the process; with any handler, the write fails instead, as on a full
-    // disk.
+    // At the limit for the size of a file, a write sends this signal. Unhandled, it would end the
+    // process; handled, even like this, the write fails as on a full disk.
     let _file_too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
     let access = match args.read_only {
         true => Access::ReadOnly,

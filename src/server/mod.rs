@@ -32,7 +32,7 @@ pub async fn run(listeners: Vec<TcpListener>, config: Config, shutdown: impl Fut
     let _cut_when_dropped = cut.clone().drop_guard();
 
     let connections = Connections::new(routes, tasks.clone(), draining.clone(), cut.clone());
-    let accepting = CancellationToken::new();
+    let accepting = cut.child_token();
     for listener in listeners {
         let accept = accept::accept(listener, connections.clone());
         tasks.spawn(accepting.clone().run_until_cancelled_owned(accept));

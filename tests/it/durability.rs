@@ -5,7 +5,7 @@ use std::{io::Write, process::Command};
 use muxs::pb::Files;
 use rustix::process::Signal;
 
-use crate::support::{Program, kill};
+use crate::support::{Program, kill, tree};
 
 /// Power cuts cannot be had in a test; the calls that withstand them can be watched.
 #[tokio::test]
@@ -51,9 +51,14 @@ async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
     assert!(program.ended().await.success());
 
     let trace = std::fs::read_to_string(&trace).unwrap();
-    let root = root.canonicalize().unwrap().display().to_string();
+    let folder = folder.path().canonicalize().unwrap().display().to_string();
+    let root = format!("{folder}/root");
     let staged = format!("<{root}/.muxs/writes/0>");
     let steps = [
+        (
+            "the root's name is synced",
+            vec!["fsync(".to_owned(), format!("<{folder}>")],
+        ),
         (
             "the content is written",
             vec![
@@ -105,6 +110,7 @@ async fn a_killed_server_leaves_nothing_that_the_next_one_stumbles_over() {
     };
     first.files().await.write(request.clone()).await.unwrap();
     std::fs::write(root.path().join(".muxs/writes/7"), "half").unwrap();
+    std::fs::create_dir_all(root.path().join(".muxs/writes/what/ever")).unwrap();
     first.signal(Signal::KILL);
     first.ended().await;
 
@@ -117,5 +123,5 @@ async fn a_killed_server_leaves_nothing_that_the_next_one_stumbles_over() {
         .unwrap()
         .into_inner();
     assert_eq!(content.text, "kept");
-    assert!(!root.path().join(".muxs/writes/7").exists());
+    assert!(tree(&root.path().join(".muxs/writes")).is_empty());
 }

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use muxs::pb::HelloRequest;
+use muxs::{
+    files::{Access, Store},
+    pb::{HelloRequest, greeter_client::GreeterClient},
+    server::{self, Config},
+};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Code;
@@ -11,7 +15,7 @@ use tonic_health::pb::{
 };
 use tonic_reflection::pb::{v1, v1alpha};
 
-use crate::support::{PATIENCE, TestServer};
+use crate::support::{PATIENCE, TestServer, bounded, connect};
 
 const SERVICES: [&str; 6] = [
     "grpc.health.v1.Health",
@@ -186,6 +190,37 @@ async fn a_drain_ends_whatever_a_client_does() {
         replies.message().await.is_err(),
         "it was cut, and looks like it"
     );
+}
+
+/// Nobody waits for such a server to drain, so nothing of it may stay behind.
+#[tokio::test]
+async fn a_server_that_is_dropped_lets_go_of_its_port_and_its_calls() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), Access::ReadWrite).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let run = server::run(vec![listener], Config::new(store), std::future::pending());
+    let running = tokio::spawn(run);
+    let (_requests, outgoing) = mpsc::channel::<HelloRequest>(1);
+    let mut greeter = GreeterClient::new(connect(address).await);
+    let replies = greeter.bidi_hello(ReceiverStream::new(outgoing)).await;
+    let mut replies = replies.unwrap().into_inner();
+
+    running.abort();
+    assert!(bounded(replies.message()).await.is_err());
+    let refused = async {
+        while tokio::net::TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    bounded(refused).await;
+    // And of its root, which another may now have.
+    let free = async {
+        while Store::open(root.path(), Access::ReadWrite).is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    bounded(free).await;
 }
 
 #[tokio::test]

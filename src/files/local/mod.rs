@@ -13,6 +13,7 @@ use cap_std::{
     ambient_authority,
     fs::{Dir, File, Metadata, MetadataExt},
 };
+use rustix::fs::{Mode, OFlags};
 
 use self::{place::Place, staging::Staging};
 use super::{
@@ -43,7 +44,7 @@ pub(super) struct Local {
 impl Local {
     pub(super) fn open(root: &Path, access: Access) -> Result<Self, OpenError> {
         if access == Access::ReadWrite && !root.exists() {
-            std::fs::create_dir_all(root).map_err(|source| OpenError::NotWritable {
+            create_root(root).map_err(|source| OpenError::NotWritable {
                 root: root.into(),
                 source,
             })?;
@@ -103,6 +104,19 @@ impl Local {
         staged.write(content)?;
         staged.commit(&place)
     }
+}
+
+/// Creates a folder and those on the way to it, durable: a file in it is no safer than its name.
+fn create_root(root: &Path) -> io::Result<()> {
+    let missing = root.ancestors().take_while(|folder| !folder.exists());
+    let missing: Vec<_> = missing.filter(|folder| *folder != Path::new("")).collect();
+    std::fs::create_dir_all(root)?;
+    for folder in missing {
+        let parent = folder.join("..");
+        let parent = rustix::fs::open(parent, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::fs::fsync(parent)?;
+    }
+    Ok(())
 }
 
 fn version(file: &File) -> Result<Version, Error> {

@@ -45,10 +45,14 @@ impl Staging {
             TryLockError::WouldBlock => OpenError::InUse(name.into()),
             TryLockError::Error(source) => not_writable(source),
         })?;
-        let writes = create_folder(&own, WRITES).map_err(not_writable)?;
-        remove_files(&writes).map_err(not_writable)?;
+        match own.remove_dir_all(WRITES) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(not_writable(error));
+            }
+            _ => {}
+        }
         Ok(Self {
-            writes,
+            writes: create_folder(&own, WRITES).map_err(not_writable)?,
             next: AtomicU64::new(0),
             _lock: lock,
         })
@@ -124,11 +128,4 @@ fn create_folder(parent: &Dir, name: &str) -> io::Result<Dir> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => parent.open_dir(name),
     }
-}
-
-fn remove_files(folder: &Dir) -> io::Result<()> {
-    for entry in folder.entries()? {
-        entry?.remove_file()?;
-    }
-    Ok(())
 }

@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::oversize::{DropOversize, Oversize};
-use super::{Error, FilePath, Store, Version};
+use super::{Error, FilePath, Store};
 use crate::{
     failure::Cause,
     pb::{self, file_controller_server::FileControllerServer},
@@ -46,9 +46,9 @@ pub(crate) struct Files {
 
 impl Files {
     async fn read_text(&self, filename: &str) -> Result<String, Error> {
-        self.store
-            .read_text(filename.parse()?, MAX_TEXT_BYTES)
-            .await
+        let path: FilePath = filename.parse()?;
+        let text = self.store.read_text(path.clone(), MAX_TEXT_BYTES).await;
+        text.inspect_err(|error| log(&path, error))
     }
 
     async fn write_text(&self, request: Request<pb::Files>) -> Result<(), Error> {
@@ -60,11 +60,24 @@ impl Files {
             return Err(too_large(size));
         }
         let pb::Files { filename, text } = request.into_inner();
-        let path = filename.parse()?;
+        let path: FilePath = filename.parse()?;
         if text.len() as u64 > MAX_TEXT_BYTES {
             return Err(too_large(text.len() as u64));
         }
-        self.store.write_text(path, text).await
+        let written = self.store.write_text(path.clone(), text).await;
+        written.inspect_err(|error| log(&path, error))
+    }
+
+    async fn file_info(&self, filename: &str) -> Result<pb::FileInfo, Error> {
+        let path: FilePath = filename.parse()?;
+        let version = self.store.stat(path.clone()).await;
+        let version = version.inspect_err(|error| log(&path, error))?;
+        Ok(pb::FileInfo {
+            filename: path.as_str().to_owned(),
+            size: version.size,
+            etag: version.etag,
+            modified_at: Some(version.modified_at.into()),
+        })
     }
 }
 
@@ -96,9 +109,8 @@ impl pb::file_controller_server::FileController for Files {
         &self,
         request: Request<pb::StatRequest>,
     ) -> Result<Response<pb::FileInfo>, Status> {
-        let path: FilePath = request.into_inner().filename.parse().map_err(Error::from)?;
-        let version = self.store.stat(path.clone()).await?;
-        Ok(Response::new(file_info(path, version)))
+        let info = self.file_info(&request.into_inner().filename).await?;
+        Ok(Response::new(info))
     }
 
     type ReadStreamStream = BoxStream<'static, Result<pb::ReadStreamResponse, Status>>;
@@ -131,12 +143,10 @@ fn not_yet() -> Status {
     Status::unimplemented("this method is not available yet")
 }
 
-fn file_info(path: FilePath, version: Version) -> pb::FileInfo {
-    pb::FileInfo {
-        filename: path.as_str().to_owned(),
-        size: version.size,
-        etag: version.etag,
-        modified_at: Some(version.modified_at.into()),
+/// Notes what the operating system said, which clients are not told.
+fn log(path: &FilePath, error: &Error) {
+    if let Error::Io { operation, source } = error {
+        tracing::error!(file = path.as_str(), error = %source, "cannot {operation}");
     }
 }
 
@@ -175,9 +185,6 @@ fn cause(error: &Error) -> Cause {
         Error::NotText => Cause::new(Code::FailedPrecondition, "NOT_TEXT"),
         Error::FileChanged => Cause::new(Code::Aborted, "FILE_CHANGED"),
         Error::DiskFull => Cause::new(Code::ResourceExhausted, "DISK_FULL"),
-        Error::Io { operation, source } => {
-            tracing::error!(operation, error = %source, "the operating system refused");
-            Cause::new(Code::Internal, "IO")
-        }
+        Error::Io { .. } => Cause::new(Code::Internal, "IO"),
     }
 }
