@@ -91,8 +91,15 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn serve(args: Args) -> anyhow::Result<()> {
+fn serve(args: Args) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let served = runtime.block_on(serve_until_stopped(args));
+    // Dropping it would wait for its blocking threads, and so for a disk that does not answer.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
     // Before the line that says the server is ready: whoever has read it may send a signal.
     let stop = stop_signal()?;
     // At the limit for the size of a file, a write sends this signal. Unhandled, it would end the

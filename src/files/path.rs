@@ -2,8 +2,8 @@
 
 use std::{path::Path, str::FromStr};
 
-/// The server's own folder in the root. No filename begins with it, in upper or lower case: some
-/// filesystems fold case.
+/// The server's own folder in the root. No filename begins with it, in upper or lower case, which
+/// some filesystems take for the same.
 pub(crate) const OWN_FOLDER: &str = ".muxs";
 
 const MAX_BYTES: usize = 4096;
@@ -102,18 +102,12 @@ impl FromStr for FilePath {
         if text.split('/').count() > MAX_COMPONENTS {
             return Err(InvalidPath::TooDeep);
         }
-        if is_reserved(Path::new(text)) {
+        let first = text.split('/').next();
+        if first.is_some_and(|first| first.eq_ignore_ascii_case(OWN_FOLDER)) {
             return Err(InvalidPath::Reserved);
         }
         Ok(Self(text.to_owned()))
     }
-}
-
-/// Whether a path, relative to the root, is the server's own folder or lies in it.
-pub(crate) fn is_reserved(path: &Path) -> bool {
-    path.components()
-        .next()
-        .is_some_and(|first| first.as_os_str().eq_ignore_ascii_case(OWN_FOLDER))
 }
 
 #[cfg(test)]

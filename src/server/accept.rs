@@ -1,6 +1,6 @@
 //! Takes in connections.
 
-use std::time::Duration;
+use std::{io::ErrorKind, time::Duration};
 
 use tokio::net::TcpListener;
 
@@ -15,6 +15,8 @@ pub(super) async fn accept(listener: TcpListener, connections: Connections) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => connections.serve(stream, peer),
+            // That of one client, who has already gone.
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(PAUSE_AFTER_ERROR).await;

@@ -12,10 +12,11 @@ use tonic::service::Routes;
 /// How much of one stream a client may send ahead of the handler, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
-/// The same for all streams of a connection. It is not there to limit: h2 closes a connection whose
-/// unread small messages, counted as 256 bytes each, exceed half of it (`too_many_data_frames`),
-/// and this holds a whole stream window of the smallest.
-const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
+/// The same for all streams of a connection. It limits nothing that the windows of the streams do
+/// not: it is there because h2 closes a connection (`too_many_data_frames`) when its unread small
+/// frames, filled up to 256 bytes each, exceed half of this. A whole stream window of the smallest
+/// messages, 5 bytes each, makes 50 MiB.
+const CONNECTION_WINDOW: u32 = 128 * 1024 * 1024;
 
 /// How much of one stream is kept for a client that does not read it, in bytes.
 const SEND_BUFFER: usize = 256 * 1024;

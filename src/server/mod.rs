@@ -12,14 +12,13 @@ use std::future::Future;
 
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic_health::ServingStatus;
 
 pub use self::config::Config;
 use self::connection::Connections;
 
 /// Serves calls on all of `listeners` until `shutdown` completes, then drains.
 ///
-/// Draining: health says NOT_SERVING, the listeners are closed, each client is told to open no
+/// Draining: health says NOT_SERVING and ends its watches, the listeners are closed, each client is told to open no
 /// further call (GOAWAY), and calls under way get [`Config::shutdown_grace`] to end. Then what is
 /// still open is cut. So this returns at the latest a moment after that grace, whatever a client
 /// does.
@@ -32,6 +31,7 @@ pub async fn run(listeners: Vec<TcpListener>, config: Config, shutdown: impl Fut
     let _cut_when_dropped = cut.clone().drop_guard();
 
     let connections = Connections::new(routes, tasks.clone(), draining.clone(), cut.clone());
+    // Cut with the connections, or alone when the drain begins.
     let accepting = cut.child_token();
     for listener in listeners {
         let accept = accept::accept(listener, connections.clone());
@@ -39,7 +39,7 @@ pub async fn run(listeners: Vec<TcpListener>, config: Config, shutdown: impl Fut
     }
     shutdown.await;
 
-    services::report(&health, ServingStatus::NotServing).await;
+    services::stop_serving(health).await;
     accepting.cancel();
     draining.cancel();
     tasks.close();

@@ -28,7 +28,11 @@ const HEALTH_NAMES: [&str; 4] = [
 /// The services of a server, all of them serving, and the reporter of their health.
 pub(super) async fn services(store: Store) -> (Routes, HealthReporter) {
     let health = HealthReporter::new();
-    report(&health, ServingStatus::Serving).await;
+    for name in HEALTH_NAMES {
+        health
+            .set_service_status(name, ServingStatus::Serving)
+            .await;
+    }
     let routes = Routes::new(GreeterServer::new(Greeter))
         .add_service(HelloworldServer::new(Greeter))
         .add_service(file_controller(store))
@@ -39,10 +43,14 @@ pub(super) async fn services(store: Store) -> (Routes, HealthReporter) {
     (routes, health)
 }
 
-/// Tells every name's health.
-pub(super) async fn report(health: &HealthReporter, status: ServingStatus) {
+/// Tells whoever watches that nothing is served any more, and ends their watches, which by
+/// themselves never do.
+pub(super) async fn stop_serving(mut health: HealthReporter) {
     for name in HEALTH_NAMES {
-        health.set_service_status(name, status).await;
+        health
+            .set_service_status(name, ServingStatus::NotServing)
+            .await;
+        health.clear_service_status(name).await;
     }
 }
 

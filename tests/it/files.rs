@@ -1,7 +1,8 @@
 use std::{
     fs,
     io::{Read, Seek, Write},
-    os::unix::fs::{FileTypeExt, symlink},
+    os::unix::fs::{FileExt, FileTypeExt, PermissionsExt, symlink},
+    path::Path,
     sync::mpsc::TryRecvError,
     time::{Duration, SystemTime},
 };
@@ -13,6 +14,7 @@ use muxs::{
         file_controller_client::FileControllerClient,
     },
 };
+use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 use tonic::{Code, transport::Channel};
 
 use crate::support::{Program, TestServer, assert_failure, tree};
@@ -41,6 +43,10 @@ async fn write(files: &mut Client, filename: &str, text: &str) -> Status {
 async fn stat(files: &mut Client, filename: &str) -> Result<FileInfo, tonic::Status> {
     let filename = filename.to_owned();
     Ok(files.stat(StatRequest { filename }).await?.into_inner())
+}
+
+fn make_fifo(path: &Path) {
+    mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).unwrap();
 }
 
 #[track_caller]
@@ -170,7 +176,14 @@ async fn what_is_not_there_is_not_found() {
     let mut files = server.files().await;
     fs::write(server.path("file"), "").unwrap();
     symlink("nowhere", server.path("dangling")).unwrap();
-    for name in ["missing", "no/such/folder", "file/below", "dangling"] {
+    symlink("file/below", server.path("below-a-file")).unwrap();
+    for name in [
+        "missing",
+        "no/such/folder",
+        "file/below",
+        "dangling",
+        "below-a-file",
+    ] {
         let content = read(&mut files, name).await;
         assert_read_failed(&content, Code::NotFound, "NOT_FOUND");
         assert_failure(stat(&mut files, name).await, Code::NotFound, "NOT_FOUND");
@@ -190,14 +203,7 @@ async fn what_is_not_a_regular_file_is_refused_at_once_and_left_alone() {
     let server = TestServer::start();
     let mut files = server.files().await;
     fs::create_dir(server.path("folder")).unwrap();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        server.path("fifo"),
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RWXU,
-        0,
-    )
-    .unwrap();
+    make_fifo(&server.path("fifo"));
     let _socket = std::os::unix::net::UnixListener::bind(server.path("socket")).unwrap();
     symlink("fifo", server.path("link-to-fifo")).unwrap();
     symlink("link-b", server.path("link-a")).unwrap();
@@ -267,6 +273,54 @@ async fn a_reader_that_has_opened_the_file_keeps_the_old_version() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_replaced_keeps_its_permissions_but_lends_no_rights() {
+    let server = TestServer::start();
+    let mut files = server.files().await;
+    for (before, after) in [(0o600, 0o600), (0o444, 0o444), (0o6755, 0o755)] {
+        let path = server.path("a.txt");
+        fs::write(&path, "old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(before)).unwrap();
+        assert_eq!(write(&mut files, "a.txt", "new").await, WRITTEN);
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, after);
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_servers_own_folder_is_for_its_user_alone() {
+    let server = TestServer::start();
+    for folder in [".muxs", ".muxs/writes"] {
+        let mode = fs::metadata(server.path(folder))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o700, "{folder}");
+    }
+}
+
+/// Whichever comes first, the other is told that a file cannot be a folder.
+#[tokio::test]
+async fn a_file_and_a_folder_of_one_name_exclude_each_other() {
+    let server = TestServer::start();
+    let mut files = server.files().await;
+    for round in 0..100 {
+        let mut others = files.clone();
+        let (file, below) = (format!("a{round}"), format!("a{round}/b"));
+        let (file, below) = futures::join!(
+            write(&mut files, &file, "text"),
+            write(&mut others, &below, "text")
+        );
+        let (written, refused) = match file.code {
+            0 => (file, below),
+            _ => (below, file),
+        };
+        assert_eq!(written, WRITTEN);
+        assert_write_failed(&refused, Code::FailedPrecondition, "NOT_A_FILE");
+    }
+}
+
+#[tokio::test]
 async fn readers_beside_writers_see_whole_versions_only() {
     let server = TestServer::start();
     let mut files = server.files().await;
@@ -292,35 +346,99 @@ async fn readers_beside_writers_see_whole_versions_only() {
     futures::join!(writer, reader);
 }
 
-#[tokio::test]
-async fn a_file_that_changes_while_it_is_read_is_not_passed_on() {
-    let server = TestServer::start();
-    let path = server.path("growing");
-    fs::write(&path, "").unwrap();
+/// Does something to a file, over and over, while `test` runs.
+async fn while_it_changes<T>(
+    mut change: impl FnMut() + Send + 'static,
+    test: impl Future<Output = T>,
+) -> T {
     // It ends with the test, however that ends: then nobody holds the other end.
     let (test_is_on, over) = std::sync::mpsc::channel::<()>();
-    let appender = std::thread::spawn(move || {
-        let mut file = fs::File::options().append(true).open(&path).unwrap();
+    let changing = std::thread::spawn(move || {
         while over.try_recv() == Err(TryRecvError::Empty) {
-            file.write_all(&[b'x'; 1000]).unwrap();
-            if file.stream_position().unwrap() > 2_000_000 {
-                file.set_len(0).unwrap();
-            }
+            change();
         }
     });
-    let mut files = server.files().await;
-    let mut content = read(&mut files, "growing").await;
-    for _ in 0..10_000 {
-        if content.failure.is_some() {
-            break;
-        }
-        let whole = content.text.bytes().all(|byte| byte == b'x');
-        assert!(whole, "padding was passed on");
-        content = read(&mut files, "growing").await;
-    }
+    let result = test.await;
     drop(test_is_on);
-    appender.join().unwrap();
+    changing.join().unwrap();
+    result
+}
+
+/// Reads a file until that fails, and returns the failure.
+async fn read_until_it_fails(files: &mut Client, filename: &str) -> Content {
+    for _ in 0..500 {
+        let content = read(files, filename).await;
+        if content.failure.is_some() {
+            return content;
+        }
+        let text = content.text.as_bytes();
+        let whole = text.iter().all(|byte| Some(byte) == text.first());
+        assert!(whole, "padding, or two versions in one");
+    }
+    panic!("no change was noticed");
+}
+
+#[tokio::test]
+async fn a_file_that_grows_while_it_is_read_is_not_passed_on() {
+    let server = TestServer::start();
+    let path = server.path("growing");
+    let mut file = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .unwrap();
+    let grow = move || {
+        file.write_all(&[b'x'; 1000]).unwrap();
+        if file.stream_position().unwrap() > 2_000_000 {
+            file.set_len(0).unwrap();
+        }
+    };
+    let mut files = server.files().await;
+    let content = while_it_changes(grow, read_until_it_fails(&mut files, "growing")).await;
     assert_read_failed(&content, Code::Aborted, "FILE_CHANGED");
+}
+
+#[tokio::test]
+async fn a_file_that_is_rewritten_in_place_while_it_is_read_is_not_passed_on() {
+    let server = TestServer::start();
+    let path = server.path("rewritten");
+    let content = vec![b'x'; 2_000_000];
+    fs::write(&path, &content).unwrap();
+    let file = fs::File::options().write(true).open(path).unwrap();
+    let rewrite = move || file.write_all_at(&content, 0).unwrap();
+    let mut files = server.files().await;
+    let content = while_it_changes(rewrite, read_until_it_fails(&mut files, "rewritten")).await;
+    assert_read_failed(&content, Code::Aborted, "FILE_CHANGED");
+}
+
+/// What takes the place of a file between the look at it and its opening is not waited for, and not
+/// read.
+#[tokio::test]
+async fn a_file_that_becomes_something_else_while_it_is_opened_is_refused() {
+    let server = TestServer::start();
+    let mut files = server.files().await;
+    fs::write(server.path("a"), "text").unwrap();
+    fs::write(server.path(".muxs/secret"), "secret").unwrap();
+    symlink(".muxs/secret", server.path("link")).unwrap();
+    make_fifo(&server.path("fifo"));
+    for other in ["fifo", "link"] {
+        let (file, other) = (server.path("a"), server.path(other));
+        let exchange = move || {
+            for _ in 0..2 {
+                renameat_with(CWD, &file, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+            }
+        };
+        let reads = async {
+            for _ in 0..2000 {
+                let content = read(&mut files, "a").await;
+                match content.failure {
+                    None => assert_eq!(content.text, "text"),
+                    Some(failure) => assert_ne!(failure.reason, "IO", "{failure:?}"),
+                }
+            }
+        };
+        while_it_changes(exchange, reads).await;
+    }
 }
 
 #[tokio::test]
@@ -341,7 +459,6 @@ async fn stat_tells_size_time_and_version() {
     );
 }
 
-/// Faster than the kernel's clock for files ticks, and of one size.
 #[tokio::test]
 async fn each_version_has_an_etag_of_its_own() {
     let server = TestServer::start();
@@ -355,6 +472,53 @@ async fn each_version_has_an_etag_of_its_own() {
             "version {round} has the etag of another"
         );
     }
+}
+
+/// The kernel may stamp files by a clock that ticks every few milliseconds, and late.
+#[tokio::test]
+async fn the_time_of_a_write_is_exact() {
+    let server = TestServer::start();
+    let mut files = server.files().await;
+    for _ in 0..100 {
+        let before = SystemTime::now();
+        write(&mut files, "a.txt", "same").await;
+        let modified = fs::metadata(server.path("a.txt"))
+            .unwrap()
+            .modified()
+            .unwrap();
+        assert!(before <= modified && modified <= SystemTime::now());
+    }
+}
+
+/// Another file, another size, another time: each alone makes a version.
+#[tokio::test]
+async fn a_file_that_is_changed_behind_the_servers_back_has_another_etag() {
+    let server = TestServer::start();
+    let mut files = server.files().await;
+    let (path, other) = (server.path("a.txt"), server.path("b.txt"));
+    let time = SystemTime::now();
+    let stamp = |path, time| {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(time).unwrap();
+    };
+    fs::write(&path, "text").unwrap();
+    stamp(&path, time);
+    let first = stat(&mut files, "a.txt").await.unwrap().etag;
+
+    fs::write(&other, "TEXT").unwrap();
+    stamp(&other, time);
+    fs::rename(&other, &path).unwrap();
+    let second = stat(&mut files, "a.txt").await.unwrap().etag;
+    assert_ne!(second, first);
+
+    fs::write(&path, "longer text").unwrap();
+    stamp(&path, time);
+    let third = stat(&mut files, "a.txt").await.unwrap().etag;
+    assert_ne!(third, second);
+
+    stamp(&path, time + Duration::from_nanos(1));
+    let fourth = stat(&mut files, "a.txt").await.unwrap().etag;
+    assert_ne!(fourth, third);
 }
 
 #[tokio::test]

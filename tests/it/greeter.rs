@@ -6,9 +6,12 @@ use muxs::pb::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{
+    Code, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
 
-use crate::support::{PATIENCE, TestServer, assert_failure, metadata};
+use crate::support::{PATIENCE, TestServer, assert_failure, bounded, metadata};
 
 fn hello(name: impl Into<String>) -> HelloRequest {
     HelloRequest {
@@ -183,10 +186,12 @@ async fn the_longest_pause_is_legal_and_the_first_reply_does_not_wait_for_it() {
     assert_eq!(first.unwrap().message, "Hello, you!");
 }
 
-/// A drain waits for every call, so it ends at once only if the cancelled one has.
+/// A drain waits for every call and every task of it, so it ends at once only if all of the
+/// cancelled ones have.
 #[tokio::test]
 async fn a_cancelled_call_stops_at_once() {
     let mut server = TestServer::start_with(|config| config.shutdown_grace = PATIENCE * 2);
+    let mut greeter = server.greeter().await;
     let request = HelloRequest {
         interval: Some(prost_types::Duration {
             seconds: 3600,
@@ -194,10 +199,12 @@ async fn a_cancelled_call_stops_at_once() {
         }),
         ..hello("you")
     };
-    let mut greeter = server.greeter().await;
     let mut replies = greeter.lots_of_replies(request).await.unwrap().into_inner();
     assert!(replies.message().await.unwrap().is_some());
-    drop(replies);
+    let (requests, mut greetings) = conversation(&mut greeter).await;
+    requests.send(hello("A")).await.unwrap();
+    assert!(bounded(greetings.message()).await.unwrap().is_some());
+    drop((replies, requests, greetings));
     server.stop();
     server.stopped().await;
 }
@@ -231,6 +238,19 @@ async fn lots_of_greetings_answers_once_for_all() {
 }
 
 #[tokio::test]
+async fn every_name_of_lots_of_greetings_is_checked() {
+    let server = TestServer::start();
+    let mut greeter = server.greeter().await;
+    for place in 0..5 {
+        let mut names = vec!["A".to_owned(); 5];
+        names[place] = "x".repeat(4097);
+        let requests = tokio_stream::iter(names).map(hello);
+        let answer = greeter.lots_of_greetings(requests).await;
+        assert_failure(answer, Code::InvalidArgument, "NAME_TOO_LONG");
+    }
+}
+
+#[tokio::test]
 async fn bidi_hello_answers_in_order() {
     let server = TestServer::start();
     let mut greeter = server.greeter().await;
@@ -253,24 +273,33 @@ async fn bidi_hello_answers_as_soon_as_a_request_arrives() {
     let (requests, mut replies) = conversation(&mut server.greeter().await).await;
     for name in ["A", "B", "C"] {
         requests.send(hello(name)).await.unwrap();
-        let reply = replies.message().await.unwrap().unwrap();
+        let reply = bounded(replies.message()).await.unwrap().unwrap();
         assert_eq!(reply.message, format!("Hello, {name}!"));
     }
     drop(requests);
     assert_eq!(replies.message().await.unwrap(), None);
 }
 
-/// 20,000 replies are more than a client's window holds, so in between both directions stand still.
+/// The client's window is the smallest there is, so the names wait unread at the server, each in a
+/// frame of its own: what h2 takes for an attack when the connection's window is not large.
 #[tokio::test]
 async fn a_client_may_send_everything_before_it_reads() {
     const COUNT: usize = 20_000;
     let server = TestServer::start();
-    let (requests, replies) = conversation(&mut server.greeter().await).await;
+    let channel = Endpoint::from_shared(format!("http://{}", server.address))
+        .unwrap()
+        .initial_stream_window_size(65_535)
+        .connect()
+        .await
+        .unwrap();
+    let (requests, replies) = conversation(&mut GreeterClient::new(channel)).await;
     for number in 0..COUNT {
-        requests.send(hello(number.to_string())).await.unwrap();
+        bounded(requests.send(hello(number.to_string())))
+            .await
+            .unwrap();
     }
     drop(requests);
-    let greetings = messages(replies).await.unwrap();
+    let greetings = bounded(messages(replies)).await.unwrap();
     assert_eq!(greetings.len(), COUNT);
     for (number, greeting) in greetings.iter().enumerate() {
         assert_eq!(*greeting, format!("Hello, {number}!"));
@@ -285,7 +314,7 @@ async fn the_server_may_end_bidi_hello_early() {
     requests.send(hello("x".repeat(4097))).await.unwrap();
     // The client has not ended its side, and need not.
     assert_eq!(
-        replies.message().await.unwrap().unwrap().message,
+        bounded(replies.message()).await.unwrap().unwrap().message,
         "Hello, A!"
     );
     assert_failure(

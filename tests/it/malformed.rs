@@ -1,15 +1,29 @@
 //! Requests that are no messages of the contract: refused, with nobody hurt.
 
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
 use bytes::{Buf, BufMut, Bytes};
+use futures::{Stream, StreamExt};
 use http::uri::PathAndQuery;
-use muxs::pb::HelloRequest;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use muxs::pb::{HelloRequest, greeter_client::GreeterClient};
 use tonic::{
     Code, Request, Status,
+    body::Body,
     client::Grpc,
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-use crate::support::{TestServer, tree};
+use tower::ServiceExt;
+
+use crate::support::{PATIENCE, TestServer, bounded, tree};
 
 /// Sends bytes as they are, for what no generated client would send.
 #[derive(Default)]
@@ -99,6 +113,84 @@ async fn what_is_no_message_is_refused_by_every_method() {
         }
     }
     assert_eq!(tree(server.root()), before);
+}
+
+/// A Write whose message comes as these pieces, and then nothing more.
+fn raw_write(
+    address: SocketAddr,
+    pieces: impl Stream<Item = Bytes> + Send + 'static,
+) -> http::Request<Body> {
+    let frames = pieces.chain(tokio_stream::pending()).map(Frame::data);
+    http::Request::post(format!("http://{address}/muxs.FileController/Write"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Body::new(StreamBody::new(frames.map(Ok::<_, Status>))))
+        .unwrap()
+}
+
+/// Sends a Write that announces a message of `size` bytes, and up to `mebibytes` of it. Returns
+/// whether all of those had been taken when the answer came.
+async fn oversize_write(size: u32, mebibytes: usize) -> bool {
+    let server = TestServer::start();
+    let all_taken = Arc::new(AtomicBool::new(false));
+    let taken = Arc::clone(&all_taken);
+    let pieces = async_stream::stream! {
+        yield Bytes::from([&[0][..], &size.to_be_bytes()].concat());
+        for _ in 0..mebibytes {
+            yield Bytes::from(vec![b'x'; 1 << 20]);
+        }
+        taken.store(true, Ordering::Relaxed);
+    };
+    let call = server
+        .channel()
+        .await
+        .oneshot(raw_write(server.address, pieces));
+    let answer = bounded(call).await.unwrap().into_body();
+    let answer = bounded(answer.collect()).await.unwrap().to_bytes();
+    assert!(
+        answer.windows(9).any(|word| word == b"TOO_LARGE"),
+        "{answer:?}"
+    );
+    all_taken.load(Ordering::Relaxed)
+}
+
+/// A client that is answered while it still sends may take that for a broken connection.
+#[tokio::test]
+async fn a_write_that_is_too_large_is_answered_when_it_has_been_sent() {
+    assert!(oversize_write(16 << 20, 16).await);
+}
+
+#[tokio::test]
+async fn a_write_without_end_is_answered_all_the_same() {
+    oversize_write(u32::MAX, 65).await;
+}
+
+/// A drain waits for every call, so it ends at once only if the cancelled one has.
+#[tokio::test]
+async fn a_write_may_be_cancelled_before_its_message_is_over() {
+    for pieces in [
+        &b""[..],
+        b"\0\0",
+        b"\0\0\0\0\x64half of it",
+        b"\0\xff\xff\xff\xffhalf of it",
+    ] {
+        let mut server = TestServer::start_with(|config| config.shutdown_grace = PATIENCE * 2);
+        let channel = server.channel().await;
+        let pieces = tokio_stream::once(Bytes::from_static(pieces));
+        let write = channel.clone().oneshot(raw_write(server.address, pieces));
+        let greet = async {
+            let mut greeter = GreeterClient::new(channel);
+            // What was sent before it on the connection is there before its reply.
+            greeter.say_hello(HelloRequest::default()).await.unwrap();
+        };
+        tokio::select! {
+            biased;
+            answer = write => panic!("{answer:?}"),
+            () = greet => {}
+        }
+        server.stop();
+        server.stopped().await;
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Streams without end cost no memory: a million messages pass through a server of constant size.
 
 use muxs::pb::HelloRequest;
-use tokio_stream::StreamExt;
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 use crate::support::Program;
 
@@ -49,6 +50,61 @@ async fn a_million_greetings_do_not_grow_the_server() {
         .into_inner();
     assert_eq!(reply.message, "Hello, 0, 1, 2 and 999997 others!");
     assert_growth(before, peak_memory(&program));
+}
+
+/// Four kilobytes a reply, and 4 billion of them, for a client that reads none.
+#[tokio::test]
+async fn replies_that_nobody_reads_are_not_made() {
+    let root = tempfile::tempdir().unwrap();
+    let program = Program::start(root.path()).await;
+    let mut greeter = program.greeter().await;
+    greeter.say_hello(HelloRequest::default()).await.unwrap();
+    let before = peak_memory(&program);
+    let request = HelloRequest {
+        replies: u32::MAX,
+        ..long_hello()
+    };
+    let _unread = greeter.lots_of_replies(request).await.unwrap();
+    // Time enough for a server that makes them all the same.
+    for _ in 0..3000 {
+        greeter.say_hello(HelloRequest::default()).await.unwrap();
+    }
+    assert_growth(before, peak_memory(&program));
+}
+
+/// What is said to a server whose replies nobody reads waits at the client.
+#[tokio::test]
+async fn greetings_that_nobody_reads_are_not_made() {
+    let root = tempfile::tempdir().unwrap();
+    let program = Program::start(root.path()).await;
+    let mut greeter = program.greeter().await;
+    greeter.say_hello(HelloRequest::default()).await.unwrap();
+    let before = peak_memory(&program);
+    let (requests, outgoing) = mpsc::channel(1);
+    let _unread = greeter
+        .bidi_hello(ReceiverStream::new(outgoing))
+        .await
+        .unwrap();
+    let mut sent = 0;
+    let mut rounds_without = 0;
+    while rounds_without < 1000 {
+        rounds_without += 1;
+        while requests.try_send(long_hello()).is_ok() {
+            sent += 1;
+            rounds_without = 0;
+        }
+        assert!(sent < 16 * 1024, "64 MiB were taken");
+        // Time enough for a server that takes another.
+        greeter.say_hello(HelloRequest::default()).await.unwrap();
+    }
+    assert_growth(before, peak_memory(&program));
+}
+
+fn long_hello() -> HelloRequest {
+    HelloRequest {
+        name: "x".repeat(4096),
+        ..Default::default()
+    }
 }
 
 #[track_caller]

@@ -200,15 +200,13 @@ async fn every_flag_is_also_a_variable() {
     let root = folder.path().join("from-variable");
     fs::create_dir(&root).unwrap();
     fs::write(root.join("a.txt"), "text").unwrap();
-    let log = folder.path().join("log");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_server"));
     command
         .env("MUXS_LISTEN", "127.0.0.1:0,127.0.0.1:0")
         .env("MUXS_ROOT", &root)
         .env("MUXS_READ_ONLY", "1")
         .env("MUXS_LOG_FORMAT", "json")
-        .env("RUST_LOG", "debug")
-        .stderr(fs::File::create(&log).unwrap());
+        .env("RUST_LOG", "debug");
     let program = Program::start_command(command).await;
     let request = Files {
         filename: "a.txt".to_owned(),
@@ -219,8 +217,7 @@ async fn every_flag_is_also_a_variable() {
     assert_eq!(content.text, "text");
     let status = files.write(request).await.unwrap().into_inner();
     assert_eq!(status.failure.unwrap().reason, "READ_ONLY");
-    stop(program, Signal::TERM).await;
-    let log = fs::read_to_string(log).unwrap();
+    let log = stop(program, Signal::TERM).await;
     assert!(log.contains("disconnected"), "{log}");
     assert!(
         log.lines()
@@ -263,8 +260,10 @@ async fn greet(address: SocketAddr) {
     assert_eq!(reply.into_inner().message, "Hello, !");
 }
 
-async fn stop(mut program: Program, signal: Signal) {
+/// Stops it with a signal, and returns its log.
+async fn stop(mut program: Program, signal: Signal) -> String {
     program.signal(signal);
     let status = program.ended().await;
     assert!(status.success(), "{status} after {signal:?}");
+    program.log()
 }

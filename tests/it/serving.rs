@@ -1,13 +1,17 @@
 //! Health, reflection, and how a server ends.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use muxs::{
     files::{Access, Store},
     pb::{HelloRequest, greeter_client::GreeterClient},
     server::{self, Config},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Code;
 use tonic_health::pb::{
@@ -151,9 +155,10 @@ async fn a_drain_lets_calls_end_and_takes_no_new_ones() {
     assert!(replies.message().await.unwrap().is_some());
 
     server.stop();
-    let second = watch.message().await.unwrap().unwrap();
+    let second = bounded(watch.message()).await.unwrap().unwrap();
     assert_eq!(second.status(), ServingStatus::NotServing);
-    drop(watch);
+    // A watch would never end by itself, and is no reason to wait.
+    assert_eq!(bounded(watch.message()).await.unwrap(), None);
     // The call under way goes on as long as both want.
     requests.send(hello("B")).await.unwrap();
     assert_eq!(
@@ -169,27 +174,40 @@ async fn a_drain_lets_calls_end_and_takes_no_new_ones() {
     );
 }
 
-/// The call never ends, and neither does the connection of a peer that never says a word.
+/// None of these calls ends by itself, and neither does the connection of a peer that never says a
+/// word.
 #[tokio::test]
 async fn a_drain_ends_whatever_a_client_does() {
     let mut server =
         TestServer::start_with(|config| config.shutdown_grace = Duration::from_millis(50));
-    let (_requests, outgoing) = mpsc::channel::<HelloRequest>(1);
     let mut greeter = server.greeter().await;
-    let mut replies = greeter
-        .bidi_hello(ReceiverStream::new(outgoing))
-        .await
-        .unwrap()
-        .into_inner();
-    let _silent = tokio::net::TcpStream::connect(server.address)
-        .await
-        .unwrap();
+    let hour = prost_types::Duration {
+        seconds: 3600,
+        nanos: 0,
+    };
+    let pausing = HelloRequest {
+        interval: Some(hour),
+        ..Default::default()
+    };
+    let mut pausing = greeter.lots_of_replies(pausing).await.unwrap().into_inner();
+    assert!(pausing.message().await.unwrap().is_some());
+    let endless = HelloRequest {
+        name: "x".repeat(4096),
+        replies: u32::MAX,
+        interval: None,
+    };
+    let mut unread = greeter.lots_of_replies(endless).await.unwrap().into_inner();
+    let (_requests, outgoing) = mpsc::channel::<HelloRequest>(1);
+    let replies = greeter.bidi_hello(ReceiverStream::new(outgoing)).await;
+    let mut silent = replies.unwrap().into_inner();
+    let _speechless = TcpStream::connect(server.address).await.unwrap();
+
     server.stop();
     server.stopped().await;
-    assert!(
-        replies.message().await.is_err(),
-        "it was cut, and looks like it"
-    );
+    assert!(bounded(pausing.message()).await.is_err());
+    assert!(bounded(silent.message()).await.is_err());
+    let cut = async { while unread.message().await.is_ok() {} };
+    bounded(cut).await;
 }
 
 /// Nobody waits for such a server to drain, so nothing of it may stay behind.
@@ -209,7 +227,7 @@ async fn a_server_that_is_dropped_lets_go_of_its_port_and_its_calls() {
     running.abort();
     assert!(bounded(replies.message()).await.is_err());
     let refused = async {
-        while tokio::net::TcpStream::connect(address).await.is_ok() {
+        while TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;
         }
     };
@@ -230,5 +248,48 @@ async fn a_port_is_free_again_when_the_server_has_stopped() {
     let _client = server.channel().await;
     server.stop();
     server.stopped().await;
-    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[tokio::test]
+async fn a_client_is_told_how_much_it_may_send() {
+    let server = TestServer::start();
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
+    let mut head = [0; 9];
+    bounded(stream.read_exact(&mut head)).await.unwrap();
+    assert_eq!(head[3], 4, "SETTINGS come first");
+    let mut settings = vec![0; head[2].into()];
+    bounded(stream.read_exact(&mut settings)).await.unwrap();
+    let settings: BTreeMap<u8, u32> = settings
+        .chunks(6)
+        .map(|entry| (entry[1], u32::from_be_bytes(entry[2..].try_into().unwrap())))
+        .collect();
+    let [max_concurrent_streams, initial_window, max_header_list] = [3, 4, 6];
+    assert_eq!(settings[&max_concurrent_streams], 128);
+    assert_eq!(settings[&initial_window], 1024 * 1024);
+    assert_eq!(settings[&max_header_list], 16 * 1024);
+}
+
+/// CVE-2023-44487, "rapid reset".
+#[tokio::test]
+async fn a_client_that_only_opens_and_resets_calls_is_cut_off() {
+    let server = TestServer::start();
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let mut attack = PREFACE.to_vec();
+    for id in (1..2000_u32).step_by(2) {
+        // HEADERS with `:method: POST`, `:scheme: http`, `:path: /`, then RST_STREAM with CANCEL.
+        attack.extend(b"\0\0\x03\x01\x04");
+        attack.extend(id.to_be_bytes());
+        attack.extend(b"\x83\x86\x84\0\0\x04\x03\0");
+        attack.extend(id.to_be_bytes());
+        attack.extend(8_u32.to_be_bytes());
+    }
+    // The server may have closed the connection before it has all of it.
+    let _ = stream.write_all(&attack).await;
+    let mut answer = Vec::new();
+    let _ = bounded(stream.read_to_end(&mut answer)).await;
+    assert!(contains(&answer, "too_many_resets"));
 }

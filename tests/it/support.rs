@@ -19,7 +19,7 @@ use muxs::{
     server::{self, Config},
 };
 use rustix::process::{Pid, Signal};
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Child,
@@ -32,7 +32,7 @@ use tonic::{
 use tonic_types::StatusExt;
 
 /// The most that anything in a test may take. Passing it is a failure, never a way to wait.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 const SERVER_THREAD: &str = "server under test";
 
@@ -162,10 +162,11 @@ fn record_panics() {
     });
 }
 
-/// The server program, on a free port. Killed when dropped.
+/// The server program, on a free port. Dropping it kills it, and fails the test if it panicked.
 pub(crate) struct Program {
     pub(crate) address: SocketAddr,
     child: Child,
+    log: NamedTempFile,
 }
 
 impl Program {
@@ -179,9 +180,11 @@ impl Program {
 
     /// Starts `command`, which is or becomes the server program, and waits until it listens.
     pub(crate) async fn start_command(command: Command) -> Self {
+        let log = NamedTempFile::new().unwrap();
         let mut child = tokio::process::Command::from(command)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(log.reopen().unwrap())
             .kill_on_drop(true)
             .spawn()
             .unwrap();
@@ -197,7 +200,16 @@ impl Program {
             .0
             .parse()
             .unwrap();
-        Self { address, child }
+        Self {
+            address,
+            child,
+            log,
+        }
+    }
+
+    /// What it has written to standard error so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.log.path()).unwrap()
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -218,6 +230,13 @@ impl Program {
 
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         bounded(self.child.wait()).await.unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let log = self.log();
+        assert!(thread::panicking() || !log.contains("panicked"), "{log}");
     }
 }
 

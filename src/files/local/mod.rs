@@ -99,8 +99,8 @@ impl Local {
     pub(super) fn write(&self, path: &FilePath, content: &[u8]) -> Result<(), Error> {
         let staging = self.staging.as_ref().ok_or(Error::ReadOnly)?;
         let place = Place::locate(&self.root, path)?;
-        place.check_replaceable()?;
-        let mut staged = staging.create()?;
+        let replaced = place.replaced()?;
+        let mut staged = staging.create(replaced)?;
         staged.write(content)?;
         staged.commit(&place)
     }
@@ -132,8 +132,9 @@ fn version(file: &File) -> Result<Version, Error> {
     })
 }
 
-/// Inode, size and time of change tell versions apart: a replacement is another inode while the old
-/// one is still in place, and `Staged::commit` stamps each version with its own nanosecond.
+/// Inode, size and time of change. A replacement is another inode as long as somebody has the old
+/// one open, and `Staged::commit` stamps each version with its own nanosecond. The time of change of
+/// the inode (ctime) is left out: it moves when a file that is being read is replaced.
 fn etag(metadata: &Metadata) -> String {
     format!(
         "{:x}-{:x}-{:x}.{:x}",

@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use cap_std::fs::{Dir, File, FileType, OpenOptions, OpenOptionsExt};
+use cap_std::fs::{Dir, File, Metadata, MetadataExt, OpenOptions, OpenOptionsExt, Permissions};
 use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
@@ -17,11 +17,13 @@ use rustix::{
 
 use crate::files::{
     error::Error,
-    path::{FilePath, InvalidPath, is_reserved},
+    path::{FilePath, InvalidPath, OWN_FOLDER},
 };
 
-/// The place of a file, whether it is there or not. No link is left in it, unless one that leads
-/// nowhere.
+/// The place of a file, whether it is there or not.
+///
+/// Links have been followed, except one that leads nowhere: there is no file at its place, and one
+/// that is written takes the place of the link.
 #[derive(Debug)]
 pub(super) struct Place {
     /// The deepest folder on the way that exists.
@@ -35,54 +37,30 @@ pub(super) struct Place {
 impl Place {
     /// Follows the links of a name.
     pub(super) fn locate(root: &Dir, path: &FilePath) -> Result<Self, Error> {
-        let place = Self::below(root, path.folder(), path.name().as_ref())?;
-        if !place.file_type()?.is_some_and(|kind| kind.is_symlink()) {
+        let place = Self::in_folder(root, path.folder(), path.name().as_ref())?;
+        if !place.metadata()?.is_some_and(|found| found.is_symlink()) {
             return Ok(place);
         }
         // A link: the file is what it leads to.
         match root.metadata(path.as_str()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(place),
+            Err(error) if is_missing(&error) => Ok(place),
             Err(error) => Err(classify("follow the link", error)),
-            Ok(metadata) if !metadata.is_file() => Err(Error::NotAFile),
+            Ok(found) if !found.is_file() => Err(Error::NotAFile),
             Ok(_) => {
                 let real = root
                     .canonicalize(path.as_str())
                     .map_err(|error| classify("follow the link", error))?;
                 let name = real.file_name().ok_or(Error::NotAFile)?;
-                Self::below(root, real.parent().unwrap_or(Path::new("")), name)
+                Self::in_folder(root, real.parent().unwrap_or(Path::new("")), name)
             }
         }
     }
 
-    /// The file `name` in `folder`, whose links are followed.
-    fn below(root: &Dir, folder: &Path, name: &OsStr) -> Result<Self, Error> {
-        let mut existing = folder;
-        let mut missing = Vec::new();
-        // A handle of the deepest folder that exists; walking up, because most often all of them
-        // do.
-        let folder = loop {
-            let (Some(parent), Some(last)) = (existing.parent(), existing.file_name()) else {
-                break root.try_clone();
-            };
-            match root.metadata(existing) {
-                Ok(metadata) if metadata.is_dir() => {
-                    let real = root
-                        .canonicalize(existing)
-                        .map_err(|error| classify("find the folder", error))?;
-                    if is_reserved(&real) {
-                        return Err(InvalidPath::Reserved.into());
-                    }
-                    break root.open_dir(real);
-                }
-                Ok(_) => {}
-                Err(error) if is_missing(&error) => {}
-                Err(error) => return Err(classify("find the folder", error)),
-            }
-            missing.insert(0, last.to_owned());
-            existing = parent;
-        };
+    /// The place `name` in `folder`, whose links are followed.
+    fn in_folder(root: &Dir, folder: &Path, name: &OsStr) -> Result<Self, Error> {
+        let (folder, missing) = deepest_folder(root, folder)?;
         Ok(Self {
-            folder: folder.map_err(|error| classify("open the folder", error))?,
+            folder,
             missing,
             name: name.to_owned(),
         })
@@ -95,10 +73,10 @@ impl Place {
     /// Opens the file for reading. What is not a regular file is never opened: a FIFO would park
     /// the thread, a device might do anything.
     pub(super) fn open(&self) -> Result<File, Error> {
-        match self.file_type()? {
+        match self.metadata()? {
             None => return Err(Error::NotFound),
-            Some(kind) if kind.is_symlink() => return Err(Error::NotFound),
-            Some(kind) if !kind.is_file() => return Err(Error::NotAFile),
+            Some(found) if found.is_symlink() => return Err(Error::NotFound),
+            Some(found) if !found.is_file() => return Err(Error::NotAFile),
             Some(_) => {}
         }
         // Between that look and this call it may have become a FIFO, hence NONBLOCK, and the second
@@ -111,10 +89,10 @@ impl Place {
             .folder
             .open_with(&self.name, &options)
             .map_err(|error| classify("open the file", error))?;
-        let kind = file
+        let opened = file
             .metadata()
             .map_err(|error| Error::io("look at the file", error))?;
-        if !kind.is_file() {
+        if !opened.is_file() {
             return Err(Error::NotAFile);
         }
         rustix::fs::fcntl_setfl(&file, OFlags::empty())
@@ -122,11 +100,13 @@ impl Place {
         Ok(file)
     }
 
+    /// What a file at this place is going to replace: nothing, or the permissions of a file.
     /// Refuses what a rename would wrongly replace, such as a FIFO.
-    pub(super) fn check_replaceable(&self) -> Result<(), Error> {
-        match self.file_type()? {
-            Some(kind) if !kind.is_file() && !kind.is_symlink() => Err(Error::NotAFile),
-            _ => Ok(()),
+    pub(super) fn replaced(&self) -> Result<Option<Permissions>, Error> {
+        match self.metadata()? {
+            Some(found) if found.is_file() => Ok(Some(found.permissions())),
+            Some(found) if !found.is_symlink() => Err(Error::NotAFile),
+            _ => Ok(None),
         }
     }
 
@@ -152,16 +132,57 @@ impl Place {
     }
 
     /// What is at the place, itself and not what it links to.
-    fn file_type(&self) -> Result<Option<FileType>, Error> {
+    fn metadata(&self) -> Result<Option<Metadata>, Error> {
         if !self.missing.is_empty() {
             return Ok(None);
         }
         match self.folder.symlink_metadata(&self.name) {
-            Ok(metadata) => Ok(Some(metadata.file_type())),
+            Ok(metadata) => Ok(Some(metadata)),
             Err(error) if is_missing(&error) => Ok(None),
             Err(error) => Err(classify("look at the file", error)),
         }
     }
+}
+
+/// The deepest folder on a way that exists, and the ones below it that do not. Looks at the whole
+/// way first, because most often all of it exists.
+fn deepest_folder(root: &Dir, way: &Path) -> Result<(Dir, Vec<OsString>), Error> {
+    let mut existing = way;
+    let mut missing = Vec::new();
+    while let (Some(parent), Some(last)) = (existing.parent(), existing.file_name()) {
+        match root.open_dir(existing) {
+            Ok(folder) => {
+                refuse_own_folder(root, existing)?;
+                return Ok((folder, missing));
+            }
+            Err(error) if is_missing(&error) => missing.insert(0, last.to_owned()),
+            Err(error) => return Err(classify("open the folder", error)),
+        }
+        existing = parent;
+    }
+    let root = root.try_clone();
+    let root = root.map_err(|error| classify("open the folder", error))?;
+    Ok((root, missing))
+}
+
+/// Refuses a way into the server's own folder, whatever links or spelling it takes: there are
+/// filesystems for which other names are the same.
+fn refuse_own_folder(root: &Dir, way: &Path) -> Result<(), Error> {
+    let real = root
+        .canonicalize(way)
+        .map_err(|error| classify("find the folder", error))?;
+    let identity = |name: &Path| {
+        let found = root.symlink_metadata(name).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    let first = real
+        .iter()
+        .next()
+        .and_then(|first| identity(first.as_ref()));
+    if first.is_some() && first == identity(OWN_FOLDER.as_ref()) {
+        return Err(InvalidPath::Reserved.into());
+    }
+    Ok(())
 }
 
 /// Makes the entries of a folder durable.

@@ -2,14 +2,19 @@
 //! way to their place.
 
 use std::{
-    fs::TryLockError,
+    fs::{self, TryLockError},
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::SystemTime,
 };
 
-use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, OpenOptions};
+use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, OpenOptions, Permissions, PermissionsExt as _};
+use rustix::fs::{Mode, OFlags};
 
 use crate::files::{
     error::{Error, OpenError},
@@ -25,8 +30,10 @@ pub(super) struct Staging {
     /// Holds the staged files, each under a number.
     writes: Dir,
     next: AtomicU64,
+    /// Held while folders are made, until they are durable.
+    making_folders: Mutex<()>,
     /// Locked as long as it is open, and so until the process ends, however it ends.
-    _lock: std::fs::File,
+    _lock: fs::File,
 }
 
 impl Staging {
@@ -45,33 +52,36 @@ impl Staging {
             TryLockError::WouldBlock => OpenError::InUse(name.into()),
             TryLockError::Error(source) => not_writable(source),
         })?;
-        match own.remove_dir_all(WRITES) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(not_writable(error));
-            }
-            _ => {}
-        }
+        remove_unfinished(root, &own).map_err(not_writable)?;
         Ok(Self {
             writes: create_folder(&own, WRITES).map_err(not_writable)?,
             next: AtomicU64::new(0),
+            making_folders: Mutex::new(()),
             _lock: lock,
         })
     }
 
-    /// An empty file that nobody sees yet.
-    pub(super) fn create(&self) -> Result<Staged<'_>, Error> {
+    /// An empty file that nobody sees yet, with the permissions of the file that it will replace.
+    pub(super) fn create(&self, replaced: Option<Permissions>) -> Result<Staged<'_>, Error> {
         let name = self.next.fetch_add(1, Ordering::Relaxed).to_string();
+        let cannot = |error| Error::io("stage the file", error);
         let file = self
             .writes
             .open_with(&name, OpenOptions::new().create_new(true).write(true))
-            .map_err(|error| Error::io("stage the file", error))?
+            .map_err(cannot)?
             .into_std();
-        Ok(Staged {
+        let staged = Staged {
             staging: self,
             name,
             file,
             committed: false,
-        })
+        };
+        if let Some(permissions) = replaced {
+            // Not the bits that lend somebody's rights to a program: its content is another now.
+            let permissions = fs::Permissions::from_mode(permissions.mode() & 0o777);
+            staged.file.set_permissions(permissions).map_err(cannot)?;
+        }
+        Ok(staged)
     }
 }
 
@@ -80,7 +90,7 @@ impl Staging {
 pub(super) struct Staged<'a> {
     staging: &'a Staging,
     name: String,
-    file: std::fs::File,
+    file: fs::File,
     committed: bool,
 }
 
@@ -101,11 +111,19 @@ impl Staged<'_> {
         // pass for one.
         self.file.set_modified(SystemTime::now()).map_err(cannot)?;
         self.file.sync_all().map_err(cannot)?;
-        let folder = place.create_folder()?;
+        let folder = {
+            // A folder that is there already may be there since a moment ago, and not durable yet.
+            let _nobody_else = self.staging.making_folders.lock();
+            place.create_folder()?
+        };
         self.staging
             .writes
             .rename(&self.name, &folder, place.name())
-            .map_err(|error| Error::io("put the file in its place", error))?;
+            .map_err(|error| match error.kind() {
+                // A folder has come to the place in the meantime.
+                io::ErrorKind::IsADirectory => Error::NotAFile,
+                _ => Error::io("put the file in its place", error),
+            })?;
         self.committed = true;
         sync_folder(&folder)
     }
@@ -125,7 +143,39 @@ fn create_folder(parent: &Dir, name: &str) -> io::Result<Dir> {
     let mut builder = DirBuilder::new();
     builder.mode(0o700);
     match parent.create_dir_with(name, &builder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => parent.open_dir(name),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
     }
+    // A link would lead the server to keep house somewhere else.
+    if parent.symlink_metadata(name)?.is_symlink() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    parent.open_dir(name)
+}
+
+/// Removes what an earlier server was writing when it was killed. It may also have made folders
+/// whose names are not durable yet, and nobody could tell which: so everything is made durable.
+fn remove_unfinished(root: &Dir, own: &Dir) -> io::Result<()> {
+    let unfinished = match own.read_dir(WRITES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?.next().is_some(),
+    };
+    if unfinished {
+        sync_filesystem(root)?;
+        own.remove_dir_all(WRITES)?;
+    }
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn sync_filesystem(folder: &Dir) -> io::Result<()> {
+    // Not on the folder's own handle, which may be open for looking up names only.
+    let folder = rustix::fs::openat(folder, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(rustix::fs::syncfs(folder)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sync_filesystem(_folder: &Dir) -> io::Result<()> {
+    rustix::fs::sync();
+    Ok(())
 }

@@ -25,7 +25,7 @@ const MAX_DROPPED: u64 = 64 * 1024 * 1024;
 /// In the extensions of a request: its message was larger than the limit and has been dropped.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Oversize {
-    /// The size of the message in bytes, compressed if it was.
+    /// In bytes, the filename and the framing of the fields included.
     pub(super) size: u64,
 }
 
@@ -90,15 +90,21 @@ async fn drop_oversize(body: Body, limit: u64) -> (Body, Option<Oversize>) {
     let mut seen = Vec::new();
     let mut head = Vec::with_capacity(HEAD_BYTES);
     while head.len() < HEAD_BYTES {
-        let Some(frame) = frames.next().await else {
-            break;
-        };
-        let data = frame.as_ref().ok().and_then(|frame| frame.data_ref());
-        if data.is_some_and(Bytes::is_empty) {
-            continue;
+        match frames.next().await {
+            // Nothing; and there could be any number of these.
+            Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
+            Some(Ok(frame)) => {
+                let data = frame.data_ref().into_iter().flatten();
+                head.extend(data.take(HEAD_BYTES - head.len()));
+                seen.push(Ok(frame));
+            }
+            // A body that has failed fails again, for ever: it is not asked twice.
+            Some(Err(status)) => {
+                seen.push(Err(status));
+                return (Body::new(StreamBody::new(tokio_stream::iter(seen))), None);
+            }
+            None => break,
         }
-        head.extend(data.into_iter().flatten().take(HEAD_BYTES - head.len()));
-        seen.push(frame);
     }
     // What is too short for a head is for the service to refuse.
     let size = match head[..] {
