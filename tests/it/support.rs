@@ -8,8 +8,11 @@ use std::{
     panic,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
-    sync::{Mutex, Once},
-    thread::{self, JoinHandle},
+    sync::{
+        Mutex, Once,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
     time::Duration,
 };
 
@@ -45,7 +48,8 @@ pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
     root: TempDir,
     stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    /// Its other end is dropped when the server has ended, and its runtime with it.
+    ended: Option<mpsc::Receiver<()>>,
 }
 
 impl TestServer {
@@ -76,7 +80,9 @@ impl TestServer {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
+        let (running, ended) = mpsc::channel();
         let server = move || {
+            let _running = running;
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .thread_name(SERVER_THREAD)
@@ -91,7 +97,7 @@ impl TestServer {
                 server::run(vec![listener], config, shutdown).await;
             });
         };
-        let thread = thread::Builder::new()
+        thread::Builder::new()
             .name(SERVER_THREAD.to_owned())
             .spawn(server)
             .unwrap();
@@ -99,7 +105,7 @@ impl TestServer {
             address,
             root,
             stop: Some(stop),
-            thread: Some(thread),
+            ended: Some(ended),
         }
     }
 
@@ -130,22 +136,27 @@ impl TestServer {
     }
 
     pub(crate) async fn stopped(&mut self) {
-        let thread = self.thread.take().expect("it stops once");
-        let joined = tokio::task::spawn_blocking(|| thread.join().unwrap());
-        bounded(joined).await.unwrap();
+        let running = self.ended.take().expect("it ends once");
+        let ended = tokio::task::spawn_blocking(|| has_ended(running)).await;
+        assert!(ended.unwrap(), "the server did not end");
     }
 }
 
 impl Drop for TestServer {
     fn drop(&mut self) {
         self.stop();
-        let joined = self.thread.take().map(JoinHandle::join);
+        let ended = self.ended.take().is_none_or(has_ended);
         if !thread::panicking() {
-            assert!(!matches!(joined, Some(Err(_))), "the server panicked");
             let panics = PANICS.lock().unwrap();
             assert!(panics.is_empty(), "a server panicked: {panics:?}");
+            assert!(ended, "the server did not end");
         }
     }
+}
+
+/// Waits for the other end to be dropped, but not for ever.
+fn has_ended(running: mpsc::Receiver<()>) -> bool {
+    running.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Disconnected)
 }
 
 /// Notes each panic on a thread of a server under test, wherever it is caught.
