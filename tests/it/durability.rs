@@ -1,37 +1,49 @@
 //! What is answered is on the disk: the order of the system calls behind a Write.
 
-use std::{io::Write, process::Command};
+use std::{fs, io::Write, path::Path, process::Command};
 
 use muxs::pb::Files;
 use rustix::process::Signal;
 
 use crate::support::{Program, kill, tree};
 
-/// Power cuts cannot be had in a test; the calls that withstand them can be watched.
-#[tokio::test]
-async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
+/// The server program over `root`, with its system calls written to `trace`; None where that cannot
+/// be had.
+async fn traced(root: &Path, trace: &Path) -> Option<Program> {
     if Command::new("strace").arg("--version").output().is_err() {
         // Past the capture of output: a skip is loud.
-        let mut stderr = std::io::stderr();
-        writeln!(
-            stderr,
-            "SKIPPED: no strace, the order of a write's system calls is not checked"
-        )
-        .unwrap();
-        return;
+        let skipped = "SKIPPED: no strace, so the order of system calls is not checked";
+        writeln!(std::io::stderr(), "{skipped}").unwrap();
+        return None;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
     let mut command = Command::new("strace");
     command
         .args(["-f", "-y", "-s", "16", "-e"])
-        .arg("trace=write,fsync,fdatasync,rename,renameat,renameat2,mkdirat,writev")
+        .arg("trace=write,fsync,fdatasync,syncfs,rename,renameat,renameat2,mkdirat,writev")
         .arg("-o")
-        .arg(&trace)
+        .arg(trace)
         .arg(env!("CARGO_BIN_EXE_server"))
         .args(["--listen", "127.0.0.1:0", "--root"])
-        .arg(&root);
-    let mut program = Program::start_command(command).await;
+        .arg(root);
+    Some(Program::start_command(command).await)
+}
+
+/// Stops a traced server: it is the child of strace, which ends with it.
+async fn stop_traced(mut program: Program) {
+    let children = format!("/proc/{0}/task/{0}/children", program.id());
+    let server = fs::read_to_string(children).unwrap();
+    kill(Signal::TERM, server.trim().parse().unwrap());
+    assert!(program.ended().await.success());
+}
+
+/// Power cuts cannot be had in a test; the calls that withstand them can be watched.
+#[tokio::test]
+async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let Some(program) = traced(&root, &trace).await else {
+        return;
+    };
     let request = Files {
         filename: "new/a.txt".to_owned(),
         text: "durable content".to_owned(),
@@ -44,13 +56,9 @@ async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
         .unwrap()
         .into_inner();
     assert_eq!(status.code, 0);
-    // The server is the child of strace, which ends with it.
-    let children = format!("/proc/{0}/task/{0}/children", program.id());
-    let server = std::fs::read_to_string(children).unwrap();
-    kill(Signal::TERM, server.trim().parse().unwrap());
-    assert!(program.ended().await.success());
+    stop_traced(program).await;
 
-    let trace = std::fs::read_to_string(&trace).unwrap();
+    let trace = fs::read_to_string(&trace).unwrap();
     let folder = folder.path().canonicalize().unwrap().display().to_string();
     let root = format!("{folder}/root");
     let staged = format!("<{root}/.muxs/writes/0>");
@@ -98,6 +106,25 @@ async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
     }
 }
 
+/// Folders that a killed server made may have no durable names yet, and nobody knows which.
+#[tokio::test]
+async fn a_start_after_a_crash_makes_all_durable_and_another_does_not_wait_for_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    fs::create_dir_all(root.join(".muxs/writes")).unwrap();
+    for crashed in [true, false] {
+        if crashed {
+            fs::write(root.join(".muxs/writes/0"), "half").unwrap();
+        }
+        let Some(program) = traced(&root, &trace).await else {
+            return;
+        };
+        stop_traced(program).await;
+        let trace = fs::read_to_string(&trace).unwrap();
+        assert_eq!(trace.contains("syncfs("), crashed, "{trace}");
+    }
+}
+
 /// The lock of a killed server is gone with it, and so, at the next start, is what it had not
 /// finished.
 #[tokio::test]
@@ -109,8 +136,8 @@ async fn a_killed_server_leaves_nothing_that_the_next_one_stumbles_over() {
         text: "kept".to_owned(),
     };
     first.files().await.write(request.clone()).await.unwrap();
-    std::fs::write(root.path().join(".muxs/writes/7"), "half").unwrap();
-    std::fs::create_dir_all(root.path().join(".muxs/writes/what/ever")).unwrap();
+    fs::write(root.path().join(".muxs/writes/7"), "half").unwrap();
+    fs::create_dir_all(root.path().join(".muxs/writes/what/ever")).unwrap();
     first.signal(Signal::KILL);
     first.ended().await;
 
