@@ -3,7 +3,8 @@
 
 use std::{
     io::{self, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    pin::pin,
     process::ExitCode,
 };
 
@@ -101,7 +102,7 @@ fn serve(args: Args) -> anyhow::Result<()> {
 
 async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
     // Before the line that says the server is ready: whoever has read it may send a signal.
-    let stop = stop_signal()?;
+    let mut stop = pin!(stop_signal()?);
     // At the limit for the size of a file, a write sends this signal. Unhandled, it would end the
     // process; handled, even like this, the write fails as on a full disk.
     let _file_too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
@@ -116,7 +117,12 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
             .with_context(|| format!("cannot listen on {address}"))?;
         listeners.push(listener);
     }
-    let store = Store::open(&args.root, access)?;
+    let root = args.root.clone();
+    // After a crash this may take its time, in which it can be stopped too.
+    let store = tokio::select! {
+        opened = tokio::task::spawn_blocking(move || Store::open(root, access)) => opened??,
+        () = &mut stop => return Ok(()),
+    };
     announce(&listeners, &args.root)?;
     server::run(listeners, Config::new(store), stop).await;
     tracing::info!("stopped");
@@ -124,7 +130,7 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
 }
 
 /// Says where, one line for each address. From the bind on, the system takes connections in.
-fn announce(listeners: &[TcpListener], root: &std::path::Path) -> anyhow::Result<()> {
+fn announce(listeners: &[TcpListener], root: &Path) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     for listener in listeners {
         let address = listener.local_addr()?;
