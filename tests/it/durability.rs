@@ -2,10 +2,9 @@
 
 use std::{fs, io::Write, path::Path, process::Command};
 
-use muxs::pb::Files;
 use rustix::process::Signal;
 
-use crate::support::{Program, kill, tree};
+use crate::support::{Program, file, kill, tree};
 
 /// The server program over `root`, with its system calls written to `trace`; None where that cannot
 /// be had.
@@ -44,10 +43,7 @@ async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
     let Some(program) = traced(&root, &trace).await else {
         return;
     };
-    let request = Files {
-        filename: "new/a.txt".to_owned(),
-        text: "durable content".to_owned(),
-    };
+    let request = file("new/a.txt", "durable content");
     let status = program
         .files()
         .await
@@ -131,10 +127,7 @@ async fn a_start_after_a_crash_makes_all_durable_and_another_does_not_wait_for_t
 async fn a_killed_server_leaves_nothing_that_the_next_one_stumbles_over() {
     let root = tempfile::tempdir().unwrap();
     let mut first = Program::start(root.path()).await;
-    let request = Files {
-        filename: "a.txt".to_owned(),
-        text: "kept".to_owned(),
-    };
+    let request = file("a.txt", "kept");
     first.files().await.write(request.clone()).await.unwrap();
     fs::write(root.path().join(".muxs/writes/7"), "half").unwrap();
     fs::create_dir_all(root.path().join(".muxs/writes/what/ever")).unwrap();

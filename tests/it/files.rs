@@ -10,14 +10,14 @@ use std::{
 use muxs::{
     files::{Access, OpenError, Store},
     pb::{
-        Content, Failure, FileInfo, Files, StatRequest, Status,
+        Content, Failure, FileInfo, StatRequest, Status,
         file_controller_client::FileControllerClient,
     },
 };
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 use tonic::{Code, transport::Channel};
 
-use crate::support::{Program, TestServer, assert_failure, tree};
+use crate::support::{Program, TestServer, assert_failure, file, tree};
 
 type Client = FileControllerClient<Channel>;
 
@@ -25,18 +25,12 @@ type Client = FileControllerClient<Channel>;
 const MAX_TEXT: usize = 4_194_299;
 
 async fn read(files: &mut Client, filename: &str) -> Content {
-    let request = Files {
-        filename: filename.to_owned(),
-        text: String::new(),
-    };
+    let request = file(filename, "");
     files.read(request).await.unwrap().into_inner()
 }
 
 async fn write(files: &mut Client, filename: &str, text: &str) -> Status {
-    let request = Files {
-        filename: filename.to_owned(),
-        text: text.to_owned(),
-    };
+    let request = file(filename, text);
     files.write(request).await.unwrap().into_inner()
 }
 

@@ -11,14 +11,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::support::{PATIENCE, TestServer, assert_failure, bounded, metadata};
-
-fn hello(name: impl Into<String>) -> HelloRequest {
-    HelloRequest {
-        name: name.into(),
-        ..Default::default()
-    }
-}
+use crate::support::{PATIENCE, TestServer, assert_failure, bounded, hello, metadata};
 
 fn hellos<const N: usize>(
     names: [&'static str; N],

@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt};
 use http::uri::PathAndQuery;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use muxs::pb::{HelloRequest, greeter_client::GreeterClient};
+use muxs::pb::greeter_client::GreeterClient;
 use tonic::{
     Code, Request, Status,
     body::Body,
@@ -23,7 +23,7 @@ use tonic::{
 
 use tower::ServiceExt;
 
-use crate::support::{PATIENCE, TestServer, bounded, tree};
+use crate::support::{PATIENCE, TestServer, bounded, hello, tree};
 
 /// Sends bytes as they are, for what no generated client would send.
 #[derive(Default)]
@@ -181,7 +181,7 @@ async fn a_write_may_be_cancelled_before_its_message_is_over() {
         let greet = async {
             let mut greeter = GreeterClient::new(channel);
             // What was sent before it on the connection is there before its reply.
-            greeter.say_hello(HelloRequest::default()).await.unwrap();
+            greeter.say_hello(hello("you")).await.unwrap();
         };
         tokio::select! {
             biased;
@@ -223,10 +223,7 @@ async fn a_client_that_speaks_another_protocol_disturbs_nobody() {
         // It is closed, politely or not.
         let _ = stream.read_to_end(&mut Vec::new()).await;
     }
-    let request = HelloRequest {
-        name: "you".to_owned(),
-        ..Default::default()
-    };
-    let reply = server.greeter().await.say_hello(request).await.unwrap();
+    let mut greeter = server.greeter().await;
+    let reply = greeter.say_hello(hello("you")).await.unwrap();
     assert_eq!(reply.into_inner().message, "Hello, you!");
 }

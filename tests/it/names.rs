@@ -2,11 +2,11 @@
 
 use std::{fs, os::unix::fs::symlink};
 
-use muxs::pb::{Failure, Files, StatRequest};
+use muxs::pb::{Failure, StatRequest};
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::support::{TestServer, assert_failure, tree};
+use crate::support::{TestServer, assert_failure, file, tree};
 
 /// Asserts that Read, Write and Stat refuse each name for the same reason, and that nothing on the
 /// disk has changed.
@@ -14,10 +14,7 @@ async fn assert_refused(server: &TestServer, names: &[&str], code: Code, reason:
     let before = tree(server.root());
     let mut files = server.files().await;
     for &name in names {
-        let request = Files {
-            filename: name.to_owned(),
-            text: "text".to_owned(),
-        };
+        let request = file(name, "text");
         let content = files.read(request.clone()).await.unwrap().into_inner();
         assert_eq!(content.text, "Error: read failed");
         let status = files.write(request).await.unwrap().into_inner();
@@ -157,10 +154,7 @@ async fn no_link_leads_into_the_servers_own_folder() {
     assert_refused(&server, &names, Code::InvalidArgument, "FILENAME_INVALID").await;
 
     // A link that leads nowhere is replaced itself, wherever nowhere would be.
-    let request = Files {
-        filename: "dangling".to_owned(),
-        text: "text".to_owned(),
-    };
+    let request = file("dangling", "text");
     let status = server
         .files()
         .await

@@ -8,11 +8,11 @@ use std::{
 };
 
 use assert_cmd::Command;
-use muxs::pb::{Files, HelloRequest};
+use muxs::pb::HelloRequest;
 use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::support::{PATIENCE, Program, bounded, connect, kill, tree};
+use crate::support::{PATIENCE, Program, bounded, connect, file, kill, tree};
 
 fn server() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
@@ -208,10 +208,7 @@ async fn every_flag_is_also_a_variable() {
         .env("MUXS_LOG_FORMAT", "json")
         .env("RUST_LOG", "debug");
     let program = Program::start_command(command).await;
-    let request = Files {
-        filename: "a.txt".to_owned(),
-        text: "new".to_owned(),
-    };
+    let request = file("a.txt", "new");
     let mut files = program.files().await;
     let content = files.read(request.clone()).await.unwrap().into_inner();
     assert_eq!(content.text, "text");

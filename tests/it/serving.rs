@@ -19,7 +19,7 @@ use tonic_health::pb::{
 };
 use tonic_reflection::pb::{v1, v1alpha};
 
-use crate::support::{PATIENCE, TestServer, bounded, connect};
+use crate::support::{PATIENCE, TestServer, bounded, connect, hello};
 
 const SERVICES: [&str; 6] = [
     "grpc.health.v1.Health",
@@ -142,10 +142,6 @@ async fn a_drain_lets_calls_end_and_takes_no_new_ones() {
     let first = watch.message().await.unwrap().unwrap();
     assert_eq!(first.status(), ServingStatus::Serving);
     let (requests, outgoing) = mpsc::channel(1);
-    let hello = |name: &str| HelloRequest {
-        name: name.to_owned(),
-        ..Default::default()
-    };
     let mut replies = greeter
         .bidi_hello(ReceiverStream::new(outgoing))
         .await
@@ -187,14 +183,13 @@ async fn a_drain_ends_whatever_a_client_does() {
     };
     let pausing = HelloRequest {
         interval: Some(hour),
-        ..Default::default()
+        ..hello("you")
     };
     let mut pausing = greeter.lots_of_replies(pausing).await.unwrap().into_inner();
     assert!(pausing.message().await.unwrap().is_some());
     let endless = HelloRequest {
-        name: "x".repeat(4096),
         replies: u32::MAX,
-        interval: None,
+        ..hello("x".repeat(4096))
     };
     let mut unread = greeter.lots_of_replies(endless).await.unwrap().into_inner();
     let (_requests, outgoing) = mpsc::channel::<HelloRequest>(1);

@@ -18,7 +18,10 @@ use std::{
 
 use muxs::{
     files::{Access, Store},
-    pb::{file_controller_client::FileControllerClient, greeter_client::GreeterClient},
+    pb::{
+        Files, HelloRequest, file_controller_client::FileControllerClient,
+        greeter_client::GreeterClient,
+    },
     server::{self, Config},
 };
 use rustix::process::{Pid, Signal};
@@ -271,6 +274,22 @@ pub(crate) async fn connect(address: SocketAddr) -> Channel {
         .connect()
         .await
         .unwrap()
+}
+
+/// A request for a greeting.
+pub(crate) fn hello(name: impl Into<String>) -> HelloRequest {
+    HelloRequest {
+        name: name.into(),
+        ..Default::default()
+    }
+}
+
+/// A request of the unary Read and Write.
+pub(crate) fn file(filename: &str, text: &str) -> Files {
+    Files {
+        filename: filename.to_owned(),
+        text: text.to_owned(),
+    }
 }
 
 /// Asserts the code and the machine-readable reason of a failed call.
