@@ -4,9 +4,9 @@
 //!   link that would is refused by the folder handle that every access goes through.
 //! * A file is replaced, never changed in place: the new content is staged inside the root, made
 //!   durable, then renamed over the old. So a reader that has opened a file sees one version of it,
-//!   and a failure or a crash leaves the old.
-//! * The server's own folder `.muxs` in the root holds what is staged and the lock that keeps a
-//!   second server out. No name reaches it.
+//!   and a crash leaves the old or the new.
+//! * The server's own folder `.muxs` in the root holds what is staged and the lock that keeps
+//!   out a second server that would write. No name reaches it.
 //! * A read-only store writes nothing at all, not even the lock.
 //!
 //! `service` turns calls into domain types and failures into codes, `store` is asynchronous,

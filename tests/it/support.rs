@@ -63,22 +63,19 @@ impl TestServer {
     /// Unless told otherwise, the server under test cuts calls at once when it stops: by then a
     /// test is over, and its client no longer runs.
     pub(crate) fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let mut config = Config::new(Store::open(root.path(), Access::ReadWrite).unwrap());
-        config.shutdown_grace = Duration::ZERO;
-        adjust(&mut config);
-        Self::serve(root, config)
+        Self::serve(tempfile::tempdir().unwrap(), Access::ReadWrite, adjust)
     }
 
     /// Serves the files of `root` read-only.
     pub(crate) fn start_read_only(root: TempDir) -> Self {
-        let mut config = Config::new(Store::open(root.path(), Access::ReadOnly).unwrap());
-        config.shutdown_grace = Duration::ZERO;
-        Self::serve(root, config)
+        Self::serve(root, Access::ReadOnly, |_| {})
     }
 
-    fn serve(root: TempDir, config: Config) -> Self {
+    fn serve(root: TempDir, access: Access, adjust: impl FnOnce(&mut Config)) -> Self {
         record_panics();
+        let mut config = Config::new(Store::open(root.path(), access).unwrap());
+        config.shutdown_grace = Duration::ZERO;
+        adjust(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();

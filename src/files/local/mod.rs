@@ -2,6 +2,7 @@
 
 mod place;
 mod staging;
+mod sync;
 
 use std::{
     io::{self, Read},
@@ -13,9 +14,8 @@ use cap_std::{
     ambient_authority,
     fs::{Dir, File, Metadata, MetadataExt},
 };
-use rustix::fs::{Mode, OFlags};
 
-use self::{place::Place, staging::Staging};
+use self::{place::Place, staging::Staging, sync::sync_folder};
 use super::{
     error::{Error, OpenError},
     path::FilePath,
@@ -25,8 +25,7 @@ use super::{
 /// Whether a store may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Creates the root where it is missing, and keeps every other server that would write out of
-    /// it.
+    /// Creates the root where it is missing, and keeps out every other server that would write.
     ReadWrite,
     /// Writes nothing and locks nothing: it can stand beside a server that writes, or on a disk
     /// that cannot be written.
@@ -106,15 +105,14 @@ impl Local {
     }
 }
 
-/// Creates a folder and those on the way to it, durable: a file in it is no safer than its name.
+/// Creates a folder and those on the way to it, durable.
 fn create_root(root: &Path) -> io::Result<()> {
     let missing = root.ancestors().take_while(|folder| !folder.exists());
     let missing: Vec<_> = missing.filter(|folder| *folder != Path::new("")).collect();
     std::fs::create_dir_all(root)?;
     for folder in missing {
-        let parent = folder.join("..");
-        let parent = rustix::fs::open(parent, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::fs::fsync(parent)?;
+        let parent = Dir::open_ambient_dir(folder.join(".."), ambient_authority())?;
+        sync_folder(&parent)?;
     }
     Ok(())
 }

@@ -10,13 +10,11 @@ use std::{
 };
 
 use cap_std::fs::{Dir, File, Metadata, MetadataExt, OpenOptions, OpenOptionsExt, Permissions};
-use rustix::{
-    fs::{Mode, OFlags},
-    io::Errno,
-};
+use rustix::{fs::OFlags, io::Errno};
 
 use crate::files::{
     error::Error,
+    local::sync::sync_folder,
     path::{FilePath, InvalidPath, OWN_FOLDER},
 };
 
@@ -32,13 +30,15 @@ pub(super) struct Place {
     /// than a folder.
     missing: Vec<OsString>,
     name: OsString,
+    /// What was at the place, itself and not what it links to.
+    found: Option<Metadata>,
 }
 
 impl Place {
     /// Follows the links of a name.
     pub(super) fn locate(root: &Dir, path: &FilePath) -> Result<Self, Error> {
         let place = Self::in_folder(root, path.folder(), path.name().as_ref())?;
-        if !place.metadata()?.is_some_and(|found| found.is_symlink()) {
+        if !place.found.as_ref().is_some_and(Metadata::is_symlink) {
             return Ok(place);
         }
         // A link: the file is what it leads to.
@@ -59,10 +59,15 @@ impl Place {
     /// The place `name` in `folder`, whose links are followed.
     fn in_folder(root: &Dir, folder: &Path, name: &OsStr) -> Result<Self, Error> {
         let (folder, missing) = deepest_folder(root, folder)?;
+        let found = match missing.is_empty() {
+            true => look(&folder, name)?,
+            false => None,
+        };
         Ok(Self {
             folder,
             missing,
             name: name.to_owned(),
+            found,
         })
     }
 
@@ -73,7 +78,7 @@ impl Place {
     /// Opens the file for reading. What is not a regular file is never opened: a FIFO would park
     /// the thread, a device might do anything.
     pub(super) fn open(&self) -> Result<File, Error> {
-        match self.metadata()? {
+        match &self.found {
             None => return Err(Error::NotFound),
             Some(found) if found.is_symlink() => return Err(Error::NotFound),
             Some(found) if !found.is_file() => return Err(Error::NotAFile),
@@ -103,7 +108,7 @@ impl Place {
     /// What a file at this place is going to replace: nothing, or the permissions of a file.
     /// Refuses what a rename would wrongly replace, such as a FIFO.
     pub(super) fn replaced(&self) -> Result<Option<Permissions>, Error> {
-        match self.metadata()? {
+        match &self.found {
             Some(found) if found.is_file() => Ok(Some(found.permissions())),
             Some(found) if !found.is_symlink() => Err(Error::NotAFile),
             _ => Ok(None),
@@ -122,7 +127,7 @@ impl Place {
             }
             // Also where it was there already: whoever made it in the meantime may not have come
             // this far.
-            sync_folder(&folder)?;
+            sync_folder(&folder).map_err(|error| Error::io("make the folder durable", error))?;
             folder = match folder.open_dir(component) {
                 Err(error) if is_missing(&error) => return Err(Error::NotAFile),
                 opened => opened.map_err(|error| classify("open the folder", error))?,
@@ -130,17 +135,14 @@ impl Place {
         }
         Ok(folder)
     }
+}
 
-    /// What is at the place, itself and not what it links to.
-    fn metadata(&self) -> Result<Option<Metadata>, Error> {
-        if !self.missing.is_empty() {
-            return Ok(None);
-        }
-        match self.folder.symlink_metadata(&self.name) {
-            Ok(metadata) => Ok(Some(metadata)),
-            Err(error) if is_missing(&error) => Ok(None),
-            Err(error) => Err(classify("look at the file", error)),
-        }
+/// What has a name in a folder, itself and not what it links to.
+fn look(folder: &Dir, name: &OsStr) -> Result<Option<Metadata>, Error> {
+    match folder.symlink_metadata(name) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(classify("look at the file", error)),
     }
 }
 
@@ -183,20 +185,6 @@ fn refuse_own_folder(root: &Dir, way: &Path) -> Result<(), Error> {
         return Err(InvalidPath::Reserved.into());
     }
     Ok(())
-}
-
-/// Makes the entries of a folder durable.
-///
-/// The handle itself may be open for looking up names only, hence the second one.
-pub(super) fn sync_folder(folder: &Dir) -> Result<(), Error> {
-    rustix::fs::openat(
-        folder,
-        ".",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .and_then(rustix::fs::fsync)
-    .map_err(|error| Error::io("make the folder durable", error.into()))
 }
 
 fn is_missing(error: &io::Error) -> bool {

@@ -14,11 +14,13 @@ use std::{
 };
 
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, OpenOptions, Permissions, PermissionsExt as _};
-use rustix::fs::{Mode, OFlags};
 
 use crate::files::{
     error::{Error, OpenError},
-    local::place::{Place, sync_folder},
+    local::{
+        place::Place,
+        sync::{sync_filesystem, sync_folder},
+    },
     path::OWN_FOLDER,
 };
 
@@ -125,7 +127,7 @@ impl Staged<'_> {
                 _ => Error::io("put the file in its place", error),
             })?;
         self.committed = true;
-        sync_folder(&folder)
+        sync_folder(&folder).map_err(|error| Error::io("make the folder durable", error))
     }
 }
 
@@ -164,18 +166,5 @@ fn remove_unfinished(root: &Dir, own: &Dir) -> io::Result<()> {
         sync_filesystem(root)?;
         own.remove_dir_all(WRITES)?;
     }
-    Ok(())
-}
-
-#[cfg(target_os = "linux")]
-fn sync_filesystem(folder: &Dir) -> io::Result<()> {
-    // Not on the folder's own handle, which may be open for looking up names only.
-    let folder = rustix::fs::openat(folder, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    Ok(rustix::fs::syncfs(folder)?)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn sync_filesystem(_folder: &Dir) -> io::Result<()> {
-    rustix::fs::sync();
     Ok(())
 }

@@ -7,7 +7,7 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either};
 use http::Request;
 use http_body_util::{BodyStream, Full, StreamBody};
 use tokio_stream::StreamExt;
@@ -59,7 +59,7 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+    type Future = Either<S::Future, BoxFuture<'static, Result<S::Response, S::Error>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -67,20 +67,20 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         if request.uri().path() != self.method {
-            return Box::pin(self.inner.call(request));
+            return Either::Left(self.inner.call(request));
         }
         let limit = self.limit;
         // The service that was polled ready is the one to call; its clone takes its place.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        Box::pin(async move {
+        Either::Right(Box::pin(async move {
             let (mut parts, body) = request.into_parts();
             let (body, oversize) = drop_oversize(body, limit).await;
             if let Some(oversize) = oversize {
                 parts.extensions.insert(oversize);
             }
             inner.call(Request::from_parts(parts, body)).await
-        })
+        }))
     }
 }
 
