@@ -30,7 +30,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .filter(|file| file.package() != "helloworld")
             .collect(),
     };
-    tonic_prost_build::configure().compile_fds(muxs)?;
+    tonic_prost_build::configure()
+        // Not copied out of the message it came in.
+        .bytes(".muxs.Chunk.data")
+        .compile_fds(muxs)?;
     Ok(())
 }
 

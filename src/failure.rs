@@ -1,5 +1,7 @@
 //! How every failure looks on the wire: a gRPC status whose details tell programs the reason.
 
+use std::time::Duration;
+
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -32,6 +34,14 @@ impl Cause {
         self
     }
 
+    /// Adds a value, if there is one.
+    pub(crate) fn with_some(self, key: &'static str, value: Option<impl ToString>) -> Self {
+        match value {
+            Some(value) => self.with(key, value),
+            None => self,
+        }
+    }
+
     /// The failure as a status, with `message` for people.
     ///
     /// `message` never repeats what the client sent: a status travels in trailers, which are
@@ -47,6 +57,13 @@ impl Cause {
         let message = message.into();
         let mut details = self.details();
         details.add_bad_request_violation(field, &message);
+        Status::with_error_details(self.code, message, details)
+    }
+
+    /// A failure that will pass, as a status that says when to try again.
+    pub(crate) fn retry_status(self, after: Duration, message: impl Into<String>) -> Status {
+        let mut details = self.details();
+        details.set_retry_info(Some(after));
         Status::with_error_details(self.code, message, details)
     }
 

@@ -11,19 +11,20 @@
 //!   it is [`files::Store`].
 //! * `greeter`: the greeter, private: there is nothing to configure.
 //! * `failure`: how every failure looks on the wire.
+//! * `checksum`: CRC-32C.
 //!
 //! Imports point down that list, and the greeter and the files never see each other.
 //!
 //! # A server in a program of one's own
 //!
 //! ```
-//! use muxs::{files::{Access, Store}, pb, server::{self, Config}};
+//! use muxs::{files::{Settings, Store}, pb, server::{self, Config}};
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let root = tempfile::tempdir()?;
 //! # let root = root.path();
-//! let store = Store::open(root, Access::ReadWrite)?;
+//! let store = Store::open(root, Settings::default())?;
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //! let address = listener.local_addr()?;
 //! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -41,6 +42,7 @@
 //! # }
 //! ```
 
+mod checksum;
 mod failure;
 pub mod files;
 mod greeter;

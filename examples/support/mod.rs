@@ -4,7 +4,7 @@ use std::{error::Error, io, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use muxs::{
-    files::{Access, Store},
+    files::{Settings, Store},
     server::{self, Config},
 };
 use tempfile::TempDir;
@@ -50,7 +50,7 @@ impl ServerArgs {
 
 async fn start_and_connect(addr: &str) -> anyhow::Result<Connection> {
     let root = tempfile::tempdir()?;
-    let store = Store::open(root.path(), Access::ReadWrite)?;
+    let store = Store::open(root.path(), Settings::default())?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let own = format!("http://{}", listener.local_addr()?);
     eprintln!("Nothing listens at {addr}, so this example starts a server of its own at {own}.");

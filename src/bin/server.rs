@@ -9,9 +9,10 @@ use std::{
 };
 
 use anyhow::Context;
+use bytesize::ByteSize;
 use clap::{Parser, ValueEnum, builder::BoolishValueParser};
 use muxs::{
-    files::{Access, Store},
+    files::{Access, MAX_CHUNK_BYTES, Settings, Store},
     server::{self, Config},
 };
 use rustix::process::Signal;
@@ -48,6 +49,38 @@ struct Args {
     /// read-only disk
     #[arg(long, env = "MUXS_READ_ONLY", value_parser = BoolishValueParser::new())]
     read_only: bool,
+
+    /// How long an upload that nobody goes on with is kept, such as 90m or 7d
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "MUXS_UPLOAD_TTL",
+        default_value = "24h"
+    )]
+    upload_ttl: humantime::Duration,
+
+    /// Make an upload durable after this much, such as 16MiB, and in any case each second
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "MUXS_CHECKPOINT_BYTES",
+        default_value = "64MiB"
+    )]
+    checkpoint_bytes: ByteSize,
+
+    /// Refuse to upload larger files than this [default: no limit]
+    #[arg(long, value_name = "SIZE", env = "MUXS_MAX_UPLOAD_BYTES")]
+    max_upload_bytes: Option<ByteSize>,
+
+    /// Send files in chunks of this size, at most 1MiB, to clients that have no wish
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "MUXS_CHUNK_BYTES",
+        default_value = "256KiB",
+        value_parser = chunk_bytes
+    )]
+    chunk_bytes: u32,
 
     /// How logs are written to standard error
     #[arg(
@@ -106,10 +139,18 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
     // At the limit for the size of a file, a write sends this signal. Unhandled, it would end the
     // process; handled, even like this, the write fails as on a full disk.
     let _file_too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
-    let access = match args.read_only {
-        true => Access::ReadOnly,
-        false => Access::ReadWrite,
+    let mut settings = Settings {
+        access: match args.read_only {
+            true => Access::ReadOnly,
+            false => Access::ReadWrite,
+        },
+        upload_ttl: args.upload_ttl.into(),
+        checkpoint_bytes: args.checkpoint_bytes.as_u64(),
+        ..Settings::default()
     };
+    if let Some(limit) = args.max_upload_bytes {
+        settings.max_upload_bytes = limit.as_u64();
+    }
     let mut listeners = Vec::new();
     for address in &args.listen {
         let listener = TcpListener::bind(address)
@@ -120,13 +161,26 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
     let root = args.root.clone();
     // After a crash this may take its time, in which it can be stopped too.
     let store = tokio::select! {
-        opened = tokio::task::spawn_blocking(move || Store::open(root, access)) => opened??,
+        opened = tokio::task::spawn_blocking(move || Store::open(root, settings)) => opened??,
         () = &mut stop => return Ok(()),
     };
     announce(&listeners, &args.root)?;
-    server::run(listeners, Config::new(store), stop).await;
+    let config = Config {
+        chunk_bytes: args.chunk_bytes,
+        ..Config::new(store)
+    };
+    server::run(listeners, config, stop).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The size of a chunk on the command line.
+fn chunk_bytes(text: &str) -> Result<u32, String> {
+    let size: ByteSize = text.parse()?;
+    match u32::try_from(size.as_u64()) {
+        Ok(bytes @ 1..=MAX_CHUNK_BYTES) => Ok(bytes),
+        _ => Err("a chunk has 1 byte to 1MiB".to_owned()),
+    }
 }
 
 /// Says where, one line for each address. From the bind on, the system takes connections in.

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::path::InvalidPath;
+use super::{path::InvalidPath, upload::InvalidUploadId};
 
 /// Why an operation on a file failed. The texts are fit for a client: they name no path of the
 /// host.
@@ -11,6 +11,9 @@ pub enum Error {
     /// The name is not a legal filename.
     #[error("{0}")]
     FilenameInvalid(#[from] InvalidPath),
+    /// The upload's id is not a legal one.
+    #[error("{0}")]
+    UploadIdInvalid(#[from] InvalidUploadId),
     /// A link on the way leads outside the root.
     #[error("the filename leads outside the root")]
     OutsideRoot,
@@ -20,6 +23,9 @@ pub enum Error {
     /// There is no such file.
     #[error("no such file")]
     NotFound,
+    /// There is no such upload, or it is finished.
+    #[error("no such unfinished upload")]
+    UploadNotFound,
     /// The name is that of a folder or a special file, or one stands where a folder would be
     /// needed.
     #[error("not a regular file")]
@@ -40,6 +46,61 @@ pub enum Error {
     /// The file was changed in place, not by this server, while it was read.
     #[error("the file changed while it was read")]
     FileChanged,
+    /// The offset to read from is beyond the end of the file.
+    #[error("the offset is beyond the end of the file, which has {size} bytes")]
+    OffsetBeyondEnd {
+        /// Of the file, in bytes.
+        size: u64,
+    },
+    /// The file was to be created, and exists.
+    #[error("the file exists")]
+    Exists {
+        /// Of the version that is there; None where it is no file.
+        etag: Option<String>,
+    },
+    /// The file is not the version that it was to be.
+    #[error("the file is another version")]
+    EtagMismatch {
+        /// Of the version that is there, if any.
+        etag: Option<String>,
+    },
+    /// The upload was opened before, to become something else.
+    #[error("an upload of this id has another size or precondition")]
+    UploadMismatch,
+    /// A chunk does not continue where the upload has got to.
+    #[error("the next chunk has to start at {expected}")]
+    OffsetMismatch {
+        /// Where it has to start, in bytes.
+        expected: u64,
+    },
+    /// The bytes of a chunk are not those of its checksum.
+    #[error("the chunk at {offset} does not have its checksum")]
+    ChunkCorrupt {
+        /// Of the chunk, in bytes.
+        offset: u64,
+    },
+    /// Another stream has taken over the upload, or it was aborted.
+    #[error("the upload was taken over or aborted by another call")]
+    Superseded,
+    /// The bytes of the upload are more or fewer than were announced.
+    #[error("{announced} bytes were announced, {received} came")]
+    SizeMismatch {
+        /// By the client, at the beginning or at the end.
+        announced: u64,
+        /// In bytes, the chunk that is too much included.
+        received: u64,
+    },
+    /// The bytes of the upload are not those of the checksum at its end.
+    #[error("the upload does not have its checksum")]
+    ChecksumMismatch,
+    /// The upload is larger than the store takes.
+    #[error("the server takes files of at most {limit} bytes")]
+    UploadTooLarge {
+        /// The most that is possible, in bytes.
+        limit: u64,
+        /// What it would have been, or at least, in bytes.
+        size: u64,
+    },
     /// The disk, a quota or the limit for the size of a file is exhausted.
     #[error("no space left for the file")]
     DiskFull,

@@ -5,6 +5,9 @@
 //! * A file is replaced, never changed in place: the new content is staged inside the root, made
 //!   durable, then renamed over the old. So a reader that has opened a file sees one version of it,
 //!   and a crash leaves the old or the new.
+//! * An upload is staged in pieces, by one stream after another, and put in its place by the client
+//!   that says so: the end of a stream means nothing. What a checkpoint has made durable is never
+//!   sent again. The newest stream of an upload is the one that may write.
 //! * The server's own folder `.muxs` in the root holds what is staged and the lock that keeps
 //!   out a second server that would write. No name reaches it.
 //! * A read-only store writes nothing at all, not even the lock.
@@ -16,12 +19,16 @@ mod error;
 mod local;
 mod path;
 mod service;
+mod settings;
 mod store;
+mod upload;
 mod version;
 
 pub use error::{Error, OpenError};
-pub use local::Access;
 pub use path::{FilePath, InvalidPath};
-pub(crate) use service::{FileController, file_controller};
+pub use service::MAX_CHUNK_BYTES;
+pub(crate) use service::{FileController, Files, file_controller};
+pub use settings::{Access, Settings};
 pub use store::Store;
+pub use upload::InvalidUploadId;
 pub use version::Version;

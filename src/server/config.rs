@@ -9,6 +9,9 @@ use crate::files::Store;
 pub struct Config {
     /// The files to serve.
     pub store: Store,
+    /// The size of the chunks that files are read in, in bytes, unless the client wants another; 1
+    /// to 1 MiB, 256 KiB by default.
+    pub chunk_bytes: u32,
     /// How long calls under way may go on after the server was told to stop. 30 s by default.
     pub shutdown_grace: Duration,
 }
@@ -18,6 +21,7 @@ impl Config {
     pub fn new(store: Store) -> Self {
         Self {
             store,
+            chunk_bytes: 256 * 1024,
             shutdown_grace: Duration::from_secs(30),
         }
     }

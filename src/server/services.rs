@@ -9,7 +9,7 @@ use tonic_health::{
 use tonic_reflection::server::Builder as Reflection;
 
 use crate::{
-    files::{FileController, Store, file_controller},
+    files::{FileController, Files, file_controller},
     greeter::Greeter,
     pb::{
         self, greeter_server::GreeterServer,
@@ -26,7 +26,7 @@ const HEALTH_NAMES: [&str; 4] = [
 ];
 
 /// The services of a server, all of them serving, and the reporter of their health.
-pub(super) async fn services(store: Store) -> (Routes, HealthReporter) {
+pub(super) async fn services(files: Files) -> (Routes, HealthReporter) {
     let health = HealthReporter::new();
     for name in HEALTH_NAMES {
         health
@@ -35,7 +35,7 @@ pub(super) async fn services(store: Store) -> (Routes, HealthReporter) {
     }
     let routes = Routes::new(GreeterServer::new(Greeter))
         .add_service(HelloworldServer::new(Greeter))
-        .add_service(file_controller(store))
+        .add_service(file_controller(files))
         .add_service(HealthServer::new(HealthService::from_health_reporter(
             health.clone(),
         )));

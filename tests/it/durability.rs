@@ -18,7 +18,7 @@ async fn traced(root: &Path, trace: &Path) -> Option<Program> {
     let mut command = Command::new("strace");
     command
         .args(["-f", "-y", "-s", "16", "-e"])
-        .arg("trace=write,fsync,fdatasync,syncfs,rename,renameat,renameat2,mkdirat,writev")
+        .arg("trace=write,pwrite64,fsync,fdatasync,syncfs,rename,renameat,renameat2,mkdirat,writev")
         .arg("-o")
         .arg(trace)
         .arg(env!("CARGO_BIN_EXE_server"))
@@ -66,7 +66,7 @@ async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
         (
             "the content is written",
             vec![
-                "write(".to_owned(),
+                "pwrite64(".to_owned(),
                 staged.clone(),
                 "durable content".to_owned(),
             ],
@@ -107,11 +107,10 @@ async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
 async fn a_start_after_a_crash_makes_all_durable_and_another_does_not_wait_for_that() {
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
-    fs::create_dir_all(root.join(".muxs/writes")).unwrap();
+    let mut killed = Program::start(&root).await;
+    killed.signal(Signal::KILL);
+    killed.ended().await;
     for crashed in [true, false] {
-        if crashed {
-            fs::write(root.join(".muxs/writes/0"), "half").unwrap();
-        }
         let Some(program) = traced(&root, &trace).await else {
             return;
         };

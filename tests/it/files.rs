@@ -8,7 +8,7 @@ use std::{
 };
 
 use muxs::{
-    files::{Access, OpenError, Store},
+    files::{OpenError, Settings, Store},
     pb::{
         Content, Failure, FileInfo, StatRequest, Status,
         file_controller_client::FileControllerClient,
@@ -534,10 +534,10 @@ async fn a_read_only_server_refuses_to_write_and_touches_nothing() {
 #[tokio::test]
 async fn a_root_has_one_writing_server_and_any_number_that_only_read() {
     let server = TestServer::start();
-    let second = Store::open(server.root(), Access::ReadWrite);
+    let second = Store::open(server.root(), Settings::default());
     assert!(matches!(second, Err(OpenError::InUse(_))), "{second:?}");
-    assert!(Store::open(server.root(), Access::ReadOnly).is_ok());
-    assert!(Store::open(server.root(), Access::ReadOnly).is_ok());
+    assert!(Store::open(server.root(), Settings::read_only()).is_ok());
+    assert!(Store::open(server.root(), Settings::read_only()).is_ok());
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ const FLOORS: [(&str, &[&str]); 5] = [
         ],
     ),
     (
-        "files/store.rs",
+        "files/store",
         &[
             "tonic",
             "prost",

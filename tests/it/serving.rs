@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use muxs::{
-    files::{Access, Store},
+    files::{Settings, Store},
     pb::{HelloRequest, greeter_client::GreeterClient},
     server::{self, Config},
 };
@@ -209,7 +209,7 @@ async fn a_drain_ends_whatever_a_client_does() {
 #[tokio::test]
 async fn a_server_that_is_dropped_lets_go_of_its_port_and_its_calls() {
     let root = tempfile::tempdir().unwrap();
-    let store = Store::open(root.path(), Access::ReadWrite).unwrap();
+    let store = Store::open(root.path(), Settings::default()).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let run = server::run(vec![listener], Config::new(store), std::future::pending());
@@ -229,7 +229,7 @@ async fn a_server_that_is_dropped_lets_go_of_its_port_and_its_calls() {
     bounded(refused).await;
     // And of its root, which another may now have.
     let free = async {
-        while Store::open(root.path(), Access::ReadWrite).is_err() {
+        while Store::open(root.path(), Settings::default()).is_err() {
             tokio::task::yield_now().await;
         }
     };

@@ -17,7 +17,7 @@ use std::{
 };
 
 use muxs::{
-    files::{Access, Store},
+    files::{Settings, Store},
     pb::{
         Files, HelloRequest, file_controller_client::FileControllerClient,
         greeter_client::GreeterClient,
@@ -63,17 +63,21 @@ impl TestServer {
     /// Unless told otherwise, the server under test cuts calls at once when it stops: by then a
     /// test is over, and its client no longer runs.
     pub(crate) fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
-        Self::serve(tempfile::tempdir().unwrap(), Access::ReadWrite, adjust)
+        Self::serve(tempfile::tempdir().unwrap(), Settings::default(), adjust)
     }
 
     /// Serves the files of `root` read-only.
     pub(crate) fn start_read_only(root: TempDir) -> Self {
-        Self::serve(root, Access::ReadOnly, |_| {})
+        Self::serve(root, Settings::read_only(), |_| {})
     }
 
-    fn serve(root: TempDir, access: Access, adjust: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) fn serve(
+        root: TempDir,
+        settings: Settings,
+        adjust: impl FnOnce(&mut Config),
+    ) -> Self {
         record_panics();
-        let mut config = Config::new(Store::open(root.path(), access).unwrap());
+        let mut config = Config::new(Store::open(root.path(), settings).unwrap());
         config.shutdown_grace = Duration::ZERO;
         adjust(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,36 +1,40 @@
 //! The disk behind the store: plain blocking Rust over a handle of the root folder.
 
+mod journal;
 mod place;
+mod reader;
+mod staged;
 mod staging;
 mod sync;
+mod upload;
+mod uploads;
 
 use std::{
-    io::{self, Read},
+    io,
     path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
 use cap_std::{
     ambient_authority,
-    fs::{Dir, File, Metadata, MetadataExt},
+    fs::{Dir, Metadata, MetadataExt},
 };
 
 use self::{place::Place, staging::Staging, sync::sync_folder};
+pub(super) use self::{
+    reader::Reader,
+    upload::{Opened, Upload},
+    uploads::Superseded,
+};
 use super::{
     error::{Error, OpenError},
     path::FilePath,
+    settings::{Access, Settings},
+    upload::{Precondition, UploadId, UploadPlan},
     version::Version,
 };
-
-/// Whether a store may write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Creates the root where it is missing, and keeps out every other server that would write.
-    ReadWrite,
-    /// Writes nothing and locks nothing: it can stand beside a server that writes, or on a disk
-    /// that cannot be written.
-    ReadOnly,
-}
+use crate::checksum::Crc32c;
 
 /// The files below one folder of this machine.
 #[derive(Debug)]
@@ -41,8 +45,8 @@ pub(super) struct Local {
 }
 
 impl Local {
-    pub(super) fn open(root: &Path, access: Access) -> Result<Self, OpenError> {
-        if access == Access::ReadWrite && !root.exists() {
+    pub(super) fn open(root: &Path, settings: &Settings) -> Result<Self, OpenError> {
+        if settings.access == Access::ReadWrite && !root.exists() {
             create_root(root).map_err(|source| OpenError::NotWritable {
                 root: root.into(),
                 source,
@@ -59,49 +63,84 @@ impl Local {
                     },
                 }
             })?;
-        let staging = match access {
-            Access::ReadWrite => Some(Staging::open(&dir, root)?),
+        let staging = match settings.access {
+            Access::ReadWrite => Some(Staging::open(&dir, root, settings)?),
             Access::ReadOnly => None,
         };
         Ok(Self { root: dir, staging })
     }
 
     pub(super) fn stat(&self, path: &FilePath) -> Result<Version, Error> {
-        let file = Place::locate(&self.root, path)?.open()?;
-        version(&file)
+        self.open_file(path).map(|file| file.version)
     }
 
     /// Reads a file of at most `limit` bytes whole.
     pub(super) fn read(&self, path: &FilePath, limit: u64) -> Result<Vec<u8>, Error> {
-        let file = Place::locate(&self.root, path)?.open()?;
-        let before = version(&file)?;
-        if before.size > limit {
-            return Err(Error::TooLarge {
-                limit,
-                size: before.size,
-            });
+        let file = self.open_file(path)?;
+        let size = file.version.size;
+        if size > limit {
+            return Err(Error::TooLarge { limit, size });
         }
-        // One byte more than it should have, to see whether it has grown.
-        let mut content = Vec::with_capacity(before.size as usize + 1);
-        (&file)
-            .take(before.size + 1)
-            .read_to_end(&mut content)
-            .map_err(|source| Error::io("read the file", source))?;
-        if content.len() as u64 != before.size || version(&file)? != before {
-            return Err(Error::FileChanged);
-        }
-        Ok(content)
+        file.read(0, size as usize)
+    }
+
+    /// Opens a file as it is now.
+    pub(super) fn open_file(&self, path: &FilePath) -> Result<Reader, Error> {
+        Reader::new(Place::locate(&self.root, path)?.open()?)
     }
 
     /// Replaces a file, or creates it and the folders on its way. Returns when the content is
     /// durable.
     pub(super) fn write(&self, path: &FilePath, content: &[u8]) -> Result<(), Error> {
-        let staging = self.staging.as_ref().ok_or(Error::ReadOnly)?;
-        let place = Place::locate(&self.root, path)?;
-        let replaced = place.replaced()?;
-        let mut staged = staging.create(replaced)?;
-        staged.write(content)?;
-        staged.commit(&place)
+        let staging = self.staging()?;
+        staging.admits(path, &Precondition::Anything)?;
+        let staged = staging.create()?;
+        let written = staged
+            .write(content, 0)
+            .and_then(|()| staging.commit(&staged, path, &Precondition::Anything, |_| Ok(())));
+        if written.is_err() {
+            staged.remove();
+        }
+        written.map(drop)
+    }
+
+    /// Opens an upload, new or known, and takes it from whoever has it.
+    pub(super) fn open_upload(
+        &self,
+        plan: UploadPlan,
+        superseded: Superseded,
+    ) -> Result<Opened, Error> {
+        self.staging()?.open_upload(plan, superseded)
+    }
+
+    /// Puts an upload in its place. Returns when it is durable.
+    pub(super) fn finish_upload(
+        &self,
+        upload: &Upload,
+        size: u64,
+        crc32c: Option<Crc32c>,
+    ) -> Result<Version, Error> {
+        self.staging()?.finish_upload(upload, size, crc32c)
+    }
+
+    /// Removes an unfinished upload.
+    pub(super) fn abort_upload(&self, path: &FilePath, id: &UploadId) -> Result<(), Error> {
+        self.staging()?.abort_upload(path, id)
+    }
+
+    /// Removes the uploads that nobody goes on with and that have expired.
+    pub(super) fn sweep(&self) -> Result<(), Error> {
+        match &self.staging {
+            Some(staging) => staging
+                .uploads
+                .sweep()
+                .map_err(|error| Error::io("sweep the uploads", error)),
+            None => Ok(()),
+        }
+    }
+
+    fn staging(&self) -> Result<&Staging, Error> {
+        self.staging.as_ref().ok_or(Error::ReadOnly)
     }
 }
 
@@ -117,21 +156,23 @@ fn create_root(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn version(file: &File) -> Result<Version, Error> {
-    let metadata = file
-        .metadata()
-        .map_err(|source| Error::io("look at the file", source))?;
-    Ok(Version {
+/// What is behind a lock. Nothing that panics leaves it half changed.
+fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn version(metadata: &Metadata) -> Version {
+    Version {
         size: metadata.len(),
-        etag: etag(&metadata),
+        etag: etag(metadata),
         modified_at: metadata
             .modified()
             .map_or(SystemTime::UNIX_EPOCH, |time| time.into_std()),
-    })
+    }
 }
 
 /// Inode, size and time of change. A replacement is another inode as long as somebody has the old
-/// one open, and `Staged::commit` stamps each version with its own nanosecond. The time of change of
+/// one open, and `Staging::commit` stamps each version with its own nanosecond. The time of change of
 /// the inode (ctime) is left out: it moves when a file that is being read is replaced.
 fn etag(metadata: &Metadata) -> String {
     format!(

@@ -9,13 +9,15 @@ use std::{
     path::Path,
 };
 
-use cap_std::fs::{Dir, File, Metadata, MetadataExt, OpenOptions, OpenOptionsExt, Permissions};
+use cap_std::fs::{Dir, File, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
 use rustix::{fs::OFlags, io::Errno};
 
 use crate::files::{
     error::Error,
-    local::sync::sync_folder,
+    local::{sync::sync_folder, version},
     path::{FilePath, InvalidPath, OWN_FOLDER},
+    upload::Precondition,
+    version::Version,
 };
 
 /// The place of a file, whether it is there or not.
@@ -105,13 +107,30 @@ impl Place {
         Ok(file)
     }
 
-    /// What a file at this place is going to replace: nothing, or the permissions of a file.
-    /// Refuses what a rename would wrongly replace, such as a FIFO.
-    pub(super) fn replaced(&self) -> Result<Option<Permissions>, Error> {
+    /// The file at this place that one put there would replace, if any. Refuses what a rename would
+    /// wrongly replace, such as a FIFO.
+    pub(super) fn replaced(&self) -> Result<Option<&Metadata>, Error> {
         match &self.found {
-            Some(found) if found.is_file() => Ok(Some(found.permissions())),
+            Some(found) if found.is_file() => Ok(Some(found)),
             Some(found) if !found.is_symlink() => Err(Error::NotAFile),
             _ => Ok(None),
+        }
+    }
+
+    /// The version of the file at this place, if there is one.
+    pub(super) fn version(&self) -> Option<Version> {
+        self.replaced().ok().flatten().map(version)
+    }
+
+    /// Whether what is here may be replaced.
+    pub(super) fn check(&self, precondition: &Precondition) -> Result<(), Error> {
+        let etag = self.replaced()?.map(|found| version(found).etag);
+        match precondition {
+            Precondition::Anything => Ok(()),
+            Precondition::Absent if etag.is_none() => Ok(()),
+            Precondition::Absent => Err(Error::Exists { etag }),
+            Precondition::Version(wanted) if etag.as_ref() == Some(wanted) => Ok(()),
+            Precondition::Version(_) => Err(Error::EtagMismatch { etag }),
         }
     }
 

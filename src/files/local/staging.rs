@@ -1,142 +1,193 @@
-//! The server's own folder in the root: the lock that keeps other servers out, and files on their
-//! way to their place.
+//! The server's own folder in the root: the lock that keeps other servers out, files on their way to
+//! their place, and the one way that gets them there.
 
 use std::{
-    fs::{self, TryLockError},
+    fs::{File, TryLockError},
     io::{self, Write},
-    os::unix::fs::PermissionsExt,
     path::Path,
+    process,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::SystemTime,
 };
 
-use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, OpenOptions, Permissions, PermissionsExt as _};
+use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt, OpenOptions};
 
 use crate::files::{
     error::{Error, OpenError},
     local::{
+        locked,
         place::Place,
-        sync::{sync_filesystem, sync_folder},
+        staged::Staged,
+        sync::{rename_new, sync_filesystem, sync_folder},
+        uploads::Uploads,
+        version,
     },
-    path::OWN_FOLDER,
+    path::{FilePath, OWN_FOLDER},
+    settings::Settings,
+    upload::Precondition,
+    version::Version,
 };
 
 const LOCK: &str = "lock";
 const WRITES: &str = "writes";
+const UPLOADS: &str = "uploads";
 
 #[derive(Debug)]
 pub(super) struct Staging {
-    /// Holds the staged files, each under a number.
-    writes: Dir,
+    root: Dir,
+    /// Holds the text of each Write under way, under a number.
+    writes: Arc<Dir>,
     next: AtomicU64,
-    /// Held while folders are made, until they are durable.
-    making_folders: Mutex<()>,
-    /// Locked as long as it is open, and so until the process ends, however it ends.
-    _lock: fs::File,
+    pub(super) uploads: Uploads,
+    /// Held while a file is put in its place, from the look at what is there to the rename; and
+    /// while folders are made, until they are durable.
+    placing: Mutex<()>,
+    _lock: Lock,
 }
 
 impl Staging {
-    /// Takes the root for this server, and removes what an earlier one left unfinished.
-    pub(super) fn open(root: &Dir, name: &Path) -> Result<Self, OpenError> {
+    /// Takes the root for this server, and removes what an earlier one left unfinished, but for
+    /// uploads that can go on.
+    pub(super) fn open(root: &Dir, name: &Path, settings: &Settings) -> Result<Self, OpenError> {
         let not_writable = |source| OpenError::NotWritable {
             root: name.into(),
             source,
         };
         let own = create_folder(root, OWN_FOLDER).map_err(not_writable)?;
-        let lock = own
-            .open_with(LOCK, OpenOptions::new().create(true).write(true))
-            .map_err(not_writable)?
-            .into_std();
-        lock.try_lock().map_err(|error| match error {
+        let lock = Lock::take(&own).map_err(|error| match error {
             TryLockError::WouldBlock => OpenError::InUse(name.into()),
             TryLockError::Error(source) => not_writable(source),
         })?;
-        remove_unfinished(root, &own).map_err(not_writable)?;
+        if lock.was_held().map_err(not_writable)? {
+            // By a server that was killed. It may have made folders whose names are not durable
+            // yet, and nobody could tell which: so everything is made durable.
+            sync_filesystem(root).map_err(not_writable)?;
+        }
+        lock.sign().map_err(not_writable)?;
+        let writes = match own.remove_dir_all(WRITES) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => create_folder(&own, WRITES),
+        };
+        let uploads = create_folder(&own, UPLOADS).and_then(|dir| Uploads::open(dir, settings));
         Ok(Self {
-            writes: create_folder(&own, WRITES).map_err(not_writable)?,
+            root: root.try_clone().map_err(not_writable)?,
+            writes: Arc::new(writes.map_err(not_writable)?),
             next: AtomicU64::new(0),
-            making_folders: Mutex::new(()),
+            uploads: uploads.map_err(not_writable)?,
+            placing: Mutex::new(()),
             _lock: lock,
         })
     }
 
-    /// An empty file that nobody sees yet, with the permissions of the file that it will replace.
-    pub(super) fn create(&self, replaced: Option<Permissions>) -> Result<Staged<'_>, Error> {
+    /// An empty file for the text of a Write.
+    pub(super) fn create(&self) -> Result<Staged, Error> {
         let name = self.next.fetch_add(1, Ordering::Relaxed).to_string();
-        let cannot = |error| Error::io("stage the file", error);
-        let file = self
-            .writes
-            .open_with(&name, OpenOptions::new().create_new(true).write(true))
-            .map_err(cannot)?
-            .into_std();
-        let staged = Staged {
-            staging: self,
-            name,
-            file,
-            committed: false,
-        };
-        if let Some(permissions) = replaced {
-            // Not the bits that lend somebody's rights to a program: its content is another now.
-            let permissions = fs::Permissions::from_mode(permissions.mode() & 0o777);
-            staged.file.set_permissions(permissions).map_err(cannot)?;
-        }
-        Ok(staged)
-    }
-}
-
-/// A file on its way. Dropped before it is committed, it is gone.
-#[derive(Debug)]
-pub(super) struct Staged<'a> {
-    staging: &'a Staging,
-    name: String,
-    file: fs::File,
-    committed: bool,
-}
-
-impl Staged<'_> {
-    pub(super) fn write(&mut self, content: &[u8]) -> Result<(), Error> {
-        self.file
-            .write_all(content)
-            .map_err(|error| Error::io("write the file", error))
+        Staged::create(&self.writes, name)
     }
 
-    /// Puts the file in its place, in one step and for good: when this returns, a power cut leaves
-    /// the new content, and when it fails before the rename, the old.
+    /// Puts a staged file in its place, in one step and for good: when this returns, a power cut
+    /// leaves the new content, and when it fails before the rename, the old.
+    ///
+    /// `durable` hears of the new version when all of it is durable and nobody sees it yet; where
+    /// it fails, nobody ever does.
     ///
     /// The one way from staged to visible, so that no caller can leave out a step.
-    pub(super) fn commit(mut self, place: &Place) -> Result<(), Error> {
-        let cannot = |error| Error::io("make the file durable", error);
-        // The kernel's own stamp ticks only every few milliseconds, in which two versions could
-        // pass for one.
-        self.file.set_modified(SystemTime::now()).map_err(cannot)?;
-        self.file.sync_all().map_err(cannot)?;
+    pub(super) fn commit(
+        &self,
+        staged: &Staged,
+        path: &FilePath,
+        precondition: &Precondition,
+        durable: impl FnOnce(&Version) -> Result<(), Error>,
+    ) -> Result<Version, Error> {
+        // A first look, before the disk is put to work.
+        let place = Place::locate(&self.root, path)?;
+        place.check(precondition)?;
+        if let Some(replaced) = place.replaced()? {
+            staged.permit(replaced.mode())?;
+        }
+        staged.stamp(SystemTime::now())?;
+        staged.sync_all()?;
+        let version = version(&staged.metadata()?);
+        durable(&version)?;
         let folder = {
-            // A folder that is there already may be there since a moment ago, and not durable yet.
-            let _nobody_else = self.staging.making_folders.lock();
-            place.create_folder()?
-        };
-        self.staging
-            .writes
-            .rename(&self.name, &folder, place.name())
-            .map_err(|error| match error.kind() {
-                // A folder has come to the place in the meantime.
+            // What this look finds stays so until the rename. And a folder that is there may be
+            // there since a moment ago: with the lock free, it is durable.
+            let _nobody_else = locked(&self.placing);
+            let place = Place::locate(&self.root, path)?;
+            place.check(precondition)?;
+            place.replaced()?;
+            let folder = place.create_folder()?;
+            let renamed = match precondition {
+                Precondition::Absent => {
+                    rename_new(staged.folder(), staged.name(), &folder, place.name())
+                }
+                _ => staged.folder().rename(staged.name(), &folder, place.name()),
+            };
+            renamed.map_err(|error| match error.kind() {
+                // Another program was faster.
+                io::ErrorKind::AlreadyExists => Error::Exists { etag: None },
                 io::ErrorKind::IsADirectory => Error::NotAFile,
                 _ => Error::io("put the file in its place", error),
             })?;
-        self.committed = true;
-        sync_folder(&folder).map_err(|error| Error::io("make the folder durable", error))
+            folder
+        };
+        sync_folder(&folder).map_err(|error| Error::io("make the folder durable", error))?;
+        Ok(version)
+    }
+
+    /// Whether `path` is now that version, and durably so.
+    pub(super) fn has(&self, path: &FilePath, version: &Version) -> Result<bool, Error> {
+        let place = Place::locate(&self.root, path)?;
+        let there = place.version().is_some_and(|there| there == *version);
+        if there {
+            let folder = place.create_folder()?;
+            sync_folder(&folder).map_err(|error| Error::io("make the folder durable", error))?;
+        }
+        Ok(there)
+    }
+
+    /// Whether an upload to `path` could be committed now.
+    pub(super) fn admits(&self, path: &FilePath, precondition: &Precondition) -> Result<(), Error> {
+        let place = Place::locate(&self.root, path)?;
+        place.check(precondition)?;
+        place.replaced().map(drop)
     }
 }
 
-impl Drop for Staged<'_> {
+/// Locked as long as it is open, and so until the process ends, however it ends.
+///
+/// It holds the number of the process, for people, and until the process ends well: found there by
+/// the next, it tells of a crash.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Lock {
+    fn take(own: &Dir) -> Result<Self, TryLockError> {
+        let mut options = OpenOptions::new();
+        options.create(true).read(true).write(true);
+        let file = own.open_with(LOCK, &options).map_err(TryLockError::Error)?;
+        let file = file.into_std();
+        file.try_lock()?;
+        Ok(Self(file))
+    }
+
+    fn was_held(&self) -> io::Result<bool> {
+        Ok(self.0.metadata()?.len() > 0)
+    }
+
+    fn sign(&self) -> io::Result<()> {
+        self.0.set_len(0)?;
+        writeln!(&self.0, "{}", process::id())
+    }
+}
+
+impl Drop for Lock {
     fn drop(&mut self) {
-        if !self.committed {
-            // If that fails too, the next start removes it.
-            let _ = self.staging.writes.remove_file(&self.name);
-        }
+        // If that fails, the next start takes its time, no more.
+        let _ = self.0.set_len(0);
     }
 }
 
@@ -153,18 +204,4 @@ fn create_folder(parent: &Dir, name: &str) -> io::Result<Dir> {
         return Err(io::ErrorKind::NotADirectory.into());
     }
     parent.open_dir(name)
-}
-
-/// Removes what an earlier server was writing when it was killed. It may also have made folders
-/// whose names are not durable yet, and nobody could tell which: so everything is made durable.
-fn remove_unfinished(root: &Dir, own: &Dir) -> io::Result<()> {
-    let unfinished = match own.read_dir(WRITES) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?.next().is_some(),
-    };
-    if unfinished {
-        sync_filesystem(root)?;
-        own.remove_dir_all(WRITES)?;
-    }
-    Ok(())
 }

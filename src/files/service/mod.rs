@@ -2,14 +2,17 @@
 //! gRPC is here.
 
 mod oversize;
+mod read_stream;
+mod write_stream;
 
-use futures::stream::BoxStream;
+use futures::{StreamExt, stream::BoxStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::oversize::{DropOversize, Oversize};
-use super::{Error, FilePath, Store};
+use super::{Error, FilePath, Store, Version, upload::UploadId};
 use crate::{
-    failure::Cause,
+    failure::{BAD_REQUEST, Cause},
     pb::{self, file_controller_server::FileControllerServer},
 };
 
@@ -21,27 +24,35 @@ const MAX_TEXT_BYTES: u64 = 4 * 1024 * 1024 - 5;
 /// some room for fields to come.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024 + 8 * 1024;
 
+/// The largest chunk that is sent or taken in, in bytes.
+pub const MAX_CHUNK_BYTES: u32 = 1024 * 1024;
+
 /// What Read answers in place of a text that it could not read, as it always has.
 const READ_FAILED: &str = "Error: read failed";
 
 /// `muxs.FileController`, ready to be served.
 pub(crate) type FileController = DropOversize<FileControllerServer<Files>>;
 
-/// Serves the files of `store`.
-pub(crate) fn file_controller(store: Store) -> FileController {
-    let server =
-        FileControllerServer::new(Files { store }).max_decoding_message_size(MAX_MESSAGE_BYTES);
+/// What the service needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    pub(crate) store: Store,
+    /// The size of a chunk that is sent, in bytes, where the client has no wish.
+    pub(crate) chunk_bytes: u32,
+    /// Where the tasks are that outlive a call.
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled when the server stops and waits no longer for uploads.
+    pub(crate) ending: CancellationToken,
+}
+
+/// Serves files.
+pub(crate) fn file_controller(files: Files) -> FileController {
+    let server = FileControllerServer::new(files).max_decoding_message_size(MAX_MESSAGE_BYTES);
     DropOversize::new(
         server,
         "/muxs.FileController/Write",
         MAX_MESSAGE_BYTES as u64,
     )
-}
-
-/// The handlers.
-#[derive(Clone, Debug)]
-pub(crate) struct Files {
-    store: Store,
 }
 
 impl Files {
@@ -68,16 +79,18 @@ impl Files {
         written.inspect_err(|error| log(&path, error))
     }
 
-    async fn file_info(&self, filename: &str) -> Result<pb::FileInfo, Error> {
+    async fn stat(&self, filename: &str) -> Result<pb::FileInfo, Error> {
         let path: FilePath = filename.parse()?;
         let version = self.store.stat(path.clone()).await;
         let version = version.inspect_err(|error| log(&path, error))?;
-        Ok(pb::FileInfo {
-            filename: path.as_str().to_owned(),
-            size: version.size,
-            etag: version.etag,
-            modified_at: Some(version.modified_at.into()),
-        })
+        Ok(file_info(&path, version))
+    }
+
+    async fn abort_upload(&self, filename: &str, upload_id: &str) -> Result<(), Error> {
+        let path: FilePath = filename.parse()?;
+        let id: UploadId = upload_id.parse()?;
+        let aborted = self.store.abort_upload(path.clone(), id).await;
+        aborted.inspect_err(|error| log(&path, error))
     }
 }
 
@@ -109,7 +122,7 @@ impl pb::file_controller_server::FileController for Files {
         &self,
         request: Request<pb::StatRequest>,
     ) -> Result<Response<pb::FileInfo>, Status> {
-        let info = self.file_info(&request.into_inner().filename).await?;
+        let info = self.stat(&request.into_inner().filename).await?;
         Ok(Response::new(info))
     }
 
@@ -117,30 +130,42 @@ impl pb::file_controller_server::FileController for Files {
 
     async fn read_stream(
         &self,
-        _request: Request<pb::ReadStreamRequest>,
+        request: Request<pb::ReadStreamRequest>,
     ) -> Result<Response<Self::ReadStreamStream>, Status> {
-        Err(not_yet())
+        let responses = self.read_stream(request.into_inner()).await?;
+        Ok(Response::new(responses.boxed()))
     }
 
     type WriteStreamStream = BoxStream<'static, Result<pb::WriteStreamResponse, Status>>;
 
     async fn write_stream(
         &self,
-        _request: Request<Streaming<pb::WriteStreamRequest>>,
+        request: Request<Streaming<pb::WriteStreamRequest>>,
     ) -> Result<Response<Self::WriteStreamStream>, Status> {
-        Err(not_yet())
+        let responses = self.write_stream(request.into_inner());
+        Ok(Response::new(responses.boxed()))
     }
 
     async fn abort_upload(
         &self,
-        _request: Request<pb::AbortUploadRequest>,
+        request: Request<pb::AbortUploadRequest>,
     ) -> Result<Response<pb::AbortUploadResponse>, Status> {
-        Err(not_yet())
+        let pb::AbortUploadRequest {
+            filename,
+            upload_id,
+        } = request.into_inner();
+        self.abort_upload(&filename, &upload_id).await?;
+        Ok(Response::new(pb::AbortUploadResponse {}))
     }
 }
 
-fn not_yet() -> Status {
-    Status::unimplemented("this method is not available yet")
+fn file_info(path: &FilePath, version: Version) -> pb::FileInfo {
+    pb::FileInfo {
+        filename: path.as_str().to_owned(),
+        size: version.size,
+        etag: version.etag,
+        modified_at: Some(version.modified_at.into()),
+    }
 }
 
 /// Notes what the operating system said, which clients are not told.
@@ -165,6 +190,7 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         match error {
             Error::FilenameInvalid(_) => cause(&error).field_status("filename", error.to_string()),
+            Error::UploadIdInvalid(_) => cause(&error).field_status("upload_id", error.to_string()),
             _ => cause(&error).status(error.to_string()),
         }
     }
@@ -175,6 +201,7 @@ impl From<Error> for Status {
 fn cause(error: &Error) -> Cause {
     match error {
         Error::FilenameInvalid(_) => Cause::new(Code::InvalidArgument, "FILENAME_INVALID"),
+        Error::UploadIdInvalid(_) => Cause::new(Code::InvalidArgument, BAD_REQUEST),
         Error::OutsideRoot => Cause::new(Code::PermissionDenied, "OUTSIDE_ROOT"),
         Error::ReadOnly => Cause::new(Code::PermissionDenied, "READ_ONLY"),
         Error::NotFound => Cause::new(Code::NotFound, "NOT_FOUND"),
@@ -183,7 +210,30 @@ fn cause(error: &Error) -> Cause {
             .with("limit", limit)
             .with("size", size),
         Error::NotText => Cause::new(Code::FailedPrecondition, "NOT_TEXT"),
+        Error::UploadNotFound => Cause::new(Code::NotFound, "NOT_FOUND"),
         Error::FileChanged => Cause::new(Code::Aborted, "FILE_CHANGED"),
+        Error::OffsetBeyondEnd { size } => {
+            Cause::new(Code::OutOfRange, "OFFSET_BEYOND_END").with("size", size)
+        }
+        Error::Exists { etag } => {
+            Cause::new(Code::AlreadyExists, "EXISTS").with_some("etag", etag.as_ref())
+        }
+        Error::EtagMismatch { etag } => {
+            Cause::new(Code::FailedPrecondition, "ETAG_MISMATCH").with_some("etag", etag.as_ref())
+        }
+        Error::UploadMismatch => Cause::new(Code::FailedPrecondition, "UPLOAD_MISMATCH"),
+        Error::OffsetMismatch { expected } => {
+            Cause::new(Code::Aborted, "OFFSET_MISMATCH").with("expected", expected)
+        }
+        Error::ChunkCorrupt { offset } => {
+            Cause::new(Code::Aborted, "CHUNK_CORRUPT").with("offset", offset)
+        }
+        Error::Superseded => Cause::new(Code::Aborted, "SUPERSEDED"),
+        Error::SizeMismatch { .. } => Cause::new(Code::InvalidArgument, "SIZE_MISMATCH"),
+        Error::ChecksumMismatch => Cause::new(Code::InvalidArgument, "CHECKSUM_MISMATCH"),
+        Error::UploadTooLarge { limit, size } => Cause::new(Code::FailedPrecondition, "TOO_LARGE")
+            .with("limit", limit)
+            .with("size", size),
         Error::DiskFull => Cause::new(Code::ResourceExhausted, "DISK_FULL"),
         Error::Io { .. } => Cause::new(Code::Internal, "IO"),
     }

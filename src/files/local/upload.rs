@@ -1,0 +1,336 @@
+//! One upload, from the first byte staged to the file in its place.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    checksum::Crc32c,
+    files::{
+        error::Error,
+        local::{
+            journal::{Journal, Outcome},
+            locked,
+            staged::Staged,
+            staging::Staging,
+            uploads::{Key, Lease, Superseded, Turn},
+        },
+        path::FilePath,
+        upload::{Extent, Progress, UploadId, UploadPlan},
+        version::Version,
+    },
+};
+
+/// What became of opening an upload.
+pub(crate) enum Opened {
+    /// It goes on.
+    Unfinished(Upload, Progress),
+    /// It was finished before, and this came of it.
+    Committed(Version),
+}
+
+/// An upload in the hands of one stream, until another opens it.
+///
+/// Dropped, it leaves what the last checkpoint made durable.
+pub(crate) struct Upload {
+    lease: Lease,
+    turn: u64,
+}
+
+/// An upload and its open files.
+pub(super) struct Unfinished {
+    plan: UploadPlan,
+    max_bytes: u64,
+    ttl: Duration,
+    data: Staged,
+    accepted: Mutex<Extent>,
+    durable: Mutex<Durable>,
+}
+
+struct Durable {
+    journal: Journal,
+    persisted: Extent,
+}
+
+impl Staging {
+    /// Opens an upload, new or known, and takes it from whoever has it: what they are doing with it
+    /// has stopped when this returns, and they can do no more. `superseded` is called when that
+    /// happens to the caller.
+    pub(super) fn open_upload(
+        &self,
+        plan: UploadPlan,
+        superseded: Superseded,
+    ) -> Result<Opened, Error> {
+        let limit = self.uploads.max_bytes;
+        if let Some(size) = plan.size
+            && size > limit
+        {
+            return Err(Error::UploadTooLarge { limit, size });
+        }
+        let lease = self.uploads.lease(Key::of(&plan.path, &plan.id));
+        let mut turn = lease.take();
+        if let Some(upload) = &turn.upload
+            && upload.plan == plan
+        {
+            // All that was accepted is kept. Where this fails, the upload is gone, and the caller
+            // is told to begin again.
+            let _ = upload.checkpoint();
+        }
+        let mut known = None;
+        if let Some((mut journal, record)) = self.uploads.load(&lease.key) {
+            if record.plan != plan {
+                return Err(Error::UploadMismatch);
+            }
+            if let Some(outcome) = record.outcome
+                && let Some(version) = self.outcome(&plan.path, outcome, &mut journal)?
+            {
+                return Ok(Opened::Committed(version));
+            }
+            known = Some((journal, record.persisted));
+        }
+        self.admits(&plan.path, &plan.precondition)?;
+        turn.next(Some(superseded));
+        let upload = match self.resume(&lease.key, known, &plan) {
+            Some(upload) => upload,
+            None => self.create_upload(&lease.key, plan)?,
+        };
+        let progress = upload.progress()?;
+        turn.upload = Some(upload);
+        let number = turn.number;
+        drop(turn);
+        let upload = Upload {
+            lease,
+            turn: number,
+        };
+        Ok(Opened::Unfinished(upload, progress))
+    }
+
+    /// The version that an upload became, where it came that far.
+    fn outcome(
+        &self,
+        path: &FilePath,
+        outcome: Outcome,
+        journal: &mut Journal,
+    ) -> Result<Option<Version>, Error> {
+        match outcome {
+            Outcome::Committed(version) => Ok(Some(version)),
+            // Stopped between the two: the file itself tells on which side.
+            Outcome::Committing(version) if self.has(path, &version)? => {
+                journal.committed()?;
+                Ok(Some(version))
+            }
+            Outcome::Committing(_) => Ok(None),
+        }
+    }
+
+    /// Goes on with what the disk has of an upload. None if that is nothing, or damaged.
+    fn resume(
+        &self,
+        key: &Key,
+        known: Option<(Journal, Extent)>,
+        plan: &UploadPlan,
+    ) -> Option<Unfinished> {
+        let (journal, persisted) = known?;
+        let data = self.uploads.load_data(key, persisted.size)?;
+        Some(self.unfinished(plan.clone(), data, journal, persisted))
+    }
+
+    fn create_upload(&self, key: &Key, plan: UploadPlan) -> Result<Unfinished, Error> {
+        self.uploads.remove(key);
+        let journal = Journal::create(self.uploads.folder(), key.journal(), &plan)?;
+        let data = Staged::create(self.uploads.folder(), key.data())?;
+        Ok(self.unfinished(plan, data, journal, Extent::default()))
+    }
+
+    fn unfinished(
+        &self,
+        plan: UploadPlan,
+        data: Staged,
+        journal: Journal,
+        persisted: Extent,
+    ) -> Unfinished {
+        Unfinished {
+            plan,
+            max_bytes: self.uploads.max_bytes,
+            ttl: self.uploads.ttl,
+            data,
+            accepted: Mutex::new(persisted),
+            durable: Mutex::new(Durable { journal, persisted }),
+        }
+    }
+
+    /// Puts an upload in its place, if it is what the client says it is. Returns when it is durable
+    /// and its result is on record.
+    pub(super) fn finish_upload(
+        &self,
+        upload: &Upload,
+        size: u64,
+        crc32c: Option<Crc32c>,
+    ) -> Result<Version, Error> {
+        let mut turn = upload.lease.take();
+        let finished = upload.in_turn(&turn)?.finish(self, size, crc32c)?;
+        turn.upload = None;
+        Ok(finished)
+    }
+
+    /// Removes an unfinished upload, and takes it from whoever has it.
+    pub(super) fn abort_upload(&self, path: &FilePath, id: &UploadId) -> Result<(), Error> {
+        let lease = self.uploads.lease(Key::of(path, id));
+        let mut turn = lease.take();
+        let (mut journal, record) = self.uploads.load(&lease.key).ok_or(Error::UploadNotFound)?;
+        if let Some(outcome) = record.outcome
+            && self.outcome(path, outcome, &mut journal)?.is_some()
+        {
+            return Err(Error::UploadNotFound);
+        }
+        turn.next(None);
+        self.uploads.remove(&lease.key);
+        Ok(())
+    }
+}
+
+impl Upload {
+    /// Adds a chunk behind those accepted so far. `crc32c` is its checksum, if the client sent one.
+    pub(crate) fn append(
+        &self,
+        offset: u64,
+        crc32c: Option<Crc32c>,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        let turn = self.lease.work();
+        self.in_turn(&turn)?.append(offset, crc32c, bytes)
+    }
+
+    /// Makes durable all that was accepted before this was called. Chunks can be added meanwhile.
+    pub(crate) fn checkpoint(&self) -> Result<Progress, Error> {
+        let turn = self.lease.work();
+        let upload = self.in_turn(&turn)?;
+        upload.checkpoint()?;
+        upload.progress()
+    }
+
+    fn in_turn<'a>(&self, turn: &'a Turn) -> Result<&'a Unfinished, Error> {
+        match &turn.upload {
+            Some(upload) if turn.number == self.turn => Ok(upload),
+            _ => Err(Error::Superseded),
+        }
+    }
+}
+
+impl Unfinished {
+    fn append(&self, offset: u64, crc32c: Option<Crc32c>, bytes: &[u8]) -> Result<(), Error> {
+        let mut accepted = locked(&self.accepted);
+        if offset != accepted.size {
+            let expected = accepted.size;
+            return Err(Error::OffsetMismatch { expected });
+        }
+        let length = bytes.len() as u64;
+        self.check_size(offset.saturating_add(length))?;
+        let computed = Crc32c::of(bytes);
+        if crc32c.is_some_and(|crc32c| crc32c != computed) {
+            return Err(Error::ChunkCorrupt { offset });
+        }
+        self.data.write(bytes, offset)?;
+        *accepted = accepted.followed_by(computed, length);
+        Ok(())
+    }
+
+    /// Refuses to become larger than announced or allowed.
+    fn check_size(&self, received: u64) -> Result<(), Error> {
+        let error = match self.plan.size {
+            Some(announced) if received > announced => Error::SizeMismatch {
+                announced,
+                received,
+            },
+            _ if received > self.max_bytes => Error::UploadTooLarge {
+                limit: self.max_bytes,
+                size: received,
+            },
+            _ => return Ok(()),
+        };
+        self.discard();
+        Err(error)
+    }
+
+    /// Makes durable what has been accepted so far: first the bytes, then the word for it.
+    fn checkpoint(&self) -> Result<(), Error> {
+        let mut durable = locked(&self.durable);
+        let accepted = *locked(&self.accepted);
+        if accepted.size > durable.persisted.size {
+            self.data.sync()?;
+            durable.journal.persisted(accepted)?;
+            durable.persisted = accepted;
+        }
+        Ok(())
+    }
+
+    /// What is durable; and from now on, the upload is kept for its whole time again.
+    fn progress(&self) -> Result<Progress, Error> {
+        let durable = locked(&self.durable);
+        let now = SystemTime::now();
+        durable.journal.touch(now)?;
+        Ok(Progress {
+            persisted: durable.persisted,
+            expires_at: now + self.ttl,
+        })
+    }
+
+    fn finish(
+        &self,
+        staging: &Staging,
+        size: u64,
+        crc32c: Option<Crc32c>,
+    ) -> Result<Version, Error> {
+        let accepted = *locked(&self.accepted);
+        let committed = self.check(accepted, size, crc32c).and_then(|()| {
+            let UploadPlan {
+                path, precondition, ..
+            } = &self.plan;
+            let mut durable = locked(&self.durable);
+            let committed = staging.commit(&self.data, path, precondition, |version| {
+                durable.journal.committing(accepted, version)
+            })?;
+            durable.journal.committed()?;
+            Ok(committed)
+        });
+        if let Err(error) = &committed
+            && is_final(error)
+        {
+            self.discard();
+        }
+        committed
+    }
+
+    fn check(&self, accepted: Extent, size: u64, crc32c: Option<Crc32c>) -> Result<(), Error> {
+        for announced in [Some(size), self.plan.size].into_iter().flatten() {
+            if announced != accepted.size {
+                return Err(Error::SizeMismatch {
+                    announced,
+                    received: accepted.size,
+                });
+            }
+        }
+        match crc32c {
+            Some(crc32c) if crc32c != accepted.crc32c => Err(Error::ChecksumMismatch),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes it from the disk. Nothing can be done with it any more.
+    fn discard(&self) {
+        locked(&self.durable).journal.remove();
+        self.data.remove();
+    }
+}
+
+/// Whether the same bytes can never be committed under the same plan.
+fn is_final(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::SizeMismatch { .. }
+            | Error::ChecksumMismatch
+            | Error::Exists { .. }
+            | Error::EtagMismatch { .. }
+    )
+}

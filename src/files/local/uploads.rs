@@ -1,0 +1,224 @@
+//! The uploads of a store: which are on the disk, and who has which.
+//!
+//! An upload is two files, named by a digest of its filename and id: `.data` holds its bytes,
+//! `.journal` what is to become of them. The journal is there first and gone first, so bytes
+//! without one belong to nobody. Its time of change says when somebody last cared for the upload.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt, io,
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::{Duration, SystemTime},
+};
+
+use cap_std::fs::Dir;
+use sha2::{Digest, Sha256};
+
+use crate::files::{
+    local::{
+        journal::{Journal, Record},
+        locked,
+        staged::Staged,
+        upload::Unfinished,
+    },
+    path::FilePath,
+    settings::Settings,
+    upload::UploadId,
+};
+
+#[derive(Debug)]
+pub(super) struct Uploads {
+    folder: Arc<Dir>,
+    pub(super) ttl: Duration,
+    pub(super) max_bytes: u64,
+    slots: Slots,
+}
+
+/// A slot for each upload that somebody has to do with at the moment.
+type Slots = Arc<Mutex<HashMap<Key, Arc<RwLock<Turn>>>>>;
+
+/// Tells whoever has an upload that another has taken it.
+pub(crate) type Superseded = Box<dyn FnOnce() + Send + Sync>;
+
+/// Whose turn it is with an upload.
+#[derive(Default)]
+pub(super) struct Turn {
+    /// Of the one who opened it last.
+    pub(super) number: u64,
+    pub(super) upload: Option<Unfinished>,
+    superseded: Option<Superseded>,
+}
+
+impl fmt::Debug for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut turn = f.debug_struct("Turn");
+        turn.field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+impl Turn {
+    /// Ends the turn of who had the upload; the next one's begins.
+    pub(super) fn next(&mut self, superseded: Option<Superseded>) {
+        self.number += 1;
+        self.upload = None;
+        if let Some(tell) = std::mem::replace(&mut self.superseded, superseded) {
+            tell();
+        }
+    }
+}
+
+impl Uploads {
+    /// The uploads in `folder`, those that have expired removed.
+    pub(super) fn open(folder: Dir, settings: &Settings) -> io::Result<Self> {
+        let uploads = Self {
+            folder: Arc::new(folder),
+            ttl: settings.upload_ttl,
+            max_bytes: settings.max_upload_bytes,
+            slots: Slots::default(),
+        };
+        uploads.sweep()?;
+        Ok(uploads)
+    }
+
+    pub(super) fn folder(&self) -> &Arc<Dir> {
+        &self.folder
+    }
+
+    /// Makes an upload one's own business: as long as the lease is held, it is not swept.
+    pub(super) fn lease(&self, key: Key) -> Lease {
+        let slot = Arc::clone(locked(&self.slots).entry(key.clone()).or_default());
+        Lease {
+            key,
+            slot,
+            slots: Arc::clone(&self.slots),
+        }
+    }
+
+    /// What the disk has of an upload. What is damaged is removed, and as if it had never been.
+    pub(super) fn load(&self, key: &Key) -> Option<(Journal, Record)> {
+        match Journal::load(&self.folder, key.journal()) {
+            Ok(Some(loaded)) => Some(loaded),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Ok(None) | Err(_) => {
+                self.remove(key);
+                None
+            }
+        }
+    }
+
+    /// The bytes of an upload, cut off where they stop being sure.
+    pub(super) fn load_data(&self, key: &Key, size: u64) -> Option<Staged> {
+        let data = Staged::open(&self.folder, key.data()).ok()?;
+        let enough = data.metadata().ok()?.len() >= size;
+        (enough && data.truncate(size).is_ok()).then_some(data)
+    }
+
+    /// Removes all that the disk has of an upload.
+    pub(super) fn remove(&self, key: &Key) {
+        for name in [key.journal(), key.data()] {
+            remove(&self.folder, &name);
+        }
+    }
+
+    /// Removes the uploads that have expired and that nobody has to do with, and whatever else is
+    /// in the folder and belongs to none.
+    pub(super) fn sweep(&self) -> io::Result<()> {
+        let mut keys = HashSet::new();
+        for entry in self.folder.entries()? {
+            let name = entry?.file_name();
+            match name.to_str().and_then(Key::of_file) {
+                Some(key) => drop(keys.insert(key)),
+                None => remove(&self.folder, &name.to_string_lossy()),
+            }
+        }
+        for key in keys {
+            let lease = self.lease(key);
+            // Whoever opens it from here on waits until it is clear what is left of it.
+            let turn = lease.take();
+            if turn.upload.is_none() && self.has_expired(&lease.key) {
+                self.remove(&lease.key);
+            }
+        }
+        Ok(())
+    }
+
+    fn has_expired(&self, key: &Key) -> bool {
+        let journal = self.folder.symlink_metadata(key.journal());
+        let Ok(cared_for) = journal.and_then(|journal| journal.modified()) else {
+            return true;
+        };
+        let age = SystemTime::now().duration_since(cared_for.into_std());
+        age.is_ok_and(|age| age > self.ttl)
+    }
+}
+
+/// The right to be asked before an upload is swept.
+pub(super) struct Lease {
+    pub(super) key: Key,
+    slot: Arc<RwLock<Turn>>,
+    slots: Slots,
+}
+
+impl Lease {
+    /// For work of the one whose turn it is: several pieces of it can go on at a time.
+    pub(super) fn work(&self) -> RwLockReadGuard<'_, Turn> {
+        self.slot.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For what changes whose turn it is. Waits until all work has stopped, and no other begins.
+    pub(super) fn take(&self) -> RwLockWriteGuard<'_, Turn> {
+        self.slot.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut slots = locked(&self.slots);
+        // The table's and this one.
+        if Arc::strong_count(&self.slot) == 2 {
+            slots.remove(&self.key);
+        }
+    }
+}
+
+/// Names an upload and its files: a filename and an id of any length and spelling, in 64
+/// characters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key(String);
+
+impl Key {
+    pub(super) fn of(path: &FilePath, id: &UploadId) -> Self {
+        // No filename has a NUL.
+        let digest = Sha256::new()
+            .chain_update(path.as_str())
+            .chain_update([0])
+            .chain_update(id.as_str())
+            .finalize();
+        Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    fn of_file(name: &str) -> Option<Self> {
+        let key = name
+            .strip_suffix(".data")
+            .or_else(|| name.strip_suffix(".journal"))?;
+        let digest = key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+        digest.then(|| Self(key.to_owned()))
+    }
+
+    pub(super) fn data(&self) -> String {
+        format!("{}.data", self.0)
+    }
+
+    pub(super) fn journal(&self) -> String {
+        format!("{}.journal", self.0)
+    }
+}
+
+/// Removes what has a name, whatever it is. Should that fail, the next sweep tries again.
+fn remove(folder: &Dir, name: &str) {
+    if let Err(error) = folder.remove_file(name)
+        && error.kind() == io::ErrorKind::IsADirectory
+    {
+        let _ = folder.remove_dir_all(name);
+    }
+}

@@ -1,0 +1,236 @@
+//! WriteStream: the steps of a client in, what became of them out.
+//!
+//! A task of its own takes the steps, because it outlives the call: when the client is gone, what
+//! has come is still made durable. Nothing is concluded from the end of the steps, which looks the
+//! same for a client that pauses, one that cancels, and one whose connection broke.
+
+use std::time::Duration;
+
+use futures::{FutureExt, Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use super::{Files, MAX_CHUNK_BYTES, file_info, log};
+use crate::{
+    checksum::Crc32c,
+    failure::{BAD_REQUEST, Cause},
+    files::{
+        Error, FilePath, Version,
+        store::{Chunk, Opened, Upload},
+        upload::{Precondition, Progress, UploadId, UploadPlan},
+    },
+    pb::{self, write_stream_request::Step, write_stream_response::State},
+};
+
+/// How many answers wait for a client that does not read. Beyond that, progress is not told: later
+/// progress says more.
+const ANSWERS: usize = 4;
+
+/// How many more there is room for, so that the last words never wait: what became of the upload,
+/// and that something came after `finish`.
+const LAST_WORDS: usize = 2;
+
+/// When a client that is cut off because the server stops shall come back.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+const AFTER_FINISH: &str = "nothing comes after finish";
+
+impl Files {
+    /// Takes the steps of one stream. Returns at once, so that the client has its headers.
+    pub(super) fn write_stream(
+        &self,
+        steps: Streaming<pb::WriteStreamRequest>,
+    ) -> impl Stream<Item = Result<pb::WriteStreamResponse, Status>> + use<> {
+        let (answers, outgoing) = mpsc::channel(ANSWERS + LAST_WORDS);
+        let mut call = Call {
+            files: self.clone(),
+            steps,
+            answers,
+        };
+        self.tasks.spawn(async move {
+            let last = call.take().await;
+            call.say(last.map_err(Status::from));
+            if call.has_more() {
+                call.say(Err(Failure::BadRequest(AFTER_FINISH).into()));
+            }
+        });
+        ReceiverStream::new(outgoing)
+    }
+}
+
+/// One stream: where the steps come from, and where the answers go.
+struct Call {
+    files: Files,
+    steps: Streaming<pb::WriteStreamRequest>,
+    answers: mpsc::Sender<Result<pb::WriteStreamResponse, Status>>,
+}
+
+/// Why a stream ends early.
+enum Failure {
+    /// The domain's reason.
+    Files(Error),
+    /// What came breaks the contract.
+    BadRequest(&'static str),
+    /// The connection broke, or what came is no step.
+    Transport(Status),
+    /// The server stops.
+    Draining,
+}
+
+impl Call {
+    /// Takes the steps to their end, and says what became of the upload.
+    async fn take(&mut self) -> Result<State, Failure> {
+        let plan = plan(self.first_step().await?)?;
+        let (path, id) = (plan.path.clone(), plan.id.clone());
+        let opened = self.files.store.open_upload(plan).await;
+        let mut upload = match opened.inspect_err(|error| log(&path, error))? {
+            Opened::Committed(version) => return Ok(committed(&path, version)),
+            Opened::Unfinished(upload, so_far) => {
+                self.say(Ok(progress(&id, so_far)));
+                upload
+            }
+        };
+        let result = self.take_chunks(&mut upload, &path, &id).await;
+        if let Err(failure) = &result {
+            if let Failure::Files(error) = failure {
+                log(&path, error);
+            }
+            upload.keep().await;
+        }
+        result
+    }
+
+    /// Waits for `open`.
+    async fn first_step(&mut self) -> Result<pb::OpenUpload, Failure> {
+        let first = tokio::select! {
+            first = self.steps.next() => first,
+            () = self.files.ending.cancelled() => return Err(Failure::Draining),
+        };
+        match first {
+            Some(Ok(pb::WriteStreamRequest {
+                step: Some(Step::Open(open)),
+            })) => Ok(open),
+            Some(Err(status)) => Err(Failure::Transport(status)),
+            Some(Ok(_)) | None => Err(Failure::BadRequest("the first step has to be open")),
+        }
+    }
+
+    /// Takes chunks to `finish`, or to the end of the steps, which is no more than a pause.
+    async fn take_chunks(
+        &mut self,
+        upload: &mut Upload,
+        path: &FilePath,
+        id: &UploadId,
+    ) -> Result<State, Failure> {
+        loop {
+            let step = tokio::select! {
+                biased;
+                advanced = upload.advanced() => {
+                    if let Some(so_far) = advanced?
+                        && self.answers.capacity() > LAST_WORDS
+                    {
+                        self.say(Ok(progress(id, so_far)));
+                    }
+                    continue;
+                }
+                () = self.files.ending.cancelled() => return Err(Failure::Draining),
+                step = self.steps.next(), if upload.has_room() => step,
+            };
+            let Some(step) = step else {
+                return Ok(progress(id, upload.pause().await?));
+            };
+            match step.map_err(Failure::Transport)?.step {
+                Some(Step::Chunk(next)) => upload.push(chunk(next)?),
+                Some(Step::Finish(_)) if self.has_more() => {
+                    return Err(Failure::BadRequest(AFTER_FINISH));
+                }
+                Some(Step::Finish(pb::FinishUpload { size, crc32c })) => {
+                    let version = upload.finish(size, crc32c.map(Crc32c::from)).await?;
+                    return Ok(committed(path, version));
+                }
+                Some(Step::Open(_)) => return Err(Failure::BadRequest("open comes once")),
+                None => return Err(Failure::BadRequest("a step has to be set")),
+            }
+        }
+    }
+
+    /// Whether the client has sent another step already.
+    fn has_more(&mut self) -> bool {
+        matches!(self.steps.next().now_or_never(), Some(Some(Ok(_))))
+    }
+
+    fn say(&self, answer: Result<State, Status>) {
+        // There is room, but the client may be gone.
+        let _ = self.answers.try_send(answer.map(response));
+    }
+}
+
+/// The domain's words for `open`.
+fn plan(open: pb::OpenUpload) -> Result<UploadPlan, Failure> {
+    let path = open.filename.parse().map_err(Error::from)?;
+    Ok(UploadPlan {
+        path,
+        id: match open.upload_id.as_str() {
+            "" => UploadId::random(),
+            id => id.parse().map_err(Error::from)?,
+        },
+        precondition: match open.if_etag {
+            None => Precondition::Anything,
+            Some(etag) if etag.is_empty() => Precondition::Absent,
+            Some(etag) => Precondition::Version(etag),
+        },
+        size: open.size,
+    })
+}
+
+fn chunk(chunk: pb::Chunk) -> Result<Chunk, Failure> {
+    if chunk.data.len() > MAX_CHUNK_BYTES as usize {
+        return Err(Failure::BadRequest(
+            "the chunk is larger than max_chunk_bytes",
+        ));
+    }
+    Ok(Chunk {
+        offset: chunk.offset,
+        crc32c: chunk.crc32c.map(Crc32c::from),
+        bytes: chunk.data,
+    })
+}
+
+fn progress(id: &UploadId, so_far: Progress) -> State {
+    State::Progress(pb::UploadProgress {
+        upload_id: id.as_str().to_owned(),
+        persisted_size: so_far.persisted.size,
+        persisted_crc32c: so_far.persisted.crc32c.value(),
+        expires_at: Some(so_far.expires_at.into()),
+        max_chunk_bytes: MAX_CHUNK_BYTES,
+    })
+}
+
+fn committed(path: &FilePath, version: Version) -> State {
+    State::Committed(file_info(path, version))
+}
+
+fn response(state: State) -> pb::WriteStreamResponse {
+    pb::WriteStreamResponse { state: Some(state) }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Files(error)
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Files(error) => error.into(),
+            Failure::BadRequest(message) => {
+                Cause::new(Code::InvalidArgument, BAD_REQUEST).status(message)
+            }
+            Failure::Transport(status) => status,
+            Failure::Draining => Cause::new(Code::Unavailable, "DRAINING")
+                .retry_status(RETRY_AFTER, "the server stops"),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What the file service calls: the disk, off the asynchronous threads.
+
+mod download;
+mod upload;
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::{
+    download::Download,
+    upload::{Chunk, Upload},
+};
+use super::{
+    error::{Error, OpenError},
+    local::{self, Local},
+    path::FilePath,
+    settings::Settings,
+    upload::{Progress, UploadId, UploadPlan},
+    version::Version,
+};
+
+/// Between two sweeps, which look at each upload on the disk.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// The files below one root folder. Cheap to clone; clones share the root.
+#[derive(Clone, Debug)]
+pub struct Store {
+    local: Arc<Local>,
+    checkpoint_bytes: u64,
+    upload_ttl: Duration,
+}
+
+/// What became of opening an upload.
+pub(crate) enum Opened {
+    /// It goes on.
+    Unfinished(Upload, Progress),
+    /// It was finished before, and this came of it.
+    Committed(Version),
+}
+
+impl Store {
+    /// Opens the folder `root`, blocking.
+    ///
+    /// Unless it is read-only, the root is created where it is missing, and is this store's alone,
+    /// among servers that write, until the last clone is dropped or the process ends.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub fn open(root: impl AsRef<Path>, settings: Settings) -> Result<Self, OpenError> {
+        Ok(Self {
+            local: Arc::new(Local::open(root.as_ref(), &settings)?),
+            checkpoint_bytes: settings.checkpoint_bytes,
+            upload_ttl: settings.upload_ttl,
+        })
+    }
+
+    /// Says what a file is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::NotAFile`], [`Error::OutsideRoot`], [`Error::FilenameInvalid`]
+    /// for a link into the server's own folder, [`Error::Io`].
+    pub async fn stat(&self, path: FilePath) -> Result<Version, Error> {
+        self.blocking(move |local| local.stat(&path)).await
+    }
+
+    /// Reads a text file of at most `limit` bytes whole.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::stat`], [`Error::TooLarge`], [`Error::NotText`], [`Error::FileChanged`].
+    pub async fn read_text(&self, path: FilePath, limit: u64) -> Result<String, Error> {
+        self.blocking(move |local| {
+            String::from_utf8(local.read(&path, limit)?).map_err(|_| Error::NotText)
+        })
+        .await
+    }
+
+    /// Writes a text file whole, and the folders on its way. Returns when it is durable.
+    ///
+    /// The content is replaced in one step, and the permissions of the file stay. After a failure it
+    /// is the old one, but for one case: [`Error::Io`] when the new one is in place and the disk
+    /// would not confirm its name. A future that is dropped early may still write.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::stat`] but the first, [`Error::ReadOnly`], [`Error::DiskFull`].
+    pub async fn write_text(&self, path: FilePath, text: String) -> Result<(), Error> {
+        self.blocking(move |local| local.write(&path, text.as_bytes()))
+            .await
+    }
+
+    /// Opens a file to be read in pieces.
+    pub(crate) async fn open_file(&self, path: FilePath) -> Result<Download, Error> {
+        let file = self.blocking(move |local| local.open_file(&path)).await?;
+        Ok(Download::new(file))
+    }
+
+    /// Opens an upload, new or known, and takes it from whoever has it.
+    pub(crate) async fn open_upload(&self, plan: UploadPlan) -> Result<Opened, Error> {
+        let superseded = CancellationToken::new();
+        let tell = superseded.clone();
+        let opened = self
+            .blocking(move |local| local.open_upload(plan, Box::new(move || tell.cancel())))
+            .await?;
+        Ok(match opened {
+            local::Opened::Committed(version) => Opened::Committed(version),
+            local::Opened::Unfinished(upload, progress) => {
+                Opened::Unfinished(Upload::new(self.clone(), upload, superseded), progress)
+            }
+        })
+    }
+
+    /// Removes an unfinished upload, and ends the stream that has it.
+    pub(crate) async fn abort_upload(&self, path: FilePath, id: UploadId) -> Result<(), Error> {
+        self.blocking(move |local| local.abort_upload(&path, &id))
+            .await
+    }
+
+    /// Removes expired uploads again and again, for ever.
+    pub(crate) async fn sweep(self) {
+        let pause = (self.upload_ttl / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        loop {
+            tokio::time::sleep(pause).await;
+            if let Err(error) = self.blocking(|local| local.sweep()).await {
+                tracing::warn!(?error, "cannot remove expired uploads");
+            }
+        }
+    }
+
+    /// Joins the blocking side to the asynchronous one.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Local) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let local = Arc::clone(&self.local);
+        joined(tokio::task::spawn_blocking(move || work(&local))).await
+    }
+}
+
+/// The result of work on a blocking thread. What panicked there panics here.
+async fn joined<T>(
+    work: impl Future<Output = Result<Result<T, Error>, JoinError>>,
+) -> Result<T, Error> {
+    match work.await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(stopping) => Err(Error::io("start the work", io::Error::other(stopping))),
+        },
+    }
+}
