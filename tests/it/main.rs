@@ -6,14 +6,19 @@
 )]
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod downloads;
 mod durability;
 mod examples;
 mod files;
 mod greeter;
+mod interrupted;
 mod layering;
 mod malformed;
 mod memory;
+mod model;
 mod names;
 mod program;
 mod serving;
+mod streams;
 mod support;
+mod uploads;

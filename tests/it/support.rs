@@ -49,7 +49,7 @@ static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// panicked.
 pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
-    root: TempDir,
+    root: Option<TempDir>,
     stop: Option<oneshot::Sender<()>>,
     /// Its other end is dropped when the server has ended, and its runtime with it.
     ended: Option<mpsc::Receiver<()>>,
@@ -107,7 +107,7 @@ impl TestServer {
             .unwrap();
         Self {
             address,
-            root,
+            root: Some(root),
             stop: Some(stop),
             ended: Some(ended),
         }
@@ -126,17 +126,22 @@ impl TestServer {
     }
 
     pub(crate) fn root(&self) -> &Path {
-        self.root.path()
+        self.root.as_ref().expect("not given away").path()
     }
 
     /// A path below the root.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
+        self.root().join(name)
     }
 
     /// Tells the server to stop; [`TestServer::stopped`] waits until it has.
     pub(crate) fn stop(&mut self) {
         self.stop.take();
+    }
+
+    /// The folder of a server that has stopped, for another.
+    pub(crate) fn into_root(mut self) -> TempDir {
+        self.root.take().expect("given away once")
     }
 
     pub(crate) async fn stopped(&mut self) {
@@ -186,10 +191,15 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) async fn start(root: &Path) -> Self {
+        Self::start_with(root, &[]).await
+    }
+
+    pub(crate) async fn start_with(root: &Path, flags: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
         command
             .args(["--listen", "127.0.0.1:0", "--root"])
-            .arg(root);
+            .arg(root)
+            .args(flags);
         Self::start_command(command).await
     }
 

@@ -1,0 +1,198 @@
+//! The two ends of a transfer, for tests that say themselves what is sent and when.
+
+use muxs::pb::{
+    Chunk, FileInfo, FinishUpload, OpenUpload, ReadStreamRequest, UploadProgress,
+    WriteStreamRequest, WriteStreamResponse, file_controller_client::FileControllerClient,
+    read_stream_response::Event, write_stream_request::Step, write_stream_response::State,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming, transport::Channel};
+
+use crate::support::bounded;
+
+pub(crate) type Files = FileControllerClient<Channel>;
+
+/// One stream of an upload. What has been sent is taken out of the test's hands at once, up to some
+/// chunks.
+pub(crate) struct Upload {
+    steps: Option<mpsc::Sender<WriteStreamRequest>>,
+    answers: Streaming<WriteStreamResponse>,
+}
+
+impl Upload {
+    /// A stream on which nothing has been sent.
+    pub(crate) async fn begin(files: &mut Files) -> Self {
+        let (steps, outgoing) = mpsc::channel(8);
+        let answers = bounded(files.write_stream(ReceiverStream::new(outgoing))).await;
+        Self {
+            steps: Some(steps),
+            answers: answers.unwrap().into_inner(),
+        }
+    }
+
+    /// A stream that begins like a client does.
+    pub(crate) async fn open(files: &mut Files, open: OpenUpload) -> Self {
+        let mut upload = Self::begin(files).await;
+        upload.send(Step::Open(open)).await;
+        upload
+    }
+
+    pub(crate) async fn send(&mut self, step: Step) {
+        self.send_raw(WriteStreamRequest { step: Some(step) }).await;
+    }
+
+    pub(crate) async fn send_raw(&mut self, step: WriteStreamRequest) {
+        let steps = self.steps.as_ref().expect("not half-closed");
+        // Where the server has ended the call, its answer says so.
+        let _ = bounded(steps.send(step)).await;
+    }
+
+    /// A chunk as a careful client sends it.
+    pub(crate) async fn chunk(&mut self, offset: usize, bytes: &[u8]) {
+        self.send(Step::Chunk(chunk(offset, bytes))).await;
+    }
+
+    /// All of `content` from `offset` on, in chunks of `size` bytes.
+    pub(crate) async fn chunks(&mut self, content: &[u8], offset: usize, size: usize) {
+        for (k, piece) in content[offset..].chunks(size).enumerate() {
+            self.chunk(offset + k * size, piece).await;
+        }
+    }
+
+    pub(crate) async fn finish(&mut self, content: &[u8]) {
+        let step = Step::Finish(FinishUpload {
+            size: content.len() as u64,
+            crc32c: Some(crc32c(content)),
+        });
+        self.send(step).await;
+    }
+
+    /// Another sender of its steps, for a test that reads meanwhile.
+    pub(crate) fn steps(&self) -> mpsc::Sender<WriteStreamRequest> {
+        self.steps.clone().expect("not half-closed")
+    }
+
+    pub(crate) fn half_close(&mut self) {
+        self.steps.take();
+    }
+
+    pub(crate) async fn answer(&mut self) -> Result<Option<State>, Status> {
+        let answer = bounded(self.answers.message()).await?;
+        Ok(answer.map(|answer| answer.state.expect("an answer says something")))
+    }
+
+    /// The next answer, which has to be progress.
+    pub(crate) async fn progress(&mut self) -> UploadProgress {
+        match self.answer().await {
+            Ok(Some(State::Progress(progress))) => progress,
+            other => panic!("{other:?} instead of progress"),
+        }
+    }
+
+    /// Waits for progress to a size, which it may not pass.
+    pub(crate) async fn persisted(&mut self, size: usize) -> UploadProgress {
+        loop {
+            let progress = self.progress().await;
+            if progress.persisted_size >= size as u64 {
+                assert_eq!(progress.persisted_size, size as u64);
+                return progress;
+            }
+        }
+    }
+
+    /// Waits for the file.
+    pub(crate) async fn committed(&mut self) -> FileInfo {
+        loop {
+            match self.answer().await {
+                Ok(Some(State::Progress(_))) => {}
+                Ok(Some(State::Committed(info))) => return info,
+                other => panic!("{other:?} instead of the file"),
+            }
+        }
+    }
+
+    /// Waits for the end of the call, over whatever progress there is.
+    pub(crate) async fn ended(&mut self) -> Result<(), Status> {
+        while let Some(state) = self.answer().await? {
+            assert!(matches!(state, State::Progress(_)), "{state:?}");
+        }
+        Ok(())
+    }
+}
+
+/// An upload like most: of known id and size, whatever it replaces.
+pub(crate) fn open(filename: &str, id: &str, content: &[u8]) -> OpenUpload {
+    OpenUpload {
+        filename: filename.to_owned(),
+        upload_id: id.to_owned(),
+        if_etag: None,
+        size: Some(content.len() as u64),
+    }
+}
+
+pub(crate) fn chunk(offset: usize, bytes: &[u8]) -> Chunk {
+    Chunk {
+        offset: offset as u64,
+        crc32c: Some(crc32c(bytes)),
+        data: bytes.to_vec().into(),
+    }
+}
+
+/// A file, uploaded in one go.
+pub(crate) async fn put(files: &mut Files, filename: &str, content: &[u8]) -> FileInfo {
+    let id = format!("put-{}", crc32c(content));
+    let mut upload = Upload::open(files, open(filename, &id, content)).await;
+    upload.chunks(content, 0, 256 * 1024).await;
+    upload.finish(content).await;
+    upload.committed().await
+}
+
+/// A file, or a part of it, each chunk checked.
+pub(crate) async fn get(
+    files: &mut Files,
+    request: ReadStreamRequest,
+) -> Result<(FileInfo, Vec<u8>), Status> {
+    let start = request.offset;
+    let mut events = files.read_stream(request).await?.into_inner();
+    let Some(Event::Info(info)) = bounded(events.message()).await?.unwrap().event else {
+        panic!("info comes first");
+    };
+    let mut content = Vec::new();
+    while let Some(next) = bounded(events.message()).await? {
+        let Some(Event::Chunk(chunk)) = next.event else {
+            panic!("chunks come after info");
+        };
+        assert_eq!(chunk.offset, start + content.len() as u64);
+        assert_eq!(chunk.crc32c, Some(crc32c(&chunk.data)));
+        assert!(!chunk.data.is_empty());
+        content.extend_from_slice(&chunk.data);
+    }
+    Ok((info, content))
+}
+
+/// A request for a whole file.
+pub(crate) fn whole(filename: &str) -> ReadStreamRequest {
+    ReadStreamRequest {
+        filename: filename.to_owned(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+/// Bytes of which no piece is like another.
+pub(crate) fn content(size: usize) -> Vec<u8> {
+    let mut state = size as u64 ^ 0x9e37_79b9_7f4a_7c15;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes
+}
