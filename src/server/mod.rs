@@ -11,10 +11,7 @@ mod services;
 use std::time::Duration;
 
 use tokio::{net::TcpListener, time::timeout};
-use tokio_util::{
-    sync::CancellationToken,
-    task::{AbortOnDropHandle, TaskTracker},
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::config::Config;
 use self::connection::Connections;
@@ -44,7 +41,10 @@ pub async fn run(listeners: Vec<TcpListener>, config: Config, shutdown: impl Fut
         CancellationToken::new(),
     );
     let _cut_when_dropped = cut.clone().drop_guard();
-    let _sweeping = AbortOnDropHandle::new(tokio::spawn(config.store.clone().sweep()));
+    // Cut with the connections, or alone when the drain begins.
+    let accepting = cut.child_token();
+    let until_draining = accepting.clone();
+    tasks.spawn(until_draining.run_until_cancelled_owned(config.store.clone().sweep()));
 
     let files = Files {
         store: config.store,
@@ -54,8 +54,6 @@ pub async fn run(listeners: Vec<TcpListener>, config: Config, shutdown: impl Fut
     };
     let (routes, health) = services::services(files).await;
     let connections = Connections::new(routes, tasks.clone(), draining.clone(), cut.clone());
-    // Cut with the connections, or alone when the drain begins.
-    let accepting = cut.child_token();
     for listener in listeners {
         let accept = accept::accept(listener, connections.clone());
         tasks.spawn(accepting.clone().run_until_cancelled_owned(accept));

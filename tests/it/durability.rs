@@ -1,25 +1,34 @@
-//! What is answered is on the disk: the order of the system calls behind a Write.
+//! What is answered is on the disk: the order of the system calls behind it, and what becomes of
+//! disks that fail.
 
-use std::{fs, io::Write, path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
+use muxs::files::{Settings, Store};
 use rustix::process::Signal;
+use tempfile::TempDir;
+use tonic::Code;
 
-use crate::support::{Program, file, kill, tree};
+use crate::{
+    streams::{Upload, content, crc32c, open, put},
+    support::{Program, TestServer, assert_failure, file, kill, skipped, tree},
+};
 
 /// The server program over `root`, with its system calls written to `trace`; None where that cannot
 /// be had.
 async fn traced(root: &Path, trace: &Path) -> Option<Program> {
+    let calls = "write,pwrite64,fsync,fdatasync,syncfs,rename,renameat,renameat2,mkdirat,writev";
+    under_strace(root, &["-e", &format!("trace={calls}"), "-o"], trace).await
+}
+
+async fn under_strace(root: &Path, options: &[&str], trace: &Path) -> Option<Program> {
     if Command::new("strace").arg("--version").output().is_err() {
-        // Past the capture of output: a skip is loud.
-        let skipped = b"SKIPPED: no strace, so the order of system calls is not checked\n";
-        std::io::stderr().write_all(skipped).unwrap();
+        skipped("no strace, so the system calls are not checked");
         return None;
     }
     let mut command = Command::new("strace");
     command
-        .args(["-f", "-y", "-s", "16", "-e"])
-        .arg("trace=write,pwrite64,fsync,fdatasync,syncfs,rename,renameat,renameat2,mkdirat,writev")
-        .arg("-o")
+        .args(["-f", "-y", "-s", "16"])
+        .args(options)
         .arg(trace)
         .arg(env!("CARGO_BIN_EXE_server"))
         .args(["--listen", "127.0.0.1:0", "--root"])
@@ -93,13 +102,201 @@ async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
             vec!["writev(".to_owned(), "<socket:".to_owned()],
         ),
     ];
+    assert_order(&trace, &steps);
+}
+
+/// Asserts that calls come in an order, each known by some words, and the last before the server
+/// was told to stop.
+fn assert_order(trace: &str, steps: &[(&str, Vec<String>)]) {
     // What it says afterwards is not the answer.
     let (trace, _) = trace.split_once("--- SIGTERM").unwrap();
     let mut lines = trace.lines();
-    for (step, words) in &steps {
+    for (step, words) in steps {
         let found = lines.any(|line| words.iter().all(|word| line.contains(word)));
         assert!(found, "not in its order: {step}\n{trace}");
     }
+}
+
+/// The same for an upload: before progress is told, and before the file is.
+#[tokio::test]
+async fn an_upload_is_durable_as_far_as_its_answers_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let Some(program) = traced(&root, &trace).await else {
+        return;
+    };
+    let mut files = program.files().await;
+    let content = b"durable content";
+    let mut upload = Upload::open(&mut files, open("new/a.bin", "id", content)).await;
+    upload.progress().await;
+    upload.chunk(0, content).await;
+    upload.persisted(content.len()).await;
+    upload.finish(content).await;
+    upload.committed().await;
+    stop_traced(program).await;
+
+    let trace = fs::read_to_string(&trace).unwrap();
+    let folder = folder.path().canonicalize().unwrap().display().to_string();
+    let root = format!("{folder}/root");
+    let uploads = format!("{root}/.muxs/uploads");
+    let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let answered = words(&["writev(", "<socket:"]);
+    let journal_synced = words(&["sync(", &uploads, ".journal>"]);
+    let steps = [
+        (
+            "the bytes are written",
+            words(&["pwrite64(", &uploads, ".data>", "durable content"]),
+        ),
+        (
+            "the bytes are synced",
+            words(&["sync(", &uploads, ".data>"]),
+        ),
+        (
+            "the word for it is written",
+            words(&["pwrite64(", &uploads, ".journal>"]),
+        ),
+        ("the word for it is synced", journal_synced.clone()),
+        (
+            "both names are synced",
+            words(&["fsync(", &format!("<{uploads}>")]),
+        ),
+        ("progress is told", answered.clone()),
+        (
+            "the stamped file is synced",
+            words(&["fsync(", &uploads, ".data>"]),
+        ),
+        (
+            "what it will be is written",
+            words(&["pwrite64(", &uploads, ".journal>"]),
+        ),
+        ("what it will be is synced", journal_synced.clone()),
+        ("the folder is made", words(&["mkdirat(", "\"new\""])),
+        (
+            "the folder's name is synced",
+            words(&["fsync(", &format!("<{root}>")]),
+        ),
+        (
+            "the file is put in its place",
+            words(&["rename", "\"a.bin\""]),
+        ),
+        (
+            "the file's name is synced",
+            words(&["fsync(", &format!("<{root}/new>")]),
+        ),
+        (
+            "the result is written",
+            words(&["pwrite64(", &uploads, ".journal>"]),
+        ),
+        ("the result is synced", journal_synced),
+        ("the file is told", answered),
+    ];
+    assert_order(&trace, &steps);
+}
+
+/// What a failed sync has lost, a second that succeeds does not bring back: the upload begins anew.
+#[tokio::test]
+async fn a_sync_that_fails_is_not_tried_again_on_the_same_file() {
+    for (call, old) in [("fdatasync", "old"), ("fsync", "old")] {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("a.bin"), old).unwrap();
+        let inject = format!("inject={call}:error=EIO");
+        let Some(program) = under_strace(&root, &["-e", &inject, "-o"], &trace).await else {
+            return;
+        };
+        let mut files = program.files().await;
+        let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+        upload.progress().await;
+        upload.chunk(0, b"hello").await;
+        upload.finish(b"hello").await;
+        let failure = assert_failure(upload.ended().await, Code::Internal, "IO");
+        assert!(!failure.message().contains("error"), "{failure:?}");
+        assert!(
+            program.log().contains("Input/output error"),
+            "{}",
+            program.log()
+        );
+        assert_eq!(fs::read_to_string(root.join("a.bin")).unwrap(), old);
+
+        let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+        assert_eq!(upload.progress().await.persisted_size, 0, "{call}");
+        drop(upload);
+        let status = files
+            .write(file("a.bin", "new"))
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(status.code == 1, call == "fsync");
+        stop_traced(program).await;
+    }
+}
+
+/// A small disk of its own, in memory.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn mount(options: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(folder.path())
+            .output();
+        if mounted.is_ok_and(|mounted| mounted.status.success()) {
+            return Some(Self(folder));
+        }
+        skipped("no right to mount, so a full disk is not tried");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount")
+            .arg("--lazy")
+            .arg(self.0.path())
+            .status();
+        assert!(unmounted.unwrap().success());
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_keeps_what_was_durable_and_the_old_file() {
+    const MIB: usize = 1024 * 1024;
+    let Some(disk) = SmallDisk::mount("size=6m") else {
+        return;
+    };
+    let root = disk.0.path();
+    let store = Store::open(root, Settings::default()).unwrap();
+    let server = TestServer::over(store, |_| {});
+    let mut files = server.files().await;
+    put(&mut files, "a.bin", b"old").await;
+    fs::write(root.join("filler"), vec![1; 3 * MIB]).unwrap();
+
+    let content = content(5 * MIB);
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", &content)).await;
+    upload.chunks(&content, 0, 64 * 1024).await;
+    let full = assert_failure(upload.ended().await, Code::ResourceExhausted, "DISK_FULL");
+    assert!(!full.message().is_empty());
+    assert_eq!(fs::read(root.join("a.bin")).unwrap(), b"old");
+
+    // Not even a journal fits.
+    fs::write(root.join("rest"), vec![1; 3 * MIB]).unwrap_err();
+    let mut other = Upload::open(&mut files, open("b.bin", "id", b"hello")).await;
+    assert_failure(other.ended().await, Code::ResourceExhausted, "DISK_FULL");
+
+    // With room again, it goes on.
+    fs::remove_file(root.join("rest")).unwrap();
+    fs::remove_file(root.join("filler")).unwrap();
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", &content)).await;
+    let progress = upload.progress().await;
+    let persisted = progress.persisted_size as usize;
+    assert!(persisted > MIB, "{persisted}");
+    assert_eq!(progress.persisted_crc32c, crc32c(&content[..persisted]));
+    upload.chunks(&content, persisted, 64 * 1024).await;
+    upload.finish(&content).await;
+    upload.committed().await;
+    assert!(fs::read(root.join("a.bin")).unwrap() == content);
 }
 
 /// Folders that a killed server made may have no durable names yet, and nobody knows which.

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write,
     net::{SocketAddr, TcpListener},
     panic,
     path::{Path, PathBuf},
@@ -76,8 +77,16 @@ impl TestServer {
         settings: Settings,
         adjust: impl FnOnce(&mut Config),
     ) -> Self {
+        let store = Store::open(root.path(), settings).unwrap();
+        let mut server = Self::over(store, adjust);
+        server.root = Some(root);
+        server
+    }
+
+    /// Serves a store whose folder is the test's own.
+    pub(crate) fn over(store: Store, adjust: impl FnOnce(&mut Config)) -> Self {
         record_panics();
-        let mut config = Config::new(Store::open(root.path(), settings).unwrap());
+        let mut config = Config::new(store);
         config.shutdown_grace = Duration::ZERO;
         adjust(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -107,7 +116,7 @@ impl TestServer {
             .unwrap();
         Self {
             address,
-            root: Some(root),
+            root: None,
             stop: Some(stop),
             ended: Some(ended),
         }
@@ -285,6 +294,12 @@ pub(crate) async fn connect(address: SocketAddr) -> Channel {
         .connect()
         .await
         .unwrap()
+}
+
+/// Says that something was not tested, and why, past the capture of output: a skip is loud.
+pub(crate) fn skipped(why: &str) {
+    let skipped = format!("SKIPPED: {why}\n");
+    std::io::stderr().write_all(skipped.as_bytes()).unwrap();
 }
 
 /// A request for a greeting.
