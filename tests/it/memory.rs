@@ -1,25 +1,42 @@
-//! Streams without end cost no memory: a million messages pass through a server of constant size,
-//! and what nobody reads is not made.
+//! Streams without end cost no memory: a million messages, or a file of any size, pass through a
+//! server of constant size, and what nobody reads is not made.
 
-use muxs::pb::{HelloRequest, greeter_client::GreeterClient};
+use std::fs;
+
+use bytes::Bytes;
+use muxs::pb::{
+    Chunk, FinishUpload, HelloRequest, OpenUpload, greeter_client::GreeterClient,
+    write_stream_request::Step,
+};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::transport::Channel;
 
-use crate::support::{Program, hello};
+use crate::{
+    streams::{Upload, crc32c, whole},
+    support::{Program, bounded, hello, skipped},
+};
 
 const MILLION: u32 = 1_000_000;
 
 /// In bytes. A million of anything that is kept is more than this.
-const MAX_GROWTH: u64 = 8 * 1024 * 1024;
+const MAX_GROWTH: u64 = 8 * MIB;
+
+const MIB: u64 = 1024 * 1024;
+
+/// What one upload may take, by the formula in ARCHITECTURE.md.
+const MAX_UPLOAD: u64 = 8 * MIB;
+
+/// What one download may take, with chunks of the usual size.
+const MAX_DOWNLOAD: u64 = MIB;
 
 /// A server whose memory is watched from its first call on.
 struct Watched {
     greeter: GreeterClient<Channel>,
     program: Program,
     before: u64,
-    _root: TempDir,
+    root: TempDir,
 }
 
 impl Watched {
@@ -33,15 +50,125 @@ impl Watched {
             greeter,
             program,
             before,
-            _root: root,
+            root,
         }
     }
 
     #[track_caller]
     fn assert_small(&self) {
-        let growth = peak_memory(&self.program) - self.before;
-        assert!(growth < MAX_GROWTH, "it grew by {growth} bytes");
+        self.assert_grown_less_than(MAX_GROWTH);
     }
+
+    #[track_caller]
+    fn assert_grown_less_than(&self, bytes: u64) {
+        let growth = peak_memory(&self.program) - self.before;
+        assert!(growth < bytes, "it grew by {growth} bytes");
+    }
+}
+
+/// As large as a file system lets a file of zeros be without a disk for it.
+const LARGE: u64 = 4096 * MIB;
+
+#[tokio::test]
+async fn a_file_of_any_size_does_not_grow_the_server_on_its_way_out() {
+    let server = Watched::start().await;
+    let file = fs::File::create(server.root.path().join("a.bin")).unwrap();
+    file.set_len(LARGE).unwrap();
+    let mut files = server.program.files().await;
+    let events = files.read_stream(whole("a.bin")).await.unwrap();
+    let mut events = events.into_inner();
+    let mut messages = 0;
+    while bounded(events.message()).await.unwrap().is_some() {
+        messages += 1;
+    }
+    assert_eq!(messages, 1 + LARGE / (256 * 1024));
+    server.assert_grown_less_than(MAX_DOWNLOAD + MAX_GROWTH);
+}
+
+#[tokio::test]
+async fn a_file_of_any_size_does_not_grow_the_server_on_its_way_in() {
+    let server = Watched::start().await;
+    let disk = rustix::fs::statvfs(server.root.path()).unwrap();
+    let size = match disk.f_bavail * disk.f_frsize > 2 * LARGE {
+        true => LARGE,
+        false => {
+            skipped("too little disk for an upload of 4 GiB, 256 MiB have to do");
+            256 * MIB
+        }
+    };
+    let mut files = server.program.files().await;
+    let plan = OpenUpload {
+        filename: "a.bin".into(),
+        upload_id: "id".into(),
+        ..Default::default()
+    };
+    let mut upload = Upload::open(&mut files, plan).await;
+    upload.progress().await;
+    let data = Bytes::from(vec![0; MIB as usize]);
+    let crc32c = Some(crc32c(&data));
+    for offset in (0..size).step_by(MIB as usize) {
+        let data = data.clone();
+        upload
+            .send(Step::Chunk(Chunk {
+                offset,
+                crc32c,
+                data,
+            }))
+            .await;
+    }
+    upload
+        .send(Step::Finish(FinishUpload { size, crc32c: None }))
+        .await;
+    assert_eq!(upload.committed().await.size, size);
+    server.assert_grown_less_than(MAX_UPLOAD + MAX_GROWTH);
+}
+
+#[tokio::test]
+async fn readers_that_do_not_read_do_not_grow_the_server_beyond_their_share() {
+    const READERS: u64 = 64;
+    let mut server = Watched::start().await;
+    let file = fs::File::create(server.root.path().join("a.bin")).unwrap();
+    file.set_len(LARGE).unwrap();
+    let mut files = server.program.files().await;
+    let mut unread = Vec::new();
+    for _ in 0..READERS {
+        unread.push(files.read_stream(whole("a.bin")).await.unwrap());
+    }
+    // Time enough for a server that reads on.
+    for _ in 0..3000 {
+        server.greeter.say_hello(hello("you")).await.unwrap();
+    }
+    server.assert_grown_less_than(READERS * MAX_DOWNLOAD + MAX_GROWTH);
+}
+
+#[tokio::test]
+async fn many_small_chunks_take_no_more_than_few_large_ones() {
+    let server = Watched::start().await;
+    let mut files = server.program.files().await;
+    let plan = OpenUpload {
+        filename: "a.bin".into(),
+        upload_id: "id".into(),
+        ..Default::default()
+    };
+    let mut upload = Upload::open(&mut files, plan).await;
+    upload.progress().await;
+    for offset in 0..200_000 {
+        let data = Bytes::from_static(b"x");
+        upload
+            .send(Step::Chunk(Chunk {
+                offset,
+                crc32c: None,
+                data,
+            }))
+            .await;
+    }
+    let finish = FinishUpload {
+        size: 200_000,
+        crc32c: None,
+    };
+    upload.send(Step::Finish(finish)).await;
+    upload.committed().await;
+    server.assert_grown_less_than(MAX_UPLOAD + MAX_GROWTH);
 }
 
 #[tokio::test]
