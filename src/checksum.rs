@@ -4,18 +4,18 @@ use crc_fast::{CrcAlgorithm, checksum, checksum_combine};
 
 /// The CRC-32C (Castagnoli) of a sequence of bytes; by default that of none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Crc32c(u32);
+pub struct Crc32c(u32);
 
 impl Crc32c {
     /// Of all of `bytes`.
-    pub(crate) fn of(bytes: &[u8]) -> Self {
+    pub fn of(bytes: &[u8]) -> Self {
         // In its lower half: the library has algorithms of 64 bits too.
         Self(checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32)
     }
 
     /// Of these bytes with `length` others behind them, whose own is `next`. Takes no second look
     /// at either.
-    pub(crate) fn followed_by(self, next: Self, length: u64) -> Self {
+    pub fn followed_by(self, next: Self, length: u64) -> Self {
         let combined = checksum_combine(
             CrcAlgorithm::Crc32Iscsi,
             self.0.into(),
@@ -26,7 +26,7 @@ impl Crc32c {
     }
 
     /// As it travels.
-    pub(crate) fn value(self) -> u32 {
+    pub fn value(self) -> u32 {
         self.0
     }
 }

@@ -11,7 +11,7 @@
 //!   it is [`files::Store`].
 //! * `greeter`: the greeter, private: there is nothing to configure.
 //! * `failure`: how every failure looks on the wire.
-//! * `checksum`: CRC-32C.
+//! * [`checksum`]: CRC-32C, the checksum of chunks and files.
 //!
 //! Imports point down that list, and the greeter and the files never see each other.
 //!
@@ -42,7 +42,7 @@
 //! # }
 //! ```
 
-mod checksum;
+pub mod checksum;
 mod failure;
 pub mod files;
 mod greeter;

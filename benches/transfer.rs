@@ -1,0 +1,177 @@
+//! What a chunk costs: its checksum, and its way through the server in each direction, over loopback
+//! to a client of the generated code. The rates include that client.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a benchmark fails")]
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use muxs::{
+    checksum::Crc32c,
+    files::{Settings, Store},
+    pb::{
+        AbortUploadRequest, Chunk, OpenUpload, ReadStreamRequest, WriteStreamRequest,
+        file_controller_client::FileControllerClient, write_stream_request::Step,
+    },
+    server::{self, Config},
+};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+
+/// In bytes: what most clients ask for, and the most.
+const CHUNKS: [usize; 2] = [256 * 1024, 1024 * 1024];
+
+/// More than any number of samples reads. It is sparse, so it takes no disk.
+const FILE_BYTES: u64 = 1 << 40;
+
+fn checksum(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("checksum");
+    for size in CHUNKS {
+        let chunk = vec![7; size];
+        group.throughput(Throughput::Bytes(size as u64));
+        group.bench_with_input(BenchmarkId::new("of", size), &chunk, |bench, chunk| {
+            bench.iter(|| Crc32c::of(chunk));
+        });
+    }
+    group.throughput(Throughput::Elements(1));
+    let (whole, next) = (Crc32c::of(b"whole"), Crc32c::of(b"next"));
+    group.bench_function("followed_by", |bench| {
+        bench.iter(|| whole.followed_by(next, 256 * 1024));
+    });
+    group.finish();
+}
+
+fn read(criterion: &mut Criterion) {
+    let (runtime, root, files) = serve();
+    let file = cap_std::fs::Dir::open_ambient_dir(root.path(), cap_std::ambient_authority())
+        .and_then(|root| root.create("a.bin"));
+    file.unwrap().set_len(FILE_BYTES).unwrap();
+    let mut group = criterion.benchmark_group("read");
+    for size in CHUNKS {
+        group.throughput(Throughput::Bytes(size as u64));
+        group.bench_function(BenchmarkId::new("chunk", size), |bench| {
+            bench.iter_custom(|chunks| runtime.block_on(read_chunks(files.clone(), size, chunks)));
+        });
+    }
+    group.finish();
+}
+
+async fn read_chunks(
+    mut files: FileControllerClient<Channel>,
+    size: usize,
+    chunks: u64,
+) -> Duration {
+    // Spawned, since the thread that a runtime is entered on runs its tasks slower.
+    let reading = tokio::spawn(async move {
+        let request = ReadStreamRequest {
+            filename: "a.bin".into(),
+            max_chunk_bytes: size as u32,
+            ..Default::default()
+        };
+        let events = files.read_stream(request).await.unwrap();
+        let mut events = events.into_inner();
+        events.message().await.unwrap();
+        let begun = Instant::now();
+        for _ in 0..chunks {
+            events.message().await.unwrap().unwrap();
+        }
+        begun.elapsed()
+    });
+    reading.await.unwrap()
+}
+
+fn write(criterion: &mut Criterion) {
+    let (runtime, _root, files) = serve();
+    let mut group = criterion.benchmark_group("write");
+    for size in CHUNKS {
+        group.throughput(Throughput::Bytes(size as u64));
+        group.bench_function(BenchmarkId::new("chunk", size), |bench| {
+            bench.iter_custom(|chunks| runtime.block_on(write_chunks(files.clone(), size, chunks)));
+        });
+    }
+    group.finish();
+}
+
+/// From the first chunk until all of them are durable.
+async fn write_chunks(
+    mut files: FileControllerClient<Channel>,
+    size: usize,
+    chunks: u64,
+) -> Duration {
+    let writing = tokio::spawn(async move {
+        let (steps, outgoing) = mpsc::channel(2);
+        let answers = files
+            .write_stream(ReceiverStream::new(outgoing))
+            .await
+            .unwrap();
+        let mut answers = answers.into_inner();
+        let send = |step| steps.send(WriteStreamRequest { step: Some(step) });
+        let open = OpenUpload {
+            filename: "a.bin".into(),
+            upload_id: "bench".into(),
+            ..Default::default()
+        };
+        send(Step::Open(open)).await.unwrap();
+        answers.message().await.unwrap();
+        let data = Bytes::from(vec![7; size]);
+        let crc32c = Some(Crc32c::of(&data).value());
+        let begun = Instant::now();
+        for k in 0..chunks {
+            let (offset, data) = (k * size as u64, data.clone());
+            send(Step::Chunk(Chunk {
+                offset,
+                crc32c,
+                data,
+            }))
+            .await
+            .unwrap();
+        }
+        drop(steps);
+        while answers.message().await.unwrap().is_some() {}
+        let elapsed = begun.elapsed();
+        let abort = AbortUploadRequest {
+            filename: "a.bin".into(),
+            upload_id: "bench".into(),
+        };
+        files.abort_upload(abort).await.unwrap();
+        elapsed
+    });
+    writing.await.unwrap()
+}
+
+fn serve() -> (Runtime, TempDir, FileControllerClient<Channel>) {
+    let runtime = Runtime::new().unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), Settings::default()).unwrap();
+    let files = runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let forever = std::future::pending();
+        tokio::spawn(server::run(vec![listener], Config::new(store), forever));
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let channel = endpoint
+            .initial_stream_window_size(2 * 1024 * 1024)
+            .initial_connection_window_size(64 * 1024 * 1024)
+            .connect()
+            .await;
+        FileControllerClient::new(channel.unwrap())
+    });
+    (runtime, root, files)
+}
+
+fn short() -> Criterion {
+    Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(4))
+}
+
+criterion_group! {
+    name = transfer;
+    config = short();
+    targets = checksum, read, write
+}
+criterion_main!(transfer);
