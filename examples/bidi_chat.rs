@@ -45,8 +45,8 @@ async fn main() -> ExitCode {
 }
 
 async fn chat(args: Args) -> anyhow::Result<ExitCode> {
-    let connection = args.server.connect().await?;
-    let mut greeter = GreeterClient::new(connection.channel.clone());
+    let server = args.server.find_or_start().await?;
+    let mut greeter = GreeterClient::connect(server.address.clone()).await?;
 
     // One call: names go in at one end, replies come out at the other, each at its own pace.
     let (names, outgoing) = mpsc::channel(NAMES_AHEAD);

@@ -27,8 +27,8 @@ async fn main() -> ExitCode {
 }
 
 async fn walk_through(args: Args) -> anyhow::Result<ExitCode> {
-    let connection = args.server.connect().await?;
-    let mut greeter = GreeterClient::new(connection.channel.clone());
+    let server = args.server.find_or_start().await?;
+    let mut greeter = GreeterClient::connect(server.address.clone()).await?;
     unary(&mut greeter).await?;
     server_stream(&mut greeter).await?;
     client_stream(&mut greeter).await?;

@@ -9,6 +9,8 @@
 //!   and the tests all go through it.
 //! * [`files`]: the file service. What it promises stands at the top of the module, the disk behind
 //!   it is [`files::Store`].
+//! * [`client`]: transfers files to and from a server, and continues what was interrupted. It knows
+//!   of the contract only.
 //! * `greeter`: the greeter, private: there is nothing to configure.
 //! * `failure`: how every failure looks on the wire.
 //! * [`checksum`]: CRC-32C, the checksum of chunks and files.
@@ -43,6 +45,7 @@
 //! ```
 
 pub mod checksum;
+pub mod client;
 mod failure;
 pub mod files;
 mod greeter;

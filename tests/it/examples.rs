@@ -1,6 +1,7 @@
 //! The examples, run as a newcomer would.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Stdio,
     sync::OnceLock,
@@ -8,6 +9,7 @@ use std::{
 
 use assert_cmd::Command;
 use rustix::process::Signal;
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::support::{PATIENCE, Program, bounded, kill};
@@ -179,4 +181,189 @@ fn chat() -> tokio::process::Child {
         .kill_on_drop(true)
         .spawn()
         .unwrap()
+}
+
+/// Runs `stream_file` against a server.
+fn stream_file(server: &Program, arguments: &[&str]) -> Command {
+    let mut command = example("stream_file");
+    command
+        .args(["--addr", &format!("http://{}", server.address)])
+        .args(arguments);
+    command
+}
+
+/// A server, and a folder with a file in it.
+async fn server_and_file() -> (Program, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Program::start(&folder.path().join("root")).await;
+    fs::write(folder.path().join("file"), "some bytes").unwrap();
+    (server, folder)
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn stream_file_shows_a_transfer_that_is_cut_with_a_server_of_its_own() {
+    let mut command = example("stream_file");
+    let output = command.args(NOBODY).args(["--size", "8MiB"]).assert();
+    let output = output.success().get_output().clone();
+    let table = text(output.stdout);
+    assert_eq!(table.lines().count(), 2, "{table}");
+    assert!(table.starts_with("upload, cut half-way"), "{table}");
+    let told = text(output.stderr);
+    let lost = "the connection to the server was lost.";
+    assert!(told.contains(lost), "{told}");
+    assert!(told.contains("\nThe copy has the same bytes."), "{told}");
+}
+
+#[tokio::test]
+async fn stream_file_puts_and_gets_and_says_so_in_a_line() {
+    let (server, folder) = server_and_file().await;
+    let run = |arguments: &[&str]| {
+        let mut command = stream_file(&server, arguments);
+        let output = command.current_dir(&folder).assert().success();
+        text(output.get_output().stdout.clone())
+    };
+    assert!(run(&["put", "file"]).starts_with("file sent: 10 B in "));
+    assert!(run(&["put", "file", "a/b"]).starts_with("a/b sent: 10 B in "));
+    assert!(run(&["get", "a/b"]).starts_with("a/b received: 10 B in "));
+    assert_eq!(fs::read(folder.path().join("b")).unwrap(), b"some bytes");
+    assert!(run(&["stat", "file"]).starts_with("file: 10 bytes (10 B), etag "));
+    assert_eq!(run(&["get", "a/b", "copy", "--quiet"]), "");
+    assert_eq!(fs::read(folder.path().join("copy")).unwrap(), b"some bytes");
+}
+
+#[tokio::test]
+async fn stream_file_tells_programs_in_json() {
+    let (server, folder) = server_and_file().await;
+    let run = |arguments: &[&str]| -> Vec<serde_json::Value> {
+        let mut command = stream_file(&server, arguments);
+        let output = command.arg("--json").current_dir(&folder).output().unwrap();
+        let lines = text(output.stdout);
+        let lines = lines.lines();
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let sent = run(&["put", "file"]);
+    assert_eq!(
+        sent[0],
+        serde_json::json!({"event": "opened", "offset": 0, "size": 10})
+    );
+    let done = sent.last().unwrap();
+    assert_eq!(
+        (&done["event"], &done["size"]),
+        (&"done".into(), &10.into())
+    );
+    assert_eq!(run(&["put", "file"])[0]["event"], "already_there");
+    assert_eq!(run(&["stat", "file"])[0]["etag"], done["etag"]);
+    let failed = &run(&["get", "missing"])[0];
+    assert_eq!(failed["event"], "failed");
+    assert_eq!(
+        (&failed["code"], &failed["reason"]),
+        (&5.into(), &"NOT_FOUND".into())
+    );
+}
+
+#[tokio::test]
+async fn stream_file_moves_what_comes_through_pipes() {
+    let (server, _folder) = server_and_file().await;
+    let content: Vec<u8> = (0..5_000_000_u32)
+        .map(|at| (at.wrapping_mul(at) >> 7) as u8)
+        .collect();
+    let mut put = stream_file(&server, &["put", "-", "piped"]);
+    put.write_stdin(content.clone()).assert().success();
+    let get = stream_file(&server, &["get", "piped", "-"]).assert();
+    assert!(get.success().get_output().stdout == content);
+}
+
+#[tokio::test]
+async fn stream_file_ends_quietly_when_its_reader_has_had_enough() {
+    let (server, folder) = server_and_file().await;
+    fs::write(folder.path().join("root/large"), vec![0; 5_000_000]).unwrap();
+    let mut get = tokio::process::Command::new(built().join("stream_file"));
+    let mut get = get
+        .args(["get", "large", "-", "--addr"])
+        .arg(format!("http://{}", server.address))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(get.stdout.take());
+    let output = bounded(get.wait_with_output()).await.unwrap();
+    assert_eq!(text(output.stderr), "");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn stream_file_fails_with_a_sentence_and_the_code_of_the_call() {
+    let (server, folder) = server_and_file().await;
+    let first = stream_file(&server, &["put", "file", "name"]);
+    { first }.current_dir(&folder).assert().success();
+    let cases: [(&[&str], i32, &str); 6] = [
+        (
+            &["get", "missing"],
+            69,
+            "Failed: the server answered NotFound: no such file.\n",
+        ),
+        (
+            &["get", "../up", "x"],
+            67,
+            "Failed: the server answered InvalidArgument: ",
+        ),
+        (
+            &["put", "Cargo.toml", "name", "--create-only"],
+            1,
+            "Failed: cannot open Cargo.toml: No such file or directory (os error 2).\n",
+        ),
+        (
+            &["put", "file", "name", "--create-only"],
+            70,
+            "Failed: the server answered AlreadyExists: ",
+        ),
+        (&["put", "-"], 2, "error: "),
+        (&["get", "name", "-", "--json"], 2, "error: "),
+    ];
+    for (arguments, code, sentence) in cases {
+        let mut command = stream_file(&server, arguments);
+        let output = command.current_dir(&folder).assert().code(code);
+        let told = text(output.get_output().stderr.clone());
+        assert!(told.starts_with(sentence), "{told}");
+    }
+}
+
+#[test]
+fn stream_file_starts_no_server_that_would_take_the_file_with_it() {
+    let puts: [&[&str]; 3] = [&["put", "Cargo.toml"], &["get", "a", "b"], &["stat", "a"]];
+    for arguments in puts {
+        let mut command = example("stream_file");
+        let output = command.args(NOBODY).args(arguments).assert().code(78);
+        let told = text(output.get_output().stderr.clone());
+        assert_eq!(
+            told,
+            "Failed: nothing listens at http://127.0.0.1:1. Start a server there with `cargo run \
+             --bin server`.\n"
+        );
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_interrupts_a_put() {
+    let (server, _folder) = server_and_file().await;
+    let mut put = tokio::process::Command::new(built().join("stream_file"))
+        .args(["put", "-", "name", "--json", "--addr"])
+        .arg(format!("http://{}", server.address))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    // It is under way.
+    let mut lines = BufReader::new(put.stdout.take().unwrap()).lines();
+    assert!(bounded(lines.next_line()).await.unwrap().is_some());
+    kill(Signal::INT, put.id().unwrap());
+    assert_eq!(bounded(put.wait()).await.unwrap().code(), Some(130));
 }

@@ -6,9 +6,11 @@
 )]
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod client;
 mod downloads;
 mod durability;
 mod examples;
+mod fake;
 mod files;
 mod greeter;
 mod interrupted;
@@ -21,4 +23,5 @@ mod program;
 mod serving;
 mod streams;
 mod support;
+mod transfers;
 mod uploads;

@@ -1,0 +1,190 @@
+//! The two streaming calls, with the checks that every use of them needs.
+
+use std::future;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming, transport::Channel};
+
+use super::error::Error;
+use crate::{
+    checksum::Crc32c,
+    pb::{
+        self, file_controller_client::FileControllerClient, read_stream_response::Event,
+        write_stream_request::Step, write_stream_response::State,
+    },
+};
+
+/// How many requests wait for HTTP/2 to take them: one, so that it need not wait for us.
+const REQUESTS_AHEAD: usize = 1;
+
+/// A WriteStream. Dropping it resets the call, unless it is over.
+pub(super) struct WriteCall {
+    /// The first field, and so dropped first: requests that just end would look like a pause.
+    _reset: ResetOnDrop,
+    pub(super) requests: Requests,
+    pub(super) answers: Answers,
+}
+
+impl WriteCall {
+    pub(super) async fn open(
+        calls: &FileControllerClient<Channel>,
+        open: pb::OpenUpload,
+    ) -> Result<Self, Error> {
+        let (requests, outgoing) = mpsc::channel(REQUESTS_AHEAD);
+        let mut request = Request::new(ReceiverStream::new(outgoing));
+        let handle = request.cancellation_handle();
+        let reset = ResetOnDrop(Some(Box::new(|| handle.cancel())));
+        // The channel is empty.
+        let step = Some(Step::Open(open));
+        let _ = requests.try_send(pb::WriteStreamRequest { step });
+        let answers = calls.clone().write_stream(request).await?.into_inner();
+        Ok(Self {
+            _reset: reset,
+            requests: Requests(Some(requests)),
+            answers: Answers(answers),
+        })
+    }
+}
+
+pub(super) struct Requests(Option<mpsc::Sender<pb::WriteStreamRequest>>);
+
+/// What has been sent.
+pub(super) enum Sent {
+    /// The file up to this offset.
+    Chunk(u64),
+    /// The finish, behind which nothing follows.
+    Finish,
+}
+
+impl Requests {
+    /// Sends `next` when there is room for it. Dropped before, it is still there. When the call is
+    /// over it never completes: the answers say why.
+    pub(super) async fn send(&mut self, next: &mut Option<Step>) -> Sent {
+        let Some(requests) = &self.0 else {
+            return future::pending().await;
+        };
+        let Ok(room) = requests.reserve().await else {
+            return future::pending().await;
+        };
+        let step = next.take();
+        let sent = match &step {
+            Some(Step::Chunk(chunk)) => Sent::Chunk(chunk.offset + chunk.data.len() as u64),
+            _ => Sent::Finish,
+        };
+        room.send(pb::WriteStreamRequest { step });
+        if matches!(sent, Sent::Finish) {
+            self.0 = None;
+        }
+        sent
+    }
+}
+
+pub(super) struct Answers(Streaming<pb::WriteStreamResponse>);
+
+impl Answers {
+    /// The next answer. Dropped before it is there, it is not lost.
+    pub(super) async fn next(&mut self) -> Result<State, Error> {
+        match self.0.message().await? {
+            Some(pb::WriteStreamResponse { state: Some(state) }) => Ok(state),
+            Some(_) => Err(Status::internal("an empty answer").into()),
+            None => {
+                Err(Status::unavailable("the call ended before the upload was finished").into())
+            }
+        }
+    }
+
+    /// Waits for the end of a call that has said everything.
+    pub(super) async fn end(&mut self) {
+        let _ = self.0.message().await;
+    }
+}
+
+/// Ends both halves of a call at once. Left to themselves the requests would end first, as they do
+/// for a pause, or live on where somebody else still holds them, and the call with them.
+///
+/// HTTP/2 notices it at the next request it takes, so a call that the server lets wait is reset when
+/// it takes one more.
+struct ResetOnDrop(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Drop for ResetOnDrop {
+    fn drop(&mut self) {
+        if let Some(reset) = self.0.take() {
+            reset();
+        }
+    }
+}
+
+/// A ReadStream to the end of the file. Dropping it resets the call, unless it is over.
+pub(super) struct ReadCall {
+    pub(super) info: pb::FileInfo,
+    /// Where the next chunk must start.
+    offset: u64,
+    responses: Streaming<pb::ReadStreamResponse>,
+}
+
+impl ReadCall {
+    /// Reads `filename` from `offset` on; with an `etag` that is not empty, only that version.
+    pub(super) async fn open(
+        calls: &FileControllerClient<Channel>,
+        filename: &str,
+        offset: u64,
+        etag: &str,
+    ) -> Result<Self, Error> {
+        let request = pb::ReadStreamRequest {
+            filename: filename.to_owned(),
+            offset,
+            if_etag: etag.to_owned(),
+            ..Default::default()
+        };
+        let mut responses = calls.clone().read_stream(request).await?.into_inner();
+        let info = match responses.message().await?.and_then(|first| first.event) {
+            Some(Event::Info(info)) => info,
+            _ => return Err(corrupt("the stream does not begin with the file's size", 0)),
+        };
+        if !etag.is_empty() && info.etag != etag {
+            return Err(Error::RemoteChanged);
+        }
+        Ok(Self {
+            info,
+            offset,
+            responses,
+        })
+    }
+
+    /// The next piece with its checksum, which has been checked; none at the end of the file.
+    /// Dropped before it is there, it is not lost.
+    pub(super) async fn next(&mut self) -> Result<Option<(Bytes, Crc32c)>, Error> {
+        let Some(response) = self.responses.message().await? else {
+            return match self.offset == self.info.size {
+                true => Ok(None),
+                false => Err(corrupt("the stream ended before the file did", self.offset)),
+            };
+        };
+        let Some(Event::Chunk(chunk)) = response.event else {
+            return Err(corrupt("something other than a chunk arrived", self.offset));
+        };
+        if chunk.offset != self.offset {
+            return Err(corrupt("a chunk of another place arrived", self.offset));
+        }
+        let checksum = Crc32c::of(&chunk.data);
+        match chunk.crc32c {
+            None => return Err(corrupt("a chunk without a checksum arrived", self.offset)),
+            Some(sent) if sent != checksum.value() => {
+                return Err(corrupt("a damaged chunk arrived", self.offset));
+            }
+            Some(_) => {}
+        }
+        let end = self.offset + chunk.data.len() as u64;
+        if end > self.info.size {
+            return Err(corrupt("more than the file arrived", self.offset));
+        }
+        self.offset = end;
+        Ok(Some((chunk.data, checksum)))
+    }
+}
+
+fn corrupt(problem: &'static str, offset: u64) -> Error {
+    Error::Corrupt { problem, offset }
+}

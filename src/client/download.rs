@@ -1,0 +1,208 @@
+//! Downloads: every byte checked, over as many attempts as it takes.
+
+use std::{future::IntoFuture, path::PathBuf, pin::Pin};
+
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use super::{
+    Client,
+    call::ReadCall,
+    error::Error,
+    event::{Event, Watcher},
+    local::Part,
+    retry::Attempts,
+};
+use crate::pb;
+
+/// Why a download that can start over does.
+const CHANGED: [&str; 3] = ["ETAG_MISMATCH", "OFFSET_BEYOND_END", "FILE_CHANGED"];
+
+/// A download that is about to start. Awaiting it gives the file as it is on the server.
+///
+/// To a file, it is received into `NAME.part` beside it; `NAME.part.json` says what that is. Both
+/// are gone when the file is in its place, whole and durable; until then nothing changes there.
+///
+/// # Errors
+///
+/// See [`Error`]. The same download to a file continues where this one ended.
+#[must_use = "nothing is received until it is awaited"]
+pub struct Download<'a> {
+    client: Client,
+    filename: String,
+    target: Target<'a>,
+    watcher: Watcher<'a>,
+}
+
+enum Target<'a> {
+    File(PathBuf),
+    Writer(Box<dyn AsyncWrite + Send + Unpin + 'a>),
+}
+
+impl<'a> Download<'a> {
+    pub(super) fn to_file(client: Client, filename: String, path: PathBuf) -> Self {
+        Self::new(client, filename, Target::File(path))
+    }
+
+    pub(super) fn to_writer(
+        client: Client,
+        filename: String,
+        writer: Box<dyn AsyncWrite + Send + Unpin + 'a>,
+    ) -> Self {
+        Self::new(client, filename, Target::Writer(writer))
+    }
+
+    fn new(client: Client, filename: String, target: Target<'a>) -> Self {
+        Self {
+            client,
+            filename,
+            target,
+            watcher: Watcher::default(),
+        }
+    }
+
+    /// Tells what happens. Called between receiving and writing, so it had better be quick.
+    pub fn on_event(mut self, watch: impl FnMut(Event) + Send + 'a) -> Self {
+        self.watcher = Watcher::new(watch);
+        self
+    }
+
+    async fn run(self) -> Result<pb::FileInfo, Error> {
+        let run = Run {
+            attempts: Attempts::new(self.client.retry),
+            client: self.client,
+            filename: self.filename,
+            watcher: self.watcher,
+        };
+        match self.target {
+            Target::File(path) => run.into_file(path).await,
+            Target::Writer(writer) => run.into_writer(writer).await,
+        }
+    }
+}
+
+impl<'a> IntoFuture for Download<'a> {
+    type Output = Result<pb::FileInfo, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+/// A download that goes on.
+struct Run<'a> {
+    client: Client,
+    filename: String,
+    watcher: Watcher<'a>,
+    attempts: Attempts,
+}
+
+impl Run<'_> {
+    async fn into_file(mut self, target: PathBuf) -> Result<pb::FileInfo, Error> {
+        let (mut part, damaged) = Part::open(target, &self.filename).await?;
+        if let Some(reason) = damaged {
+            self.watcher.tell(Event::StartedOver { reason });
+        }
+        loop {
+            let next = match self.receive(&mut part).await {
+                Ok(info) => {
+                    part.finish().await?;
+                    return Ok(info);
+                }
+                Err(error) if is_changed(&error) => {
+                    let next = self.attempts.start_over(error, &mut self.watcher);
+                    part.clear().await?;
+                    next
+                }
+                Err(error) => self.attempts.failed(error, &mut self.watcher).await,
+            };
+            if let Err(error) = next {
+                // For the next run; that it may fail as well is not why this one does.
+                let _ = part.keep().await;
+                return Err(error);
+            }
+        }
+    }
+
+    /// Receives the rest of the file, writing meanwhile.
+    async fn receive(&mut self, part: &mut Part) -> Result<pb::FileInfo, Error> {
+        let offset = part.received();
+        let mut call = self.open(offset, part.etag()).await?;
+        part.begin(&call.info);
+        let mut all_received = false;
+        while !all_received || part.is_busy() {
+            tokio::select! {
+                piece = call.next(), if !all_received && part.has_room() => match piece? {
+                    Some((data, checksum)) => {
+                        part.push(data, checksum);
+                        self.advanced(part.received(), part.durable());
+                    }
+                    None => all_received = true,
+                },
+                step = part.step(), if part.is_busy() => step?,
+            }
+        }
+        Ok(call.info)
+    }
+
+    async fn into_writer(
+        mut self,
+        mut writer: Box<dyn AsyncWrite + Send + Unpin + '_>,
+    ) -> Result<pb::FileInfo, Error> {
+        // What has been written of which version.
+        let (mut written, mut etag) = (0, String::new());
+        loop {
+            match self.forward(&mut writer, &mut written, &mut etag).await {
+                Ok(info) => return Ok(info),
+                Err(error) if is_changed(&error) && written > 0 => return Err(error),
+                Err(error) if is_changed(&error) => {
+                    etag.clear();
+                    self.attempts.start_over(error, &mut self.watcher)?;
+                }
+                Err(error) => self.attempts.failed(error, &mut self.watcher).await?,
+            }
+        }
+    }
+
+    /// Receives the rest of the file, and writes each piece before it asks for the next.
+    async fn forward(
+        &mut self,
+        writer: &mut (dyn AsyncWrite + Send + Unpin),
+        written: &mut u64,
+        etag: &mut String,
+    ) -> Result<pb::FileInfo, Error> {
+        let cannot = |source| Error::Stream {
+            operation: "write the output",
+            source,
+        };
+        let mut call = self.open(*written, etag).await?;
+        etag.clone_from(&call.info.etag);
+        while let Some((data, _)) = call.next().await? {
+            writer.write_all(&data).await.map_err(cannot)?;
+            *written += data.len() as u64;
+            self.advanced(*written, *written);
+        }
+        writer.flush().await.map_err(cannot)?;
+        Ok(call.info)
+    }
+
+    async fn open(&mut self, offset: u64, etag: &str) -> Result<ReadCall, Error> {
+        let call = ReadCall::open(&self.client.calls, &self.filename, offset, etag).await?;
+        let size = Some(call.info.size);
+        self.watcher.tell(Event::Opened { offset, size });
+        Ok(call)
+    }
+
+    fn advanced(&mut self, transferred: u64, durable: u64) {
+        self.attempts.reached(transferred);
+        self.watcher.tell(Event::Advanced {
+            transferred,
+            durable,
+        });
+    }
+}
+
+/// Whether what has been received is of a version that the server no longer has.
+fn is_changed(error: &Error) -> bool {
+    matches!(error, Error::RemoteChanged) || error.has_reason(&CHANGED)
+}

@@ -1,0 +1,177 @@
+//! Transfers that end with the same bytes or a clear reason, over a bad link and past a server that
+//! is restarted.
+//!
+//! * Every chunk is checked by its CRC-32C, in both directions, and an upload as a whole.
+//! * What fails in passing is tried again, from where it was. The [`Retry`] budget starts anew
+//!   whenever bytes advanced, so a transfer on a bad link ends when it is done, and one that gets
+//!   nowhere ends soon.
+//! * The same upload of a file or download to a file, run again after an interruption, continues:
+//!   an upload because its id follows from the file, a download because of what lies beside its
+//!   target. Before either continues, what is already there is proven to be the same.
+//! * The file of a name is replaced in one step, here and on the server. Nothing incomplete has the
+//!   name.
+//! * Dropping the future of a transfer resets its call. What is durable by then is kept.
+//!
+//! ```
+//! # use muxs::{files::{Settings, Store}, server::{self, Config}};
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let store = Store::open(folder.path().join("root"), Settings::default())?;
+//! # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! # let address = listener.local_addr()?;
+//! # tokio::spawn(server::run(vec![listener], Config::new(store), std::future::pending()));
+//! # let (original, copy) = (folder.path().join("original"), folder.path().join("copy"));
+//! # std::fs::write(&original, "so long")?;
+//! use muxs::client::{self, Client, Event};
+//!
+//! let channel = client::endpoint(format!("http://{address}"))?.connect_lazy();
+//! let client = Client::new(channel);
+//!
+//! let sent = client.upload(&original, "remote/name").create_only().await?;
+//! let received = client
+//!     .download("remote/name", &copy)
+//!     .on_event(|event| {
+//!         if let Event::Retrying { error, delay } = event {
+//!             eprintln!("{error}; trying again in {delay:?}");
+//!         }
+//!     })
+//!     .await?;
+//! assert_eq!(sent.etag, received.etag);
+//! assert_eq!(std::fs::read(original)?, std::fs::read(copy)?);
+//! # Ok(())
+//! # }
+//! ```
+
+mod call;
+mod download;
+mod error;
+mod event;
+mod local;
+mod reader;
+mod retry;
+mod source;
+mod upload;
+
+use std::{path::PathBuf, time::Duration};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::transport::{Channel, Endpoint};
+
+pub use self::{download::Download, error::Error, event::Event, retry::Retry, upload::Upload};
+use self::{event::Watcher, retry::Attempts};
+use crate::pb::{self, file_controller_client::FileControllerClient};
+
+/// How much of one download the server may send ahead of the disk, in bytes: what a link of 1 Gbit/s
+/// and 60 ms holds.
+const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
+
+/// The same for all downloads of a connection: so much that it never holds one of them back.
+const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
+
+/// The largest frame that the server may send, in bytes: a whole chunk costs one call of the system.
+const FRAME_SIZE: u32 = 1024 * 1024;
+
+/// How long a silent connection is believed in, twice: until it is asked, and until it must have
+/// answered.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// A server's address with the settings that transfers want: windows for fast links, large frames,
+/// and keepalives that notice a server which is gone without a word.
+///
+/// [`Endpoint::connect_lazy`] leaves a first connection that fails to the [`Retry`] of the transfer.
+///
+/// # Errors
+///
+/// The address is not an URI such as `http://127.0.0.1:50051`.
+pub fn endpoint(address: impl Into<String>) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(address.into())?
+        .connect_timeout(Duration::from_secs(5))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_SIZE)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE))
+}
+
+/// Transfers files to and from one server. Cheap to clone; clones share the connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    calls: FileControllerClient<Channel>,
+    retry: Retry,
+}
+
+impl Client {
+    /// Transfers over `channel`, best made by [`endpoint`].
+    pub fn new(channel: Channel) -> Self {
+        Self {
+            calls: FileControllerClient::new(channel),
+            retry: Retry::default(),
+        }
+    }
+
+    /// Tries again as `retry` says, in this and in what is started by it.
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Sends the local file `path` to be the remote `filename`. Awaiting it gives the file as it is
+    /// on the server.
+    pub fn upload<'a>(&self, path: impl Into<PathBuf>, filename: impl Into<String>) -> Upload<'a> {
+        Upload::of_file(self.clone(), path.into(), filename.into())
+    }
+
+    /// Sends what `reader` gives until its end. It is read once: what is not durable on the server
+    /// yet is kept in memory, at most 256 MiB, so that this transfer can continue. Another run
+    /// cannot.
+    pub fn upload_from<'a>(
+        &self,
+        reader: impl AsyncRead + Send + Unpin + 'a,
+        filename: impl Into<String>,
+    ) -> Upload<'a> {
+        Upload::of_reader(self.clone(), Box::new(reader), filename.into())
+    }
+
+    /// Receives the remote `filename` into the local file `path`, by way of `path.part` and
+    /// `path.part.json`.
+    pub fn download<'a>(
+        &self,
+        filename: impl Into<String>,
+        path: impl Into<PathBuf>,
+    ) -> Download<'a> {
+        Download::to_file(self.clone(), filename.into(), path.into())
+    }
+
+    /// Receives the remote `filename` into `writer`. It is written once: when the file changes on
+    /// the server on the way, the download fails.
+    pub fn download_to<'a>(
+        &self,
+        filename: impl Into<String>,
+        writer: impl AsyncWrite + Send + Unpin + 'a,
+    ) -> Download<'a> {
+        Download::to_writer(self.clone(), filename.into(), Box::new(writer))
+    }
+
+    /// Says what the remote `filename` is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Call`], [`Error::GaveUp`].
+    pub async fn stat(&self, filename: impl Into<String>) -> Result<pb::FileInfo, Error> {
+        let request = pb::StatRequest {
+            filename: filename.into(),
+        };
+        let mut attempts = Attempts::new(self.retry);
+        loop {
+            match self.calls.clone().stat(request.clone()).await {
+                Ok(info) => return Ok(info.into_inner()),
+                Err(status) => {
+                    attempts
+                        .failed(status.into(), &mut Watcher::default())
+                        .await?;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! A file service that does what a test scripts, call by call, and notes what it was asked.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use muxs::{
+    client::{self, Client, Retry},
+    pb::{
+        self, FileInfo, FinishUpload, OpenUpload, ReadStreamRequest, ReadStreamResponse,
+        UploadProgress, WriteStreamRequest, WriteStreamResponse,
+        file_controller_server::{FileController, FileControllerServer},
+        read_stream_response::Event,
+        write_stream_request::Step,
+        write_stream_response::State,
+    },
+};
+use std::time::Duration;
+use tokio::{net::TcpListener, sync::Notify};
+use tokio_stream::Stream;
+use tonic::{
+    Code, Request, Response, Status, Streaming,
+    transport::{Server, server::TcpIncoming},
+};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// The largest chunk that the fake takes.
+pub(crate) const PIECE: usize = 1000;
+
+/// One act of a scripted WriteStream.
+pub(crate) enum Act {
+    Say(State),
+    /// Takes so many chunks, or fewer if the finish comes before.
+    Take(usize),
+    TakeToFinish,
+    Fail(Status),
+    /// Says and takes nothing more, until the client has gone.
+    Hang,
+}
+
+/// One act of a scripted ReadStream.
+pub(crate) enum Part {
+    Info(FileInfo),
+    Chunk(pb::Chunk),
+    Fail(Status),
+    /// Sends nothing more, until the client has gone.
+    Hang,
+}
+
+/// What was scripted and not played yet, and what was asked.
+#[derive(Default)]
+pub(crate) struct Script {
+    pub(crate) writes: VecDeque<Vec<Act>>,
+    pub(crate) reads: VecDeque<Vec<Part>>,
+    pub(crate) stats: VecDeque<Result<FileInfo, Status>>,
+    pub(crate) opens: Vec<OpenUpload>,
+    /// What each WriteStream received.
+    pub(crate) chunks: Vec<Vec<pb::Chunk>>,
+    pub(crate) finishes: Vec<FinishUpload>,
+    pub(crate) aborts: Vec<String>,
+    pub(crate) read_requests: Vec<ReadStreamRequest>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Fake {
+    script: Arc<Mutex<Script>>,
+    /// Told when a call that hangs begins to, and when its client has gone.
+    pub(crate) hangs: Arc<Notify>,
+    pub(crate) gone: Arc<Notify>,
+    address: SocketAddr,
+}
+
+impl Fake {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let fake = Self {
+            script: Arc::default(),
+            hangs: Arc::default(),
+            gone: Arc::default(),
+            address: listener.local_addr().unwrap(),
+        };
+        let service = FileControllerServer::new(fake.clone());
+        let server = Server::builder().add_service(service);
+        tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+        fake
+    }
+
+    pub(crate) fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap()
+    }
+
+    /// Scripts the next WriteStream.
+    pub(crate) fn on_write(&self, acts: impl IntoIterator<Item = Act>) -> &Self {
+        self.script().writes.push_back(acts.into_iter().collect());
+        self
+    }
+
+    /// Scripts the next ReadStream.
+    pub(crate) fn on_read(&self, parts: impl IntoIterator<Item = Part>) -> &Self {
+        self.script().reads.push_back(parts.into_iter().collect());
+        self
+    }
+
+    /// A client that gives up after four attempts, and does not wait long for them.
+    pub(crate) fn client(&self) -> Client {
+        let endpoint = client::endpoint(format!("http://{}", self.address)).unwrap();
+        Client::new(endpoint.connect_lazy()).retry(Retry {
+            attempts: 4,
+            min_delay: Duration::from_millis(1),
+            max_delay: Duration::from_millis(1),
+        })
+    }
+
+    /// What reached the fake of the file, in all attempts: each chunk is checked.
+    pub(crate) fn content(&self) -> Vec<u8> {
+        let mut content = Vec::new();
+        for chunk in self.script().chunks.iter().flatten() {
+            assert_eq!(chunk.crc32c, Some(crc32c(&chunk.data)));
+            assert!(chunk.data.len() <= PIECE);
+            content.truncate(chunk.offset as usize);
+            assert_eq!(content.len(), chunk.offset as usize, "there is a gap");
+            content.extend_from_slice(&chunk.data);
+        }
+        content
+    }
+
+    fn hang(&self) -> impl Future<Output = ()> + use<> {
+        struct Gone(Arc<Notify>);
+        impl Drop for Gone {
+            fn drop(&mut self) {
+                self.0.notify_one();
+            }
+        }
+        let (hangs, gone) = (Arc::clone(&self.hangs), Gone(Arc::clone(&self.gone)));
+        async move {
+            let _gone = gone;
+            hangs.notify_one();
+            std::future::pending().await
+        }
+    }
+}
+
+/// CRC-32C, by the book.
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc: u32, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg())
+        })
+    })
+}
+
+/// The fake has the first `length` bytes of `content` durable.
+pub(crate) fn has(content: &[u8], length: usize) -> Act {
+    Act::Say(State::Progress(UploadProgress {
+        persisted_size: length as u64,
+        persisted_crc32c: crc32c(&content[..length]),
+        max_chunk_bytes: PIECE as u32,
+        ..Default::default()
+    }))
+}
+
+pub(crate) fn committed(info: FileInfo) -> Act {
+    Act::Say(State::Committed(info))
+}
+
+/// What the fake says of a file with this content.
+pub(crate) fn info(content: &[u8], etag: &str) -> FileInfo {
+    FileInfo {
+        size: content.len() as u64,
+        etag: etag.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// The chunk at `offset`, as a server should send it.
+pub(crate) fn chunk(content: &[u8], offset: usize) -> pb::Chunk {
+    let data = &content[offset..content.len().min(offset + PIECE)];
+    pb::Chunk {
+        offset: offset as u64,
+        crc32c: Some(crc32c(data)),
+        data: data.to_vec().into(),
+    }
+}
+
+/// All that a server should send of a file, from `offset` on.
+pub(crate) fn rest(content: &[u8], etag: &str, offset: usize) -> Vec<Part> {
+    let chunks = (offset..content.len()).step_by(PIECE);
+    let chunks = chunks.map(|offset| Part::Chunk(chunk(content, offset)));
+    [Part::Info(info(content, etag))]
+        .into_iter()
+        .chain(chunks)
+        .collect()
+}
+
+/// A failure with a reason.
+pub(crate) fn failure(code: Code, reason: &str) -> Status {
+    let details = ErrorDetails::with_error_info(reason, "muxs", HashMap::new());
+    Status::with_error_details(code, "scripted", details)
+}
+
+pub(crate) fn lost() -> Status {
+    Status::unavailable("scripted")
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl FileController for Fake {
+    type ReadStreamStream = Responses<ReadStreamResponse>;
+    type WriteStreamStream = Responses<WriteStreamResponse>;
+
+    async fn read_stream(
+        &self,
+        request: Request<ReadStreamRequest>,
+    ) -> Result<Response<Self::ReadStreamStream>, Status> {
+        let parts = {
+            let mut script = self.script();
+            script.read_requests.push(request.into_inner());
+            script.reads.pop_front()
+        };
+        let parts = parts.ok_or_else(|| Status::unimplemented("not scripted"))?;
+        let fake = self.clone();
+        Ok(Response::new(Box::pin(async_stream::try_stream! {
+            for part in parts {
+                let event = match part {
+                    Part::Info(info) => Event::Info(info),
+                    Part::Chunk(chunk) => Event::Chunk(chunk),
+                    Part::Fail(status) => Err(status)?,
+                    Part::Hang => {
+                        fake.hang().await;
+                        return;
+                    }
+                };
+                yield ReadStreamResponse { event: Some(event) };
+            }
+        })))
+    }
+
+    async fn write_stream(
+        &self,
+        request: Request<Streaming<WriteStreamRequest>>,
+    ) -> Result<Response<Self::WriteStreamStream>, Status> {
+        let mut requests = request.into_inner();
+        let fake = self.clone();
+        Ok(Response::new(Box::pin(async_stream::try_stream! {
+            let first = requests.message().await?.and_then(|request| request.step);
+            let Some(Step::Open(open)) = first else {
+                Err(Status::invalid_argument("no open"))?
+            };
+            let acts = {
+                let mut script = fake.script();
+                script.opens.push(open);
+                script.chunks.push(Vec::new());
+                script.writes.pop_front()
+            };
+            for act in acts.ok_or_else(|| Status::unimplemented("not scripted"))? {
+                let most = match act {
+                    Act::Say(state) => {
+                        yield WriteStreamResponse { state: Some(state) };
+                        0
+                    }
+                    Act::Take(chunks) => chunks,
+                    Act::TakeToFinish => usize::MAX,
+                    Act::Fail(status) => Err(status)?,
+                    Act::Hang => {
+                        fake.hang().await;
+                        0
+                    }
+                };
+                for _ in 0..most {
+                    match requests.message().await?.and_then(|request| request.step) {
+                        Some(Step::Chunk(chunk)) => {
+                            fake.script().chunks.last_mut().unwrap().push(chunk);
+                        }
+                        Some(Step::Finish(finish)) => {
+                            fake.script().finishes.push(finish);
+                            break;
+                        }
+                        _ => Err(Status::invalid_argument("no finish"))?,
+                    }
+                }
+            }
+        })))
+    }
+
+    async fn stat(&self, _: Request<pb::StatRequest>) -> Result<Response<FileInfo>, Status> {
+        let next = self.script().stats.pop_front();
+        next.unwrap_or_else(|| Err(Status::unimplemented("not scripted")))
+            .map(Response::new)
+    }
+
+    async fn abort_upload(
+        &self,
+        request: Request<pb::AbortUploadRequest>,
+    ) -> Result<Response<pb::AbortUploadResponse>, Status> {
+        let id = request.into_inner().upload_id;
+        self.script().aborts.push(id);
+        Ok(Response::new(pb::AbortUploadResponse {}))
+    }
+
+    async fn read(&self, _: Request<pb::Files>) -> Result<Response<pb::Content>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn write(&self, _: Request<pb::Files>) -> Result<Response<pb::Status>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+}
