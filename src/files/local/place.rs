@@ -110,6 +110,11 @@ impl Place {
     /// The file at this place that one put there would replace, if any. Refuses what a rename would
     /// wrongly replace, such as a FIFO.
     pub(super) fn replaced(&self) -> Result<Option<&Metadata>, Error> {
+        if let Some(first) = self.missing.first()
+            && look(&self.folder, first)?.is_some_and(|found| !found.is_dir())
+        {
+            return Err(Error::NotAFile);
+        }
         match &self.found {
             Some(found) if found.is_file() => Ok(Some(found)),
             Some(found) if !found.is_symlink() => Err(Error::NotAFile),

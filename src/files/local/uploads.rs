@@ -133,6 +133,9 @@ impl Uploads {
         }
         for key in keys {
             let lease = self.lease(key);
+            if lease.is_shared() {
+                continue;
+            }
             // Whoever opens it from here on waits until it is clear what is left of it.
             let turn = lease.take();
             if turn.upload.is_none() && self.has_expired(&lease.key) {
@@ -160,6 +163,12 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// Whether others have one, too.
+    fn is_shared(&self) -> bool {
+        // The table's and this one.
+        Arc::strong_count(&self.slot) > 2
+    }
+
     /// For work of the one whose turn it is: several pieces of it can go on at a time.
     pub(super) fn work(&self) -> RwLockReadGuard<'_, Turn> {
         self.slot.read().unwrap_or_else(PoisonError::into_inner)
@@ -174,8 +183,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut slots = locked(&self.slots);
-        // The table's and this one.
-        if Arc::strong_count(&self.slot) == 2 {
+        if !self.is_shared() {
             slots.remove(&self.key);
         }
     }

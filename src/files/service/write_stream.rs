@@ -47,11 +47,12 @@ impl Files {
             files: self.clone(),
             steps,
             answers,
+            finished: false,
         };
         self.tasks.spawn(async move {
             let last = call.take().await;
             call.say(last.map_err(Status::from));
-            if call.has_more() {
+            if call.finished && call.has_more() {
                 call.say(Err(Failure::BadRequest(AFTER_FINISH).into()));
             }
         });
@@ -64,6 +65,8 @@ struct Call {
     files: Files,
     steps: Streaming<pb::WriteStreamRequest>,
     answers: mpsc::Sender<Result<pb::WriteStreamResponse, Status>>,
+    /// Whether the client has finished the upload on this stream.
+    finished: bool,
 }
 
 /// Why a stream ends early.
@@ -91,14 +94,17 @@ impl Call {
                 upload
             }
         };
-        let result = self.take_chunks(&mut upload, &path, &id).await;
-        if let Err(failure) = &result {
-            if let Failure::Files(error) = failure {
-                log(&path, error);
+        let ended = self.take_chunks(&mut upload, &path, &id).await;
+        let Err(failure) = ended else { return ended };
+        // What is wrong with the chunks that came before is what was wrong first.
+        let failure = match (upload.keep().await, failure) {
+            (_, Failure::Files(error)) | (Err(error), _) => {
+                log(&path, &error);
+                Failure::Files(error)
             }
-            upload.keep().await;
-        }
-        result
+            (Ok(()), failure) => failure,
+        };
+        Err(failure)
     }
 
     /// Waits for `open`.
@@ -146,6 +152,7 @@ impl Call {
                     return Err(Failure::BadRequest(AFTER_FINISH));
                 }
                 Some(Step::Finish(pb::FinishUpload { size, crc32c })) => {
+                    self.finished = true;
                     let version = upload.finish(size, crc32c.map(Crc32c::from)).await?;
                     return Ok(committed(path, version));
                 }

@@ -53,7 +53,8 @@ impl Store {
     pub fn open(root: impl AsRef<Path>, settings: Settings) -> Result<Self, OpenError> {
         Ok(Self {
             local: Arc::new(Local::open(root.as_ref(), &settings)?),
-            checkpoint_bytes: settings.checkpoint_bytes,
+            // After nothing at all, there would be no end of them.
+            checkpoint_bytes: settings.checkpoint_bytes.max(1),
             upload_ttl: settings.upload_ttl,
         })
     }

@@ -104,10 +104,7 @@ impl Upload {
             tokio::select! {
                 () = self.superseded.cancelled() => return Err(Error::Superseded),
                 written = running(&mut self.writing) => {
-                    self.writing = None;
-                    written?;
-                    self.written = self.taken;
-                    return Ok(None);
+                    return self.wrote(written).map(|()| None);
                 }
                 progress = running(&mut self.checkpoint) => {
                     self.checkpoint = None;
@@ -125,12 +122,13 @@ impl Upload {
         joined(spawn_blocking(move || upload.checkpoint())).await
     }
 
-    /// Makes durable what can be, after something has failed.
-    pub(crate) async fn keep(&mut self) {
-        self.batch.clear();
-        // The first failure is the one that counts.
-        let _ = self.settle().await;
+    /// Makes durable what can be, after something has failed. Fails if something is wrong with what
+    /// came before that.
+    pub(crate) async fn keep(&mut self) -> Result<(), Error> {
+        let settled = self.settle().await;
+        // If this fails too, the first failure is the one that counts.
         let _ = self.pause().await;
+        settled
     }
 
     /// Puts the file in its place, if it is what the client says it is.
@@ -194,11 +192,19 @@ impl Upload {
             if self.writing.is_none() {
                 return Ok(());
             }
-            let ended = running(&mut self.writing).await;
-            self.writing = None;
-            ended?;
-            self.written = self.taken;
+            let written = running(&mut self.writing).await;
+            self.wrote(written)?;
         }
+    }
+
+    fn wrote(&mut self, result: Result<(), Error>) -> Result<(), Error> {
+        self.writing = None;
+        match &result {
+            Ok(()) => self.written = self.taken,
+            // What came behind the chunk that failed does not count.
+            Err(_) => self.batch.clear(),
+        }
+        result
     }
 }
 

@@ -1,0 +1,182 @@
+//! Chunks continue exactly and are what they should be; progress says how far they are durable.
+
+use std::fs;
+
+use muxs::{
+    files::Settings,
+    pb::{Chunk, FinishUpload, OpenUpload, WriteStreamRequest, write_stream_request::Step},
+};
+use tonic::Code;
+
+use super::{drained, staged, start};
+use crate::{
+    streams::{Upload, chunk, content, crc32c, open, put},
+    support::{TestServer, assert_failure, bounded, metadata},
+};
+
+#[tokio::test]
+async fn a_chunk_continues_where_the_last_one_ended() {
+    let server = TestServer::start();
+    let mut files = server.files().await;
+    for offset in [0, 2, 4, 100] {
+        let open = || open("a.bin", &offset.to_string(), b"hello");
+        let mut upload = Upload::open(&mut files, open()).await;
+        upload.chunk(0, b"hel").await;
+        upload.chunk(offset, b"lo").await;
+        let failure = assert_failure(upload.ended().await, Code::Aborted, "OFFSET_MISMATCH");
+        assert_eq!(metadata(&failure, "expected"), "3");
+        // What came before it is kept.
+        let mut upload = Upload::open(&mut files, open()).await;
+        assert_eq!(upload.progress().await.persisted_size, 3);
+    }
+}
+
+#[tokio::test]
+async fn a_corrupt_chunk_changes_nothing() {
+    let server = TestServer::start();
+    let mut files = server.files().await;
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    upload.chunk(0, b"hel").await;
+    let corrupt = Chunk {
+        crc32c: Some(crc32c(b"lo") ^ 1),
+        ..chunk(3, b"lo")
+    };
+    upload.send(Step::Chunk(corrupt)).await;
+    // Too late for it.
+    upload.chunk(3, b"lo").await;
+    let failure = assert_failure(upload.ended().await, Code::Aborted, "CHUNK_CORRUPT");
+    assert_eq!(metadata(&failure, "offset"), "3");
+
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    let progress = upload.progress().await;
+    assert_eq!(
+        (progress.persisted_size, progress.persisted_crc32c),
+        (3, crc32c(b"hel"))
+    );
+    upload.chunk(3, b"lo").await;
+    upload.finish(b"hello").await;
+    upload.committed().await;
+}
+
+#[tokio::test]
+async fn checksums_are_the_clients_to_leave_out() {
+    let server = TestServer::start();
+    let mut files = server.files().await;
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    upload
+        .send(Step::Chunk(Chunk {
+            crc32c: None,
+            ..chunk(0, b"hello")
+        }))
+        .await;
+    upload
+        .send(Step::Finish(FinishUpload {
+            size: 5,
+            crc32c: None,
+        }))
+        .await;
+    upload.committed().await;
+    assert_eq!(fs::read(server.path("a.bin")).unwrap(), b"hello");
+}
+
+#[tokio::test]
+async fn more_than_was_announced_is_too_much() {
+    let server = TestServer::start();
+    let mut files = server.files().await;
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    upload.chunk(0, b"hello").await;
+    upload.chunk(5, b"!").await;
+    assert_failure(upload.ended().await, Code::InvalidArgument, "SIZE_MISMATCH");
+    assert_eq!(staged(&server), 0);
+}
+
+#[tokio::test]
+async fn the_largest_upload_is_the_servers_to_set() {
+    let server = start(Settings {
+        max_upload_bytes: 5,
+        ..Settings::default()
+    });
+    let mut files = server.files().await;
+    put(&mut files, "a.bin", b"hello").await;
+    let mut upload = Upload::open(&mut files, open("b.bin", "id", b"hello!")).await;
+    let failure = assert_failure(upload.ended().await, Code::FailedPrecondition, "TOO_LARGE");
+    assert_eq!(
+        (metadata(&failure, "limit"), metadata(&failure, "size")),
+        ("5".into(), "6".into())
+    );
+    let unknown = OpenUpload {
+        size: None,
+        ..open("b.bin", "id", b"")
+    };
+    let mut upload = Upload::open(&mut files, unknown).await;
+    upload.chunk(0, b"hel").await;
+    upload.chunk(3, b"lo!").await;
+    let failure = assert_failure(upload.ended().await, Code::FailedPrecondition, "TOO_LARGE");
+    assert_eq!(
+        (metadata(&failure, "limit"), metadata(&failure, "size")),
+        ("5".into(), "6".into())
+    );
+    assert!(!server.path("b.bin").exists());
+}
+
+/// However fast what comes behind it is looked at.
+#[tokio::test]
+async fn what_is_wrong_first_is_what_the_client_is_told() {
+    let server = TestServer::start();
+    let mut files = server.files().await;
+    for round in 0..50 {
+        let corrupt = Chunk {
+            crc32c: Some(1),
+            ..chunk(0, b"hello")
+        };
+        let steps = [
+            Some(Step::Open(open("a.bin", &round.to_string(), b"hello"))),
+            Some(Step::Chunk(corrupt)),
+            None,
+        ];
+        let steps = steps.map(|step| WriteStreamRequest { step });
+        let answers = files.write_stream(tokio_stream::iter(steps)).await.unwrap();
+        assert_failure(drained(answers).await, Code::Aborted, "CHUNK_CORRUPT");
+    }
+}
+
+#[tokio::test]
+async fn progress_comes_a_second_after_bytes_at_the_latest() {
+    let server = TestServer::start();
+    let mut files = server.files().await;
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    upload.progress().await;
+    upload.chunk(0, b"hel").await;
+    upload.persisted(3).await;
+    upload.chunk(3, b"lo").await;
+    upload.persisted(5).await;
+}
+
+#[tokio::test]
+async fn progress_never_goes_back() {
+    let server = start(Settings {
+        checkpoint_bytes: 100_000,
+        ..Settings::default()
+    });
+    let mut files = server.files().await;
+    let content = content(5_000_000);
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", &content)).await;
+    let sender = upload.steps();
+    let sending = {
+        let content = content.clone();
+        tokio::spawn(async move {
+            for (k, piece) in content.chunks(10_000).enumerate() {
+                let step = Some(Step::Chunk(chunk(k * 10_000, piece)));
+                sender.send(WriteStreamRequest { step }).await.unwrap();
+            }
+        })
+    };
+    let mut last = 0;
+    while last < content.len() as u64 {
+        let progress = upload.progress().await;
+        assert!(progress.persisted_size >= last);
+        last = progress.persisted_size;
+        assert_eq!(progress.persisted_crc32c, crc32c(&content[..last as usize]));
+    }
+    bounded(sending).await.unwrap();
+}
