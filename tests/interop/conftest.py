@@ -1,5 +1,6 @@
-"""The server that the tests call: one for the whole run, on a free port, with an empty root."""
+"""The servers that the tests call: one for the whole run, on a free port, with an empty root; and others on demand."""
 
+import contextlib
 import re
 import select
 import signal
@@ -8,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from uploads import AsyncioClient, BlockingClient
 
 TARGET = Path(__file__).parents[2] / "target"
 LOG = TARGET / "interop" / "server.log"
@@ -16,25 +18,112 @@ LOG = TARGET / "interop" / "server.log"
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
-def address():
-    """HOST:PORT of the server."""
-    with tempfile.TemporaryDirectory(dir=TARGET / "interop", prefix="root-") as root, open(LOG, "w") as log:
-        command = [TARGET / "debug" / "server", "--listen", "127.0.0.1:0", "--root", root]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as server:
-            try:
-                yield announced_address(server, root)
-                server.send_signal(signal.SIGTERM)
-                # Calls under way would get 30 s. So this also shows that the server has ended every cancelled call.
-                assert server.wait(timeout=10) == 0, LOG.read_text()
-            finally:
-                server.kill()
+class Server:
+    """A server program on a root of its own, that can be killed and started again."""
+
+    def __init__(self, root, *flags):
+        self.root = Path(root)
+        self.flags = flags
+        # A free port at first; the same one when it is started again.
+        self.address = "127.0.0.1:0"
+        self.start()
+
+    def start(self):
+        command = [TARGET / "debug" / "server", "--listen", self.address, "--root", self.root, *self.flags]
+        with open(LOG, "a") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        ready, _, _ = select.select([self.process.stdout], [], [], 10)
+        line = self.process.stdout.readline() if ready else "nothing for 10 s"
+        root = re.escape(str(self.root))
+        announcement = re.fullmatch(rf"muxs listening on http://(127\.0\.0\.1:\d+), serving {root}\n", line)
+        if not announcement:
+            self.kill()
+        assert announcement, f"the server said {line!r}; its log: {LOG.read_text()}"
+        self.address = announcement[1]
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        # Calls under way would get 30 s. So this also shows that the server has ended every cancelled call.
+        assert self.process.wait(timeout=10) == 0, LOG.read_text()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def served(*flags):
+    with tempfile.TemporaryDirectory(dir=TARGET / "interop", prefix="root-") as root:
+        server = Server(root, *flags)
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def log():
+    LOG.write_text("")
+    yield
     assert "panicked" not in LOG.read_text()
 
 
-def announced_address(server, root):
-    ready, _, _ = select.select([server.stdout], [], [], 10)
-    line = server.stdout.readline() if ready else "nothing for 10 s"
-    announcement = re.fullmatch(rf"muxs listening on http://(127\.0\.0\.1:\d+), serving {re.escape(root)}\n", line)
-    assert announcement, f"the server said {line!r}; its log: {LOG.read_text()}"
-    return announcement[1]
+@pytest.fixture(scope="session")
+def shared_server(log):
+    with served() as server:
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def address(shared_server):
+    """HOST:PORT of the server."""
+    return shared_server.address
+
+
+@pytest.fixture(scope="session")
+def limited_server(log):
+    """A server that takes no large files."""
+    with served("--max-upload-bytes", "192KiB") as server:
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def read_only_server(log):
+    with served("--read-only") as server:
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def own_server(log):
+    """A server for one test, that it may kill."""
+    with served() as server:
+        yield server
+
+
+@pytest.fixture(params=[BlockingClient, AsyncioClient], ids=["blocking", "asyncio"])
+def connect(request, log):
+    """Connects a client to the server at an address."""
+    clients = []
+
+    def connect(address):
+        clients.append(request.param(address))
+        return clients[-1]
+
+    yield connect
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def client(connect, address):
+    return connect(address)
+
+
+@pytest.fixture
+def filename(request):
+    """A name that no other test has."""
+    return f"{request.module.__name__}/" + re.sub(r"\W+", "-", request.node.name)

@@ -12,3 +12,11 @@ def error_info(error):
     assert status.message == error.details()
     [info] = [detail for detail in status.details if detail.Is(ErrorInfo.DESCRIPTOR)]
     return ErrorInfo.FromString(info.value)
+
+
+def assert_failure(error, code, reason, **metadata):
+    assert error is not None, f"no failure, in place of {reason}"
+    assert error.code() == code, error
+    info = error_info(error)
+    assert (info.domain, info.reason) == ("muxs", reason)
+    assert dict(info.metadata) == {key: str(value) for key, value in metadata.items()}
