@@ -71,7 +71,12 @@ pub(crate) async fn run(
     let same = tokio::task::spawn_blocking(move || are_same(&original, &copy)).await??;
     anyhow::ensure!(same, "the copy differs from the original");
     if !json && !quiet {
-        eprintln!("The copy has the same bytes. On the server it stays as {REMOTE}.");
+        eprintln!("The copy has the same bytes.");
+        if server.address == args.addr {
+            eprintln!("On the server the file stays, as {REMOTE}.");
+        }
+        let header = format!("{:<24} {:>12} {:>10} {:>12}", "", "size", "time", "rate");
+        print_line(io::stdout(), &header);
         let line = |what, time: Duration| {
             let rate = size as f64 / 1e6 / time.as_secs_f64();
             let row = format!("{what:<24} {human:>12} {time:>10.2?} {rate:>7.0} MB/s");

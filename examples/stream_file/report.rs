@@ -25,6 +25,8 @@ pub(crate) struct Report {
     quiet: bool,
     bar: ProgressBar,
     started: Instant,
+    /// Where this run began, in bytes; none before it did, or if there was nothing to do.
+    began_at: Option<u64>,
     json_at: Option<Instant>,
 }
 
@@ -42,6 +44,7 @@ impl Report {
             quiet,
             bar,
             started: Instant::now(),
+            began_at: None,
             json_at: None,
         })
     }
@@ -55,10 +58,12 @@ impl Report {
                         self.bar.set_style(style.progress_chars("=> "));
                     }
                 }
+                self.began_at.get_or_insert(*offset);
                 self.bar.set_position(*offset);
                 self.bar.reset_eta();
             }
             Event::Advanced { transferred, .. } => self.bar.set_position(*transferred),
+            Event::StartedOver { .. } => self.began_at = None,
             _ => {}
         }
         if self.json {
@@ -133,6 +138,19 @@ impl Report {
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
+
+    /// What this run has moved of a file, in how much time.
+    pub(crate) fn rate(&self, size: u64) -> String {
+        let Some(began_at) = self.began_at else {
+            return HumanBytes(size).to_string();
+        };
+        let moved = size.saturating_sub(began_at);
+        let all = match began_at {
+            0 => String::new(),
+            _ => format!("{}, the last ", HumanBytes(size)),
+        };
+        format!("{all}{}", rate(moved, self.elapsed()))
+    }
 }
 
 /// Whoever read may have had enough; the transfer is not worse for it.
@@ -170,7 +188,7 @@ pub(crate) fn told(error: &Error) -> String {
 }
 
 /// Bytes and seconds as a person reads them.
-pub(crate) fn rate(bytes: u64, time: Duration) -> String {
+fn rate(bytes: u64, time: Duration) -> String {
     let megabytes = bytes as f64 / 1e6 / time.as_secs_f64().max(1e-9);
     format!("{} in {time:.2?}, {megabytes:.0} MB/s", HumanBytes(bytes))
 }

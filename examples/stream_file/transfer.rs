@@ -13,7 +13,7 @@ use tonic::Code;
 
 use crate::{
     Command,
-    report::{Report, print_line, rate},
+    report::{Report, print_line},
     support::ServerArgs,
 };
 
@@ -132,7 +132,7 @@ fn end(report: &Report, result: Result<FileInfo, Error>, done: &str, to_stdout: 
             let words = format!(
                 "{} {done}: {}, etag {}",
                 info.filename,
-                rate(info.size, report.elapsed()),
+                report.rate(info.size),
                 info.etag
             );
             match to_stdout {

@@ -210,8 +210,10 @@ fn stream_file_shows_a_transfer_that_is_cut_with_a_server_of_its_own() {
     let output = command.args(NOBODY).args(["--size", "8MiB"]).assert();
     let output = output.success().get_output().clone();
     let table = text(output.stdout);
-    assert_eq!(table.lines().count(), 2, "{table}");
-    assert!(table.starts_with("upload, cut half-way"), "{table}");
+    let rows: Vec<&str> = table.lines().collect();
+    assert_eq!(rows.len(), 3, "{table}");
+    assert!(rows[1].starts_with("upload, cut half-way"), "{table}");
+    assert!(rows[2].starts_with("download"), "{table}");
     let told = text(output.stderr);
     let lost = "the connection to the server was lost.";
     assert!(told.contains(lost), "{told}");
