@@ -8,11 +8,16 @@ use std::{
 };
 
 use assert_cmd::Command;
-use muxs::pb::HelloRequest;
+use muxs::pb::{HelloRequest, read_stream_response::Event};
 use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-use crate::support::{PATIENCE, Program, bounded, connect, file, kill, tree};
+use tonic::Code;
+
+use crate::{
+    streams::{Upload, open, whole},
+    support::{PATIENCE, Program, assert_failure, bounded, connect, file, kill, metadata, tree},
+};
 
 fn server() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
@@ -263,4 +268,55 @@ async fn stop(mut program: Program, signal: Signal) -> String {
     let status = program.ended().await;
     assert!(status.success(), "{status} after {signal:?}");
     program.log()
+}
+
+#[tokio::test]
+async fn the_flags_for_large_files_are_obeyed() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("a.bin"), vec![0; 3000]).unwrap();
+    let flags = [
+        "--max-upload-bytes=1KiB",
+        "--chunk-bytes=2kB",
+        "--checkpoint-bytes=1B",
+        "--upload-ttl=100000y",
+    ];
+    let server = Program::start_with(root.path(), &flags).await;
+    let mut files = server.files().await;
+
+    let too_large = open("b.bin", "id", &[0; 1025]);
+    let mut upload = Upload::open(&mut files, too_large).await;
+    let failure = upload.ended().await;
+    let failure = assert_failure(failure, Code::FailedPrecondition, "TOO_LARGE");
+    assert_eq!(metadata(&failure, "limit"), "1024");
+
+    let mut upload = Upload::open(&mut files, open("b.bin", "id", b"hello")).await;
+    // For as long as anybody can count.
+    let expires_at = upload.progress().await.expires_at.unwrap();
+    assert!(expires_at.seconds > 4_000_000_000);
+    upload.chunk(0, b"hel").await;
+    upload.persisted(3).await;
+
+    let events = files.read_stream(whole("a.bin")).await.unwrap();
+    let mut events = events.into_inner();
+    let mut sizes = Vec::new();
+    while let Some(event) = bounded(events.message()).await.unwrap() {
+        if let Some(Event::Chunk(chunk)) = event.event {
+            sizes.push(chunk.data.len());
+        }
+    }
+    assert_eq!(sizes, [2000, 1000]);
+}
+
+#[test]
+fn sizes_and_durations_that_are_none_are_refused() {
+    for flag in [
+        "--chunk-bytes=0",
+        "--chunk-bytes=2MiB",
+        "--chunk-bytes=x",
+        "--checkpoint-bytes=-1",
+        "--max-upload-bytes=many",
+        "--upload-ttl=1",
+    ] {
+        server().arg(flag).assert().code(2);
+    }
 }

@@ -127,7 +127,7 @@ impl Place {
         self.replaced().ok().flatten().map(version)
     }
 
-    /// Whether what is here may be replaced.
+    /// Refuses what may not be replaced, or cannot.
     pub(super) fn check(&self, precondition: &Precondition) -> Result<(), Error> {
         let etag = self.replaced()?.map(|found| version(found).etag);
         match precondition {

@@ -118,7 +118,6 @@ impl Staging {
             let _nobody_else = locked(&self.placing);
             let place = Place::locate(&self.root, path)?;
             place.check(precondition)?;
-            place.replaced()?;
             let folder = place.create_folder()?;
             let renamed = match precondition {
                 Precondition::Absent => {
@@ -151,9 +150,7 @@ impl Staging {
 
     /// Whether an upload to `path` could be committed now.
     pub(super) fn admits(&self, path: &FilePath, precondition: &Precondition) -> Result<(), Error> {
-        let place = Place::locate(&self.root, path)?;
-        place.check(precondition)?;
-        place.replaced().map(drop)
+        Place::locate(&self.root, path)?.check(precondition)
     }
 }
 

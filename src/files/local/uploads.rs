@@ -26,6 +26,9 @@ use crate::files::{
     upload::UploadId,
 };
 
+/// Longer than any disk lives, and short enough to be counted from now.
+const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 #[derive(Debug)]
 pub(super) struct Uploads {
     folder: Arc<Dir>,
@@ -72,7 +75,7 @@ impl Uploads {
     pub(super) fn open(folder: Dir, settings: &Settings) -> io::Result<Self> {
         let uploads = Self {
             folder: Arc::new(folder),
-            ttl: settings.upload_ttl,
+            ttl: settings.upload_ttl.min(LONGEST_TTL),
             max_bytes: settings.max_upload_bytes,
             slots: Slots::default(),
         };
