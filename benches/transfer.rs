@@ -36,11 +36,6 @@ fn checksum(criterion: &mut Criterion) {
             bench.iter(|| Crc32c::of(chunk));
         });
     }
-    group.throughput(Throughput::Elements(1));
-    let (whole, next) = (Crc32c::of(b"whole"), Crc32c::of(b"next"));
-    group.bench_function("followed_by", |bench| {
-        bench.iter(|| whole.followed_by(next, 256 * 1024));
-    });
     group.finish();
 }
 

@@ -1,6 +1,6 @@
 //! CRC-32C, the checksum of the contract.
 
-use crc_fast::{CrcAlgorithm, checksum, checksum_combine};
+use crc_fast::{CrcAlgorithm, Digest};
 
 /// The CRC-32C (Castagnoli) of a sequence of bytes; by default that of none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,20 +9,20 @@ pub struct Crc32c(u32);
 impl Crc32c {
     /// Of all of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        // In its lower half: the library has algorithms of 64 bits too.
-        Self(checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32)
+        Self::default().extended_by(bytes)
     }
 
-    /// Of these bytes with `length` others behind them, whose own is `next`. Takes no second look
-    /// at either.
-    pub fn followed_by(self, next: Self, length: u64) -> Self {
-        let combined = checksum_combine(
-            CrcAlgorithm::Crc32Iscsi,
-            self.0.into(),
-            next.0.into(),
-            length,
-        );
-        Self(combined as u32)
+    /// Of these bytes with `next` behind them.
+    ///
+    /// Where the checksum of `next` alone is known, the two could be combined without a look at the
+    /// bytes. For a chunk that takes longer than looking at it again.
+    pub fn extended_by(self, next: &[u8]) -> Self {
+        // Inside, the register is the complement of the checksum.
+        let register = u64::from(!self.0);
+        let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, register);
+        digest.update(next);
+        // In its lower half: the library has algorithms of 64 bits too.
+        Self(digest.finalize() as u32)
     }
 
     /// As it travels.
@@ -56,8 +56,7 @@ mod tests {
         #[test]
         fn pieces_make_the_whole(whole: Vec<u8>, at: prop::sample::Index) {
             let (first, second) = whole.split_at(at.index(whole.len() + 1));
-            let folded = Crc32c::of(first).followed_by(Crc32c::of(second), second.len() as u64);
-            prop_assert_eq!(folded, Crc32c::of(&whole));
+            prop_assert_eq!(Crc32c::of(first).extended_by(second), Crc32c::of(&whole));
         }
     }
 }

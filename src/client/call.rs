@@ -153,9 +153,9 @@ impl ReadCall {
         })
     }
 
-    /// The next piece with its checksum, which has been checked; none at the end of the file.
+    /// The next piece, which has been checked; none at the end of the file.
     /// Dropped before it is there, it is not lost.
-    pub(super) async fn next(&mut self) -> Result<Option<(Bytes, Crc32c)>, Error> {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let Some(response) = self.responses.message().await? else {
             return match self.offset == self.info.size {
                 true => Ok(None),
@@ -168,10 +168,9 @@ impl ReadCall {
         if chunk.offset != self.offset {
             return Err(corrupt("a chunk of another place arrived", self.offset));
         }
-        let checksum = Crc32c::of(&chunk.data);
         match chunk.crc32c {
             None => return Err(corrupt("a chunk without a checksum arrived", self.offset)),
-            Some(sent) if sent != checksum.value() => {
+            Some(sent) if sent != Crc32c::of(&chunk.data).value() => {
                 return Err(corrupt("a damaged chunk arrived", self.offset));
             }
             Some(_) => {}
@@ -181,7 +180,7 @@ impl ReadCall {
             return Err(corrupt("more than the file arrived", self.offset));
         }
         self.offset = end;
-        Ok(Some((chunk.data, checksum)))
+        Ok(Some(chunk.data))
     }
 }
 

@@ -133,8 +133,8 @@ impl Run<'_> {
         while !all_received || part.is_busy() {
             tokio::select! {
                 piece = call.next(), if !all_received && part.has_room() => match piece? {
-                    Some((data, checksum)) => {
-                        part.push(data, checksum);
+                    Some(data) => {
+                        part.push(data);
                         self.advanced(part.received(), part.durable());
                     }
                     None => all_received = true,
@@ -177,7 +177,7 @@ impl Run<'_> {
         };
         let mut call = self.open(*written, etag).await?;
         etag.clone_from(&call.info.etag);
-        while let Some((data, _)) = call.next().await? {
+        while let Some(data) = call.next().await? {
             writer.write_all(&data).await.map_err(cannot)?;
             *written += data.len() as u64;
             self.advanced(*written, *written);

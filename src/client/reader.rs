@@ -53,9 +53,7 @@ impl<'a> Reader<'a> {
     fn forget(&mut self, length: u64) {
         while let Some(piece) = self.kept.pop_front_if(|piece| piece.end() <= length) {
             self.dropped = piece.end();
-            self.dropped_checksum = self
-                .dropped_checksum
-                .followed_by(piece.checksum, piece.data.len() as u64);
+            self.dropped_checksum = self.dropped_checksum.extended_by(&piece.data);
             self.sent = self.sent.saturating_sub(1);
         }
     }
@@ -72,7 +70,7 @@ impl Source for Reader<'_> {
             // The server may have made a piece durable in part.
             let mut sent = first.data;
             let unsent = sent.split_off((length - self.dropped) as usize);
-            found = found.followed_by(Crc32c::of(&sent), sent.len() as u64);
+            found = found.extended_by(&sent);
             self.kept.push_front(Piece::new(length, unsent));
         }
         // A server that was restarted may take smaller pieces than before.
@@ -114,9 +112,7 @@ impl Source for Reader<'_> {
         let length = self.partial.len().min(self.piece);
         let piece = Piece::new(self.read, self.partial.split_to(length).freeze());
         self.read = piece.end();
-        self.checksum = self
-            .checksum
-            .followed_by(piece.checksum, piece.data.len() as u64);
+        self.checksum = self.checksum.extended_by(&piece.data);
         self.kept.push_back(piece.clone());
         self.sent += 1;
         Ok(Some(piece))

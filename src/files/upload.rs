@@ -75,11 +75,11 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// These bytes and `length` more, whose checksum is `next`.
-    pub(crate) fn followed_by(self, next: Crc32c, length: u64) -> Self {
+    /// These bytes with `next` behind them.
+    pub(crate) fn extended_by(self, next: &[u8]) -> Self {
         Self {
-            size: self.size + length,
-            crc32c: self.crc32c.followed_by(next, length),
+            size: self.size + next.len() as u64,
+            crc32c: self.crc32c.extended_by(next),
         }
     }
 }

@@ -89,7 +89,10 @@ async fn interrupt(cut: Cut, at: At, old: Option<&str>) {
         raw.half_a_chunk(&content, ACKNOWLEDGED + SENT);
     }
     match cut {
-        Cut::HalfClose => raw.steps.send_data(Bytes::new(), true).unwrap(),
+        Cut::HalfClose => {
+            raw.steps.send_data(Bytes::new(), true).unwrap();
+            raw.ended().await;
+        }
         Cut::Cancel => raw.steps.send_reset(Reason::CANCEL),
         Cut::Reset => raw.steps.send_reset(Reason::NO_ERROR),
         Cut::Disconnect => raw.disconnect(),
@@ -278,6 +281,16 @@ impl RawUpload {
                 .release_capacity(data.len())
                 .unwrap();
             self.received.extend_from_slice(&data);
+        }
+    }
+
+    /// Waits until the server has nothing more to say.
+    async fn ended(&mut self) {
+        while let Some(Ok(data)) = bounded(self.answers.data()).await {
+            self.answers
+                .flow_control()
+                .release_capacity(data.len())
+                .unwrap();
         }
     }
 

@@ -14,11 +14,11 @@ use std::{
         mpsc::{self, RecvTimeoutError},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use muxs::{
-    files::{Settings, Store},
+    files::{OpenError, Settings, Store},
     pb::{
         Files, HelloRequest, file_controller_client::FileControllerClient,
         greeter_client::GreeterClient,
@@ -77,8 +77,7 @@ impl TestServer {
         settings: Settings,
         adjust: impl FnOnce(&mut Config),
     ) -> Self {
-        let store = Store::open(root.path(), settings).unwrap();
-        let mut server = Self::over(store, adjust);
+        let mut server = Self::over(open_store(root.path(), settings), adjust);
         server.root = Some(root);
         server
     }
@@ -168,6 +167,18 @@ impl Drop for TestServer {
             let panics = PANICS.lock().unwrap();
             assert!(panics.is_empty(), "a server panicked: {panics:?}");
             assert!(ended, "the server did not end");
+        }
+    }
+}
+
+/// Opens a store where another may just have ended. Its lock can outlast it for a moment: a program
+/// that another test is starting has it too, until it has become that program.
+fn open_store(root: &Path, settings: Settings) -> Store {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Store::open(root, settings.clone()) {
+            Err(OpenError::InUse(_)) if Instant::now() < deadline => thread::yield_now(),
+            opened => return opened.unwrap(),
         }
     }
 }

@@ -67,8 +67,8 @@ async fn checksum_of_prefix(
     while known < length {
         let step = (length - known).min(CHECKED_AT_ONCE);
         let file = Arc::clone(file);
-        let next = blocking(move || read_at(&file, known, step).map(|data| Crc32c::of(&data)));
-        checksum = checksum.followed_by(next.await?, step);
+        let read = move || read_at(&file, known, step).map(|data| checksum.extended_by(&data));
+        checksum = blocking(read).await?;
         known += step;
     }
     Ok(checksum)

@@ -56,10 +56,10 @@ struct Prefix {
 }
 
 impl Prefix {
-    fn followed_by(self, checksum: Crc32c, length: u64) -> Self {
+    fn extended_by(self, next: &[u8]) -> Self {
         Self {
-            length: self.length + length,
-            checksum: self.checksum.followed_by(checksum, length),
+            length: self.length + next.len() as u64,
+            checksum: self.checksum.extended_by(next),
         }
     }
 }
@@ -206,8 +206,8 @@ impl Part {
     }
 
     /// Takes the next piece.
-    pub(in crate::client) fn push(&mut self, data: Bytes, checksum: Crc32c) {
-        self.received = self.received.followed_by(checksum, data.len() as u64);
+    pub(in crate::client) fn push(&mut self, data: Bytes) {
+        self.received = self.received.extended_by(&data);
         self.waiting_bytes += data.len();
         self.waiting.push(data);
         self.start_what_is_due();

@@ -225,14 +225,12 @@ impl Unfinished {
             let expected = accepted.size;
             return Err(Error::OffsetMismatch { expected });
         }
-        let length = bytes.len() as u64;
-        self.check_size(offset.saturating_add(length))?;
-        let computed = Crc32c::of(bytes);
-        if crc32c.is_some_and(|crc32c| crc32c != computed) {
+        self.check_size(offset.saturating_add(bytes.len() as u64))?;
+        if crc32c.is_some_and(|crc32c| crc32c != Crc32c::of(bytes)) {
             return Err(Error::ChunkCorrupt { offset });
         }
         self.data.write(bytes, offset)?;
-        *accepted = accepted.followed_by(computed, length);
+        *accepted = accepted.extended_by(bytes);
         Ok(())
     }
 
