@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufReader, BufWriter, Read, Write},
+    io::{self, BufReader, Read, Write},
     path::Path,
     process::ExitCode,
     time::Duration,
@@ -36,15 +36,18 @@ pub(crate) async fn run(
     let server = args.find_or_start().await?;
     let folder = tempfile::tempdir()?;
     let (original, copy) = (folder.path().join("original"), folder.path().join("copy"));
+    let human = HumanBytes(size);
+    if !json && !quiet {
+        eprintln!("Making a file of {human}.");
+    }
     let making = original.clone();
     tokio::task::spawn_blocking(move || make(&making, size))
         .await?
         .context("cannot make the file")?;
 
     let mut report = Report::new("Sending", json, quiet)?;
-    let human = HumanBytes(size);
     report.say(&format!(
-        "Uploading {human} as {REMOTE} over a connection that is cut half-way."
+        "Uploading it as {REMOTE} over a connection that is cut half-way."
     ));
     // Small files are through before they are cut.
     let link = cut::link(&server.address, size / 2).await?;
@@ -90,20 +93,23 @@ pub(crate) async fn run(
 
 /// Makes a file that does not compress. What is in it is the same each time.
 fn make(path: &Path, size: u64) -> io::Result<()> {
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    let mut file = File::create(path)?;
     // Marsaglia's xorshift64.
     let mut state: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut block = vec![0; 1 << 20];
     let mut left = size;
     while left > 0 {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let bytes = state.to_le_bytes();
-        let length = left.min(8);
-        file.write_all(&bytes[..length as usize])?;
+        for word in block.chunks_exact_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes());
+        }
+        let length = left.min(block.len() as u64);
+        file.write_all(&block[..length as usize])?;
         left -= length;
     }
-    file.flush()
+    Ok(())
 }
 
 fn are_same(one: &Path, other: &Path) -> io::Result<bool> {
