@@ -10,7 +10,7 @@ use tonic::Code;
 
 use crate::{
     streams::{Upload, content, crc32c, open, put},
-    support::{Program, TestServer, assert_failure, file, kill, skipped, tree},
+    support::{Program, TestServer, assert_failure, bounded, file, kill, skipped, tree},
 };
 
 /// The server program over `root`, with its system calls written to `trace`; None where that cannot
@@ -36,11 +36,15 @@ async fn under_strace(root: &Path, options: &[&str], trace: &Path) -> Option<Pro
     Some(Program::start_command(command).await)
 }
 
-/// Stops a traced server: it is the child of strace, which ends with it.
-async fn stop_traced(mut program: Program) {
+/// The process of a traced server: the child of strace, which ends with it.
+fn traced_server(program: &Program) -> u32 {
     let children = format!("/proc/{0}/task/{0}/children", program.id());
     let server = fs::read_to_string(children).unwrap();
-    kill(Signal::TERM, server.trim().parse().unwrap());
+    server.trim().parse().unwrap()
+}
+
+async fn stop_traced(mut program: Program) {
+    kill(Signal::TERM, traced_server(&program));
     assert!(program.ended().await.success());
 }
 
@@ -230,6 +234,53 @@ async fn a_sync_that_fails_is_not_tried_again_on_the_same_file() {
         assert_eq!(status.code == 1, call == "fsync");
         stop_traced(program).await;
     }
+}
+
+/// On a disk that takes half a minute to sync.
+#[tokio::test]
+async fn a_checkpoint_does_not_stop_the_receiving() {
+    const CHUNK: usize = 64 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let slow = ["-e", "inject=fdatasync:delay_enter=30s", "-o"];
+    let Some(mut program) = under_strace(&root, &slow, &trace).await else {
+        return;
+    };
+    let mut files = program.files().await;
+    let plan = open("a.bin", "id", &content(1024 * CHUNK));
+    let mut upload = Upload::open(&mut files, plan).await;
+    upload.progress().await;
+    let bytes = vec![7; CHUNK];
+    let mut offset = 0;
+    let mut since_it_began = 0;
+    while since_it_began < 32 {
+        upload.chunk(offset, &bytes).await;
+        offset += CHUNK;
+        bounded(async {
+            while staged_bytes(&root) < offset as u64 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let began = fs::read_to_string(&trace).unwrap().contains("fdatasync(");
+        since_it_began += usize::from(began);
+    }
+    let trace = fs::read_to_string(&trace).unwrap();
+    assert!(!trace.contains("fdatasync resumed"), "it was over before");
+    // strace itself would sit the delay out.
+    kill(Signal::KILL, traced_server(&program));
+    program.signal(Signal::KILL);
+    program.ended().await;
+}
+
+/// How many bytes are staged of the only upload.
+fn staged_bytes(root: &Path) -> u64 {
+    let staged = fs::read_dir(root.join(".muxs/uploads")).unwrap();
+    let mut data = staged.map(|entry| entry.unwrap().path()).filter(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "data")
+    });
+    data.next().unwrap().metadata().unwrap().len()
 }
 
 /// A small disk of its own, in memory.
