@@ -1,0 +1,93 @@
+//! Uploads from a reader.
+
+use std::io;
+
+use muxs::client::Error;
+use tokio::io::AsyncReadExt;
+
+use super::Place;
+use crate::{
+    fake::{Act, Fake, PIECE, has, lost},
+    support::bounded,
+};
+
+#[tokio::test]
+async fn a_reader_is_sent_to_its_end_without_a_size() {
+    for size in [0, 1, PIECE, 9 * PIECE + 1] {
+        let place = Place::with(size);
+        let fake = Fake::start().await;
+        fake.on_write(place.continues_at(0));
+        let reader = place.content.as_slice();
+        bounded(fake.client().upload_from(reader, "name").into_future())
+            .await
+            .unwrap();
+        place.assert_sent(&fake);
+        assert_eq!(fake.script().opens[0].size, None);
+    }
+}
+
+#[tokio::test]
+async fn a_reader_is_sent_across_cuts() {
+    let place = Place::new();
+    let fake = Fake::start().await;
+    let full = &place.content;
+    fake.on_write([has(full, 0), Act::Take(5), Act::Fail(lost())])
+        .on_write([
+            has(full, 2500),
+            Act::Take(2),
+            has(full, 3600),
+            Act::Fail(lost()),
+        ])
+        .on_write(place.continues_at(3600));
+    let reader = full.as_slice();
+    bounded(fake.client().upload_from(reader, "name").into_future())
+        .await
+        .unwrap();
+    place.assert_sent(&fake);
+}
+
+#[tokio::test]
+async fn a_reader_of_which_the_server_lost_what_was_durable_fails() {
+    let place = Place::new();
+    let fake = Fake::start().await;
+    fake.on_write([
+        has(&place.content, 0),
+        Act::Take(5),
+        has(&place.content, 3 * PIECE),
+        Act::Take(3),
+        Act::Fail(lost()),
+    ])
+    .on_write(place.continues_at(0));
+    let reader = place.content.as_slice();
+    let upload = fake.client().upload_from(reader, "name").into_future();
+    let result = bounded(upload).await;
+    assert!(
+        matches!(result, Err(Error::CannotRewind { offset: 0 })),
+        "{result:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_reader_that_fails_discards_its_upload() {
+    let fake = Fake::start().await;
+    fake.on_write([has(b"", 0), Act::TakeToFinish]);
+    let reader = broken_reader();
+    let result = bounded(fake.client().upload_from(reader, "name").into_future()).await;
+    assert!(matches!(result, Err(Error::Stream { .. })), "{result:?}");
+    assert_eq!(fake.script().aborts.len(), 1);
+}
+
+/// Gives some bytes and then an error.
+fn broken_reader() -> impl tokio::io::AsyncRead + Send + Unpin {
+    struct Broken;
+    impl tokio::io::AsyncRead for Broken {
+        fn poll_read(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            _: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            std::task::Poll::Ready(Err(io::Error::other("scripted")))
+        }
+    }
+    AsyncReadExt::chain(&b"some"[..], Broken)
+}
