@@ -4,7 +4,7 @@
 use std::{fs, path::Path, process::Command};
 
 use muxs::files::{Settings, Store};
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use tempfile::TempDir;
 use tonic::Code;
 
@@ -281,6 +281,75 @@ fn staged_bytes(root: &Path) -> u64 {
             .is_some_and(|extension| extension == "data")
     });
     data.next().unwrap().metadata().unwrap().len()
+}
+
+/// The folder is there, and its name may not be: who comes next must not take it for durable.
+#[tokio::test]
+async fn a_folder_whose_name_could_not_be_synced_is_not_taken_for_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    fs::create_dir(&root).unwrap();
+    // On each thread the second: the first is that of the content, the next that of the root.
+    let options = [
+        "-e",
+        "trace=fsync,syncfs",
+        "-e",
+        "inject=fsync:error=EIO:when=2",
+        "-o",
+    ];
+    let Some(program) = under_strace(&root, &options, &trace).await else {
+        return;
+    };
+    let mut files = program.files().await;
+    let request = file("new/a.txt", "hello");
+    let failed = files.write(request.clone()).await.unwrap().into_inner();
+    assert_eq!(failed.code, 1);
+    loop {
+        let again = files.write(request.clone()).await.unwrap().into_inner();
+        if again.code == 0 {
+            break;
+        }
+    }
+    stop_traced(program).await;
+
+    let trace = fs::read_to_string(&trace).unwrap();
+    let root = root.canonicalize().unwrap();
+    let of_root = format!("<{}>", root.display());
+    let synced = trace.lines().filter(|line| line.contains(&of_root));
+    let synced = synced.filter(|line| !line.contains("EIO")).count();
+    assert!(synced > 0, "the name of `new` was never synced\n{trace}");
+}
+
+/// What cannot be opened for the moment is not damaged.
+#[tokio::test]
+async fn an_upload_survives_an_open_that_finds_no_descriptor() {
+    let root = tempfile::tempdir().unwrap();
+    let program = Program::start_with(root.path(), &["--checkpoint-bytes", "1B"]).await;
+    let mut files = program.files().await;
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    upload.chunk(0, b"hel").await;
+    upload.persisted(3).await;
+    upload.half_close();
+    upload.ended().await.unwrap();
+
+    let process = Pid::from_raw(program.id().cast_signed());
+    let used = fs::read_dir(format!("/proc/{}/fd", program.id()))
+        .unwrap()
+        .count() as u64;
+    for room in 0..8 {
+        let scarce = Rlimit {
+            current: Some(used + room),
+            ..getrlimit(Resource::Nofile)
+        };
+        let plenty = prlimit(process, Resource::Nofile, scarce).unwrap();
+        let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+        let _ = upload.answer().await;
+        drop(upload);
+        prlimit(process, Resource::Nofile, plenty).unwrap();
+        let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+        let progress = upload.progress().await;
+        assert_eq!(progress.persisted_size, 3, "room for {room} descriptors");
+    }
 }
 
 /// A small disk of its own, in memory.

@@ -101,7 +101,8 @@ impl Journal {
         let file = Staged::open(folder, name)?;
         let mut length = 0;
         let mut record = None;
-        for line in file.read()?.split_inclusive(|&byte| byte == b'\n') {
+        let text = file.read()?;
+        for line in text.split_inclusive(|&byte| byte == b'\n') {
             let added = parse(line).and_then(|entry| entry.add_to(&mut record));
             if added.is_none() {
                 break;
@@ -109,7 +110,9 @@ impl Journal {
             length += line.len() as u64;
         }
         // The next entry goes to where the damage begins.
-        file.truncate(length)?;
+        if length < text.len() as u64 {
+            file.truncate(length)?;
+        }
         Ok(record.map(|record| (Self::over(file, length), record)))
     }
 

@@ -131,10 +131,7 @@ impl Local {
     /// Removes the uploads that nobody goes on with and that have expired.
     pub(super) fn sweep(&self) -> Result<(), Error> {
         match &self.staging {
-            Some(staging) => staging
-                .uploads
-                .sweep()
-                .map_err(|error| Error::io("sweep the uploads", error)),
+            Some(staging) => staging.uploads.sweep(),
             None => Ok(()),
         }
     }

@@ -139,19 +139,21 @@ impl Place {
         }
     }
 
-    /// The folder of the file, with the missing ones made and durable.
-    pub(super) fn create_folder(&self) -> Result<Dir, Error> {
+    /// The folder of the file, with the missing ones made and durable. `unsure` tells, after a
+    /// failure, whether one was made and is not.
+    pub(super) fn create_folder(&self, unsure: &mut bool) -> Result<Dir, Error> {
         let cannot = |error| Error::io("create the folder", error);
         let mut folder = self.folder.try_clone().map_err(cannot)?;
         for component in &self.missing {
             match folder.create_dir(component) {
-                Ok(()) => {}
+                Ok(()) => *unsure = true,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(cannot(error)),
             }
             // Also where it was there already: whoever made it in the meantime may not have come
             // this far.
             sync_folder(&folder).map_err(|error| Error::io("make the folder durable", error))?;
+            *unsure = false;
             folder = match folder.open_dir(component) {
                 Err(error) if is_missing(&error) => return Err(Error::NotAFile),
                 opened => opened.map_err(|error| classify("open the folder", error))?,

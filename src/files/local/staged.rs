@@ -63,6 +63,10 @@ impl Staged {
         Metadata::from_file(&self.file).map_err(|error| Error::io("look at the file", error))
     }
 
+    pub(super) fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
     pub(super) fn read(&self) -> io::Result<Vec<u8>> {
         let mut content = Vec::new();
         (&self.file).read_to_end(&mut content)?;

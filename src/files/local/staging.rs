@@ -44,8 +44,14 @@ pub(super) struct Staging {
     pub(super) uploads: Uploads,
     /// Held while a file is put in its place, from the look at what is there to the rename; and
     /// while folders are made, until they are durable.
-    placing: Mutex<()>,
+    placing: Mutex<Placing>,
     _lock: Lock,
+}
+
+#[derive(Debug, Default)]
+struct Placing {
+    /// Whether there are folders that have been made, and whose names could not be made durable.
+    folders_unsure: bool,
 }
 
 impl Staging {
@@ -61,7 +67,8 @@ impl Staging {
             TryLockError::WouldBlock => OpenError::InUse(name.into()),
             TryLockError::Error(source) => not_writable(source),
         })?;
-        if lock.was_held().map_err(not_writable)? {
+        let crashed = lock.was_held().map_err(not_writable)?;
+        if crashed {
             // By a server that was killed. It may have made folders whose names are not durable
             // yet, and nobody could tell which: so everything is made durable.
             sync_filesystem(root).map_err(not_writable)?;
@@ -71,15 +78,21 @@ impl Staging {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => create_folder(&own, WRITES),
         };
-        let uploads = create_folder(&own, UPLOADS).and_then(|dir| Uploads::open(dir, settings));
-        Ok(Self {
+        let uploads = create_folder(&own, UPLOADS).map_err(not_writable)?;
+        let staging = Self {
             root: root.try_clone().map_err(not_writable)?,
             writes: Arc::new(writes.map_err(not_writable)?),
             next: AtomicU64::new(0),
-            uploads: uploads.map_err(not_writable)?,
-            placing: Mutex::new(()),
+            uploads: Uploads::new(uploads, settings),
+            placing: Mutex::default(),
             _lock: lock,
-        })
+        };
+        let mut tidied = staging.uploads.sweep();
+        if crashed {
+            tidied = tidied.and_then(|()| staging.recover_outcomes());
+        }
+        tidied.map_err(|error| not_writable(io::Error::other(error)))?;
+        Ok(staging)
     }
 
     /// An empty file for the text of a Write.
@@ -115,10 +128,10 @@ impl Staging {
         let folder = {
             // What this look finds stays so until the rename. And a folder that is there may be
             // there since a moment ago: with the lock free, it is durable.
-            let _nobody_else = locked(&self.placing);
+            let mut placing = locked(&self.placing);
             let place = Place::locate(&self.root, path)?;
             place.check(precondition)?;
-            let folder = place.create_folder()?;
+            let folder = self.create_folder(&place, &mut placing)?;
             let renamed = match precondition {
                 Precondition::Absent => {
                     rename_new(staged.folder(), staged.name(), &folder, place.name())
@@ -137,12 +150,23 @@ impl Staging {
         Ok(version)
     }
 
+    /// The folder of a place, made where it is missing, and durable with all on the way to it.
+    fn create_folder(&self, place: &Place, placing: &mut Placing) -> Result<Dir, Error> {
+        if placing.folders_unsure {
+            let synced = sync_filesystem(&self.root);
+            synced.map_err(|error| Error::io("make the folder durable", error))?;
+            placing.folders_unsure = false;
+        }
+        place.create_folder(&mut placing.folders_unsure)
+    }
+
     /// Whether `path` is now that version, and durably so.
     pub(super) fn has(&self, path: &FilePath, version: &Version) -> Result<bool, Error> {
+        let mut placing = locked(&self.placing);
         let place = Place::locate(&self.root, path)?;
         let there = place.version().is_some_and(|there| there == *version);
         if there {
-            let folder = place.create_folder()?;
+            let folder = self.create_folder(&place, &mut placing)?;
             sync_folder(&folder).map_err(|error| Error::io("make the folder durable", error))?;
         }
         Ok(there)

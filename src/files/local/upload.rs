@@ -44,6 +44,7 @@ pub(super) struct Unfinished {
     max_bytes: u64,
     ttl: Duration,
     data: Staged,
+    /// Never locked by whoever has locked `durable`.
     accepted: Mutex<Extent>,
     durable: Mutex<Durable>,
 }
@@ -78,7 +79,7 @@ impl Staging {
             let _ = upload.checkpoint();
         }
         let mut known = None;
-        if let Some((mut journal, record)) = self.uploads.load(&lease.key) {
+        if let Some((mut journal, record)) = self.uploads.load(&lease.key)? {
             if record.plan != plan {
                 return Err(Error::UploadMismatch);
             }
@@ -91,7 +92,7 @@ impl Staging {
         }
         self.admits(&plan.path, &plan.precondition)?;
         turn.next(Some(superseded));
-        let upload = match self.resume(&lease.key, known, &plan) {
+        let upload = match self.resume(&lease.key, known, &plan)? {
             Some(upload) => upload,
             None => self.create_upload(&lease.key, plan)?,
         };
@@ -124,16 +125,32 @@ impl Staging {
         }
     }
 
+    /// Puts on record which uploads had come into their place when a server was killed. Later
+    /// somebody may have put another file there, and nothing would tell.
+    pub(super) fn recover_outcomes(&self) -> Result<(), Error> {
+        for key in self.uploads.keys()? {
+            if let Ok(Some((mut journal, record))) = self.uploads.load(&key)
+                && let Some(outcome) = record.outcome
+            {
+                // Where this fails, whoever opens the upload is told.
+                let _ = self.outcome(&record.plan.path, outcome, &mut journal);
+            }
+        }
+        Ok(())
+    }
+
     /// Goes on with what the disk has of an upload. None if that is nothing, or damaged.
     fn resume(
         &self,
         key: &Key,
         known: Option<(Journal, Extent)>,
         plan: &UploadPlan,
-    ) -> Option<Unfinished> {
-        let (journal, persisted) = known?;
+    ) -> Result<Option<Unfinished>, Error> {
+        let Some((journal, persisted)) = known else {
+            return Ok(None);
+        };
         let data = self.uploads.load_data(key, persisted.size)?;
-        Some(self.unfinished(plan.clone(), data, journal, persisted))
+        Ok(data.map(|data| self.unfinished(plan.clone(), data, journal, persisted)))
     }
 
     fn create_upload(&self, key: &Key, plan: UploadPlan) -> Result<Unfinished, Error> {
@@ -178,7 +195,10 @@ impl Staging {
     pub(super) fn abort_upload(&self, path: &FilePath, id: &UploadId) -> Result<(), Error> {
         let lease = self.uploads.lease(Key::of(path, id));
         let mut turn = lease.take();
-        let (mut journal, record) = self.uploads.load(&lease.key).ok_or(Error::UploadNotFound)?;
+        let (mut journal, record) = self
+            .uploads
+            .load(&lease.key)?
+            .ok_or(Error::UploadNotFound)?;
         if let Some(outcome) = record.outcome
             && self.outcome(path, outcome, &mut journal)?.is_some()
         {
@@ -220,6 +240,10 @@ impl Upload {
 
 impl Unfinished {
     fn append(&self, offset: u64, crc32c: Option<Crc32c>, bytes: &[u8]) -> Result<(), Error> {
+        self.unless_final(self.accept(offset, crc32c, bytes))
+    }
+
+    fn accept(&self, offset: u64, crc32c: Option<Crc32c>, bytes: &[u8]) -> Result<(), Error> {
         let mut accepted = locked(&self.accepted);
         if offset != accepted.size {
             let expected = accepted.size;
@@ -236,25 +260,23 @@ impl Unfinished {
 
     /// Refuses to become larger than announced or allowed.
     fn check_size(&self, received: u64) -> Result<(), Error> {
-        let error = match self.plan.size {
-            Some(announced) if received > announced => Error::SizeMismatch {
+        match self.plan.size {
+            Some(announced) if received > announced => Err(Error::SizeMismatch {
                 announced,
                 received,
-            },
-            _ if received > self.max_bytes => Error::UploadTooLarge {
+            }),
+            _ if received > self.max_bytes => Err(Error::UploadTooLarge {
                 limit: self.max_bytes,
                 size: received,
-            },
-            _ => return Ok(()),
-        };
-        self.discard();
-        Err(error)
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Makes durable what has been accepted so far: first the bytes, then the word for it.
     fn checkpoint(&self) -> Result<(), Error> {
-        let mut durable = locked(&self.durable);
         let accepted = *locked(&self.accepted);
+        let mut durable = locked(&self.durable);
         if accepted.size > durable.persisted.size {
             self.data.sync()?;
             durable.journal.persisted(accepted)?;
@@ -292,12 +314,7 @@ impl Unfinished {
             durable.journal.committed()?;
             Ok(committed)
         });
-        if let Err(error) = &committed
-            && is_final(error)
-        {
-            self.discard();
-        }
-        committed
+        self.unless_final(committed)
     }
 
     fn check(&self, accepted: Extent, size: u64, crc32c: Option<Crc32c>) -> Result<(), Error> {
@@ -315,10 +332,14 @@ impl Unfinished {
         }
     }
 
-    /// Removes it from the disk. Nothing can be done with it any more.
-    fn discard(&self) {
-        locked(&self.durable).journal.remove();
-        self.data.remove();
+    /// After a failure that is final, removes the upload from the disk. Nothing can be done with it
+    /// any more.
+    fn unless_final<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if result.as_ref().is_err_and(is_final) {
+            locked(&self.durable).journal.remove();
+            self.data.remove();
+        }
+        result
     }
 }
 
@@ -327,6 +348,7 @@ fn is_final(error: &Error) -> bool {
     matches!(
         error,
         Error::SizeMismatch { .. }
+            | Error::UploadTooLarge { .. }
             | Error::ChecksumMismatch
             | Error::Exists { .. }
             | Error::EtagMismatch { .. }

@@ -12,9 +12,11 @@ use std::{
 };
 
 use cap_std::fs::Dir;
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use crate::files::{
+    error::Error,
     local::{
         journal::{Journal, Record},
         locked,
@@ -71,16 +73,14 @@ impl Turn {
 }
 
 impl Uploads {
-    /// The uploads in `folder`, those that have expired removed.
-    pub(super) fn open(folder: Dir, settings: &Settings) -> io::Result<Self> {
-        let uploads = Self {
+    /// The uploads in `folder`.
+    pub(super) fn new(folder: Dir, settings: &Settings) -> Self {
+        Self {
             folder: Arc::new(folder),
             ttl: settings.upload_ttl.min(LONGEST_TTL),
             max_bytes: settings.max_upload_bytes,
             slots: Slots::default(),
-        };
-        uploads.sweep()?;
-        Ok(uploads)
+        }
     }
 
     pub(super) fn folder(&self) -> &Arc<Dir> {
@@ -97,23 +97,20 @@ impl Uploads {
         }
     }
 
-    /// What the disk has of an upload. What is damaged is removed, and as if it had never been.
-    pub(super) fn load(&self, key: &Key) -> Option<(Journal, Record)> {
-        match Journal::load(&self.folder, key.journal()) {
-            Ok(Some(loaded)) => Some(loaded),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Ok(None) | Err(_) => {
-                self.remove(key);
-                None
-            }
-        }
+    /// What the disk has of an upload. What is damaged is as if it had never been.
+    pub(super) fn load(&self, key: &Key) -> Result<Option<(Journal, Record)>, Error> {
+        undamaged(Journal::load(&self.folder, key.journal()))
     }
 
-    /// The bytes of an upload, cut off where they stop being sure.
-    pub(super) fn load_data(&self, key: &Key, size: u64) -> Option<Staged> {
-        let data = Staged::open(&self.folder, key.data()).ok()?;
-        let enough = data.metadata().ok()?.len() >= size;
-        (enough && data.truncate(size).is_ok()).then_some(data)
+    /// The bytes of an upload, cut off where they stop being sure. None where there are fewer.
+    pub(super) fn load_data(&self, key: &Key, size: u64) -> Result<Option<Staged>, Error> {
+        undamaged(Staged::open(&self.folder, key.data()).and_then(|data| {
+            let enough = data.size()? >= size;
+            if enough {
+                data.truncate(size)?;
+            }
+            Ok(enough.then_some(data))
+        }))
     }
 
     /// Removes all that the disk has of an upload.
@@ -125,16 +122,8 @@ impl Uploads {
 
     /// Removes the uploads that have expired and that nobody has to do with, and whatever else is
     /// in the folder and belongs to none.
-    pub(super) fn sweep(&self) -> io::Result<()> {
-        let mut keys = HashSet::new();
-        for entry in self.folder.entries()? {
-            let name = entry?.file_name();
-            match name.to_str().and_then(Key::of_file) {
-                Some(key) => drop(keys.insert(key)),
-                None => remove(&self.folder, &name.to_string_lossy()),
-            }
-        }
-        for key in keys {
+    pub(super) fn sweep(&self) -> Result<(), Error> {
+        for key in self.keys()? {
             let lease = self.lease(key);
             if lease.is_shared() {
                 continue;
@@ -146,6 +135,20 @@ impl Uploads {
             }
         }
         Ok(())
+    }
+
+    /// All uploads that are on the disk. What else is in the folder is removed.
+    pub(super) fn keys(&self) -> Result<HashSet<Key>, Error> {
+        let cannot = |error| Error::io("look at the uploads", error);
+        let mut keys = HashSet::new();
+        for entry in self.folder.entries().map_err(cannot)? {
+            let name = entry.map_err(cannot)?.file_name();
+            match name.to_str().and_then(Key::of_file) {
+                Some(key) => drop(keys.insert(key)),
+                None => remove(&self.folder, &name.to_string_lossy()),
+            }
+        }
+        Ok(keys)
     }
 
     fn has_expired(&self, key: &Key) -> bool {
@@ -223,6 +226,23 @@ impl Key {
     pub(super) fn journal(&self) -> String {
         format!("{}.journal", self.0)
     }
+}
+
+/// What was found, or None where it is missing, or such that it never can be read. Whatever else
+/// keeps it from being read may pass.
+fn undamaged<T>(found: io::Result<Option<T>>) -> Result<Option<T>, Error> {
+    match found {
+        Ok(found) => Ok(found),
+        Err(error) if is_damage(&error) => Ok(None),
+        Err(error) => Err(Error::io("open the upload", error)),
+    }
+}
+
+fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory
+    ) || matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::LOOP))
 }
 
 /// Removes what has a name, whatever it is. Should that fail, the next sweep tries again.

@@ -46,6 +46,9 @@ pub(crate) struct Upload {
     batch_bytes: usize,
     writing: Option<JoinHandle<Result<(), Error>>>,
     checkpoint: Option<JoinHandle<Result<Progress, Error>>>,
+    /// Why a checkpoint failed. It fails, too, after a chunk has made the upload impossible; so it
+    /// is told only when what is being written turns out to be right.
+    failed: Option<Error>,
     /// How many bytes have come to this stream.
     received: u64,
     /// How many of them had, when the batch that is being written was taken.
@@ -53,7 +56,7 @@ pub(crate) struct Upload {
     /// How many of them are written.
     written: u64,
     /// How many of them were, when the last checkpoint began.
-    synced: u64,
+    syncing: u64,
     /// When the next checkpoint is due, if something has come.
     due: Option<Instant>,
 }
@@ -68,10 +71,11 @@ impl Upload {
             batch_bytes: 0,
             writing: None,
             checkpoint: None,
+            failed: None,
             received: 0,
             taken: 0,
             written: 0,
-            synced: 0,
+            syncing: 0,
             due: None,
         }
     }
@@ -96,6 +100,11 @@ impl Upload {
     /// any time.
     pub(crate) async fn advanced(&mut self) -> Result<Option<Progress>, Error> {
         loop {
+            if self.writing.is_none()
+                && let Some(error) = self.failed.take()
+            {
+                return Err(error);
+            }
             self.write();
             if self.lags() {
                 self.sync();
@@ -107,8 +116,9 @@ impl Upload {
                     return self.wrote(written).map(|()| None);
                 }
                 progress = running(&mut self.checkpoint) => {
-                    self.checkpoint = None;
-                    return progress.map(Some);
+                    if let Some(progress) = self.synced(progress) {
+                        return Ok(Some(progress));
+                    }
                 }
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(),
             }
@@ -146,7 +156,7 @@ impl Upload {
 
     /// Whether enough has been written for a checkpoint.
     fn lags(&self) -> bool {
-        self.written - self.synced >= self.store.checkpoint_bytes
+        self.written - self.syncing >= self.store.checkpoint_bytes
     }
 
     /// Begins to write what has come, unless something is being written, or a checkpoint is under
@@ -154,7 +164,7 @@ impl Upload {
     /// without bound.
     fn write(&mut self) {
         let held_up = self.checkpoint.is_some() && self.lags();
-        if self.batch.is_empty() || self.writing.is_some() || held_up {
+        if self.batch.is_empty() || self.writing.is_some() || self.failed.is_some() || held_up {
             return;
         }
         self.taken = self.received;
@@ -171,7 +181,7 @@ impl Upload {
     /// Begins a checkpoint, unless one is under way.
     fn sync(&mut self) {
         if self.checkpoint.is_none() {
-            self.synced = self.written;
+            self.syncing = self.written;
             // What is still on its way to the disk waits for the one after.
             let rest = self.received > self.written;
             self.due = rest.then(|| Instant::now() + CHECKPOINT_AFTER);
@@ -184,17 +194,21 @@ impl Upload {
     async fn settle(&mut self) -> Result<(), Error> {
         loop {
             if self.checkpoint.is_some() {
-                let ended = running(&mut self.checkpoint).await;
-                self.checkpoint = None;
-                ended?;
+                let progress = running(&mut self.checkpoint).await;
+                self.synced(progress);
             }
             self.write();
             if self.writing.is_none() {
-                return Ok(());
+                return self.failed.take().map_or(Ok(()), Err);
             }
             let written = running(&mut self.writing).await;
             self.wrote(written)?;
         }
+    }
+
+    fn synced(&mut self, result: Result<Progress, Error>) -> Option<Progress> {
+        self.checkpoint = None;
+        result.map_err(|error| self.failed = Some(error)).ok()
     }
 
     fn wrote(&mut self, result: Result<(), Error>) -> Result<(), Error> {

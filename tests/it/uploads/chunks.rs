@@ -8,7 +8,7 @@ use muxs::{
 };
 use tonic::Code;
 
-use super::{drained, staged, start};
+use super::{drained, eager, staged, start};
 use crate::{
     streams::{Upload, chunk, content, crc32c, open, put},
     support::{TestServer, assert_failure, bounded, metadata},
@@ -179,4 +179,26 @@ async fn progress_never_goes_back() {
         assert_eq!(progress.persisted_crc32c, crc32c(&content[..last as usize]));
     }
     bounded(sending).await.unwrap();
+}
+
+/// Also when a checkpoint begins at that moment, and by who comes back.
+#[tokio::test]
+async fn too_much_behind_what_is_being_made_durable_ends_the_stream_all_the_same() {
+    let server = eager();
+    let mut files = server.files().await;
+    let content = content(40 * 10_000);
+    for round in 0..100 {
+        let id = round.to_string();
+        let mut upload = Upload::open(&mut files, open("a.bin", &id, &content)).await;
+        let steps = upload.steps();
+        for k in 0..=40 {
+            let piece = chunk(k * 10_000, &content[..10_000]);
+            let step = Some(Step::Chunk(piece));
+            let _ = bounded(steps.send(WriteStreamRequest { step })).await;
+        }
+        assert_failure(upload.ended().await, Code::InvalidArgument, "SIZE_MISMATCH");
+        let mut again = Upload::open(&mut files, open("a.bin", &id, &content)).await;
+        assert_eq!(again.progress().await.persisted_size, 0);
+    }
+    assert!(!server.path("a.bin").exists());
 }

@@ -232,3 +232,14 @@ async fn what_is_staged_and_belongs_to_nobody_is_swept_at_the_start() {
     let server = TestServer::serve(root, Settings::default(), |_| {});
     assert_eq!(staged(&server), 0);
 }
+
+#[tokio::test]
+async fn uploads_can_be_kept_for_ever() {
+    let server = start(Settings {
+        upload_ttl: Duration::MAX,
+        ..Settings::default()
+    });
+    let mut files = server.files().await;
+    put(&mut files, "a.bin", b"hello").await;
+    assert_eq!(fs::read(server.path("a.bin")).unwrap(), b"hello");
+}

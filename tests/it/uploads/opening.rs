@@ -2,7 +2,10 @@
 
 use std::{fs, time::Duration};
 
-use muxs::pb::{OpenUpload, write_stream_response::State};
+use muxs::{
+    files::Settings,
+    pb::{OpenUpload, write_stream_response::State},
+};
 use tonic::Code;
 
 use super::eager;
@@ -227,4 +230,36 @@ async fn a_writer_has_stopped_before_the_next_is_told_its_offset() {
         assert!(fs::read(server.path(&name)).unwrap() == whole);
         assert_failure(bounded(sending).await.unwrap(), Code::Aborted, "SUPERSEDED");
     }
+}
+
+/// A server that is killed when the file is in its place and that is not on record yet finds out at
+/// its next start, before anybody can put another there.
+#[tokio::test]
+async fn what_came_into_place_before_a_crash_is_told_whatever_has_replaced_it_since() {
+    let mut server = TestServer::start();
+    let mut files = server.files().await;
+    let content = content(100_000);
+    let plan = open("a.bin", "id", &content);
+    let mut upload = Upload::open(&mut files, plan.clone()).await;
+    upload.chunks(&content, 0, 64 * 1024).await;
+    upload.finish(&content).await;
+    let info = upload.committed().await;
+    server.stop();
+    server.stopped().await;
+    let root = server.into_root();
+    let mut staged = fs::read_dir(root.path().join(".muxs/uploads")).unwrap();
+    let journal = staged.next().unwrap().unwrap().path();
+    let entries = fs::read_to_string(&journal).unwrap();
+    let result = entries.trim_end().rfind('\n').unwrap() + 1;
+    assert!(entries[result..].contains("Committed"));
+    fs::write(&journal, &entries[..result]).unwrap();
+    // By which the next start knows that it was a crash.
+    fs::write(root.path().join(".muxs/lock"), "1").unwrap();
+
+    let server = TestServer::serve(root, Settings::default(), |_| {});
+    let mut files = server.files().await;
+    put(&mut files, "a.bin", b"newer").await;
+    let mut again = Upload::open(&mut files, plan).await;
+    assert_eq!(again.answer().await.unwrap(), Some(State::Committed(info)));
+    assert_eq!(fs::read(server.path("a.bin")).unwrap(), b"newer");
 }
