@@ -185,7 +185,10 @@ async fn a_server_that_stops_keeps_what_came_and_says_so() {
             filename: "a.bin".into(),
         })
         .await;
+    let mut unopened = Upload::begin(&mut files).await;
     server.stop();
+    let failure = unopened.ended().await;
+    crate::support::assert_failure(failure, tonic::Code::Unavailable, "DRAINING");
     let failure = upload.ended().await;
     crate::support::assert_failure(failure, tonic::Code::Unavailable, "DRAINING");
     server.stopped().await;

@@ -1,6 +1,6 @@
 //! Chunks continue exactly and are what they should be; progress says how far they are durable.
 
-use std::fs;
+use std::{fs, time::Instant};
 
 use muxs::{
     files::Settings,
@@ -171,14 +171,18 @@ async fn progress_never_goes_back() {
             }
         })
     };
-    let mut last = 0;
+    let begun = Instant::now();
+    let (mut last, mut told) = (0, 0);
     while last < content.len() as u64 {
         let progress = upload.progress().await;
+        told += 1;
         assert!(progress.persisted_size >= last);
         last = progress.persisted_size;
         assert_eq!(progress.persisted_crc32c, crc32c(&content[..last as usize]));
     }
     bounded(sending).await.unwrap();
+    // More often than each second: after so many bytes.
+    assert!(told > begun.elapsed().as_secs() + 2, "{told} times");
 }
 
 /// Also when a checkpoint begins at that moment, and by who comes back.

@@ -4,17 +4,22 @@ mod chunks;
 mod finishing;
 mod opening;
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use muxs::{
     files::Settings,
-    pb::{AbortUploadRequest, StatRequest, WriteStreamResponse},
+    pb::{AbortUploadRequest, OpenUpload, StatRequest, WriteStreamResponse},
 };
 use tonic::{Code, Response, Status, Streaming};
 
 use crate::{
     streams::{Files, Upload, content, crc32c, get, open, put, whole},
-    support::{TestServer, assert_failure, bounded},
+    support::{TestServer, assert_failure, bounded, tree},
 };
 
 /// Each byte that is written makes for a checkpoint.
@@ -214,6 +219,98 @@ async fn an_upload_that_nobody_goes_on_with_expires_and_one_in_use_does_not() {
     )
     .await;
     assert_eq!(again.progress().await.persisted_size, 0);
+}
+
+#[tokio::test]
+async fn whoever_opens_an_upload_renews_its_time() {
+    let server = eager();
+    let mut files = server.files().await;
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    upload.chunk(0, b"hel").await;
+    upload.persisted(3).await;
+    upload.half_close();
+    upload.ended().await.unwrap();
+    let staged = tree(&server.path(".muxs/uploads")).into_keys();
+    let mut journals = staged.filter(|path| path.extension().is_some_and(|name| name == "journal"));
+    let journal = fs::File::options()
+        .write(true)
+        .open(journals.next().unwrap());
+    let journal = journal.unwrap();
+    let almost_a_day_ago = SystemTime::now() - Duration::from_secs(23 * 60 * 60);
+    journal.set_modified(almost_a_day_ago).unwrap();
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    upload.progress().await;
+    let cared_for = journal.metadata().unwrap().modified().unwrap();
+    assert!(cared_for.elapsed().unwrap() < Duration::from_secs(60 * 60));
+}
+
+/// A crash can leave more bytes than are sure: none of them gets into the file.
+#[tokio::test]
+async fn bytes_behind_the_durable_ones_do_not_count() {
+    let mut server = eager();
+    let mut files = server.files().await;
+    let plan = OpenUpload {
+        size: None,
+        ..open("a.bin", "id", b"")
+    };
+    let mut upload = Upload::open(&mut files, plan.clone()).await;
+    upload.chunk(0, b"hel").await;
+    upload.persisted(3).await;
+    server.stop();
+    server.stopped().await;
+    let root = server.into_root();
+    for path in tree(&root.path().join(".muxs/uploads")).into_keys() {
+        let mut file = fs::File::options().append(true).open(path).unwrap();
+        file.write_all(b"whatever came after that").unwrap();
+    }
+    let server = TestServer::serve(root, Settings::default(), |_| {});
+    let mut files = server.files().await;
+    let mut upload = Upload::open(&mut files, plan.clone()).await;
+    assert_eq!(upload.progress().await.persisted_size, 3);
+    upload.chunk(3, b"lo").await;
+    upload.half_close();
+    upload.persisted(5).await;
+    let mut upload = Upload::open(&mut files, plan).await;
+    assert_eq!(upload.progress().await.persisted_size, 5);
+    upload.finish(b"hello").await;
+    upload.committed().await;
+    assert_eq!(fs::read(server.path("a.bin")).unwrap(), b"hello");
+}
+
+/// Whatever is wrong with it, who opens it can begin again.
+#[tokio::test]
+async fn an_upload_that_is_damaged_begins_again() {
+    type Damage = fn(&Path);
+    let missing: Damage = |path| fs::remove_file(path).unwrap();
+    let empty: Damage = |path| fs::write(path, "").unwrap();
+    let noise: Damage = |path| fs::write(path, "x\n").unwrap();
+    let folder: Damage = |path| {
+        fs::remove_file(path).unwrap();
+        fs::create_dir_all(path.join("in/it")).unwrap();
+    };
+    let server = eager();
+    let mut files = server.files().await;
+    for (round, damage) in [missing, empty, noise, folder].into_iter().enumerate() {
+        for file in ["data", "journal"] {
+            let id = format!("{round}-{file}");
+            let mut upload = Upload::open(&mut files, open("a.bin", &id, b"hello")).await;
+            upload.chunk(0, b"hel").await;
+            upload.persisted(3).await;
+            upload.half_close();
+            upload.ended().await.unwrap();
+            for path in tree(&server.path(".muxs/uploads")).into_keys() {
+                let with_data = path.with_extension("data").exists();
+                if with_data && path.extension().is_some_and(|name| name == file) {
+                    damage(&path);
+                }
+            }
+            let mut upload = Upload::open(&mut files, open("a.bin", &id, b"hello")).await;
+            assert_eq!(upload.progress().await.persisted_size, 0, "{id}");
+            upload.chunk(0, b"hello").await;
+            upload.finish(b"hello").await;
+            upload.committed().await;
+        }
+    }
 }
 
 #[tokio::test]
