@@ -1,5 +1,5 @@
-//! What a chunk costs: its checksum, and its way through the server in each direction, over loopback
-//! to a client of the generated code. The rates include that client.
+//! What a chunk costs: its checksum, and its way through the server in each direction, over
+//! loopback to a client of the generated code. The rates include that client.
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a benchmark fails")]
 

@@ -4,9 +4,9 @@
 //!     cargo run --example stream_file -- put big.iso
 //!     cargo run --example stream_file -- get big.iso copy.iso
 //!
-//! Without an argument it makes a file, uploads it over a connection that is cut half-way, downloads
-//! it and compares. A `put` or `get` that was interrupted continues when it is run again. Results
-//! are printed to standard output, what is going on to standard error.
+//! Without an argument it makes a file, uploads it over a connection that is cut half-way,
+//! downloads it and compares. A `put` or `get` that was interrupted continues when it is run again.
+//! Results are printed to standard output, what is going on to standard error.
 
 #[path = "stream_file/cut.rs"]
 mod cut;

@@ -104,8 +104,8 @@ impl Answers {
 /// Ends both halves of a call at once. Left to themselves the requests would end first, as they do
 /// for a pause, or live on where somebody else still holds them, and the call with them.
 ///
-/// HTTP/2 notices it at the next request it takes, so a call that the server lets wait is reset when
-/// it takes one more.
+/// HTTP/2 notices it at the next request it takes, so a call that the server lets wait is reset
+/// when it takes one more.
 struct ResetOnDrop(Option<Box<dyn FnOnce() + Send + Sync>>);
 
 impl Drop for ResetOnDrop {

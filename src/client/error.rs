@@ -155,7 +155,8 @@ impl From<Status> for Error {
 
 /// Whether the call broke off, as opposed to a failure that the server told.
 fn is_of_transport(status: &Status) -> bool {
-    // A stream that is reset without an error of HTTP/2 leaves no source, only the lack of a status.
+    // A stream that is reset without an error of HTTP/2 leaves no source, only the lack of a
+    // status.
     status.source().is_some() || (status.code() == Code::Unknown && status.details().is_empty())
 }
 

@@ -62,14 +62,15 @@ pub use self::{download::Download, error::Error, event::Event, retry::Retry, upl
 use self::{event::Watcher, retry::Attempts};
 use crate::pb::{self, file_controller_client::FileControllerClient};
 
-/// How much of one download the server may send ahead of the disk, in bytes: what a link of 1 Gbit/s
-/// and 60 ms holds.
+/// How much of one download the server may send ahead of the disk, in bytes: what a link of 1
+/// Gbit/s and 60 ms holds.
 const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// The same for all downloads of a connection: so much that it never holds one of them back.
 const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
 
-/// The largest frame that the server may send, in bytes: a whole chunk costs one call of the system.
+/// The largest frame that the server may send, in bytes: a whole chunk costs one call of the
+/// system.
 const FRAME_SIZE: u32 = 1024 * 1024;
 
 /// How long a silent connection is believed in, twice: until it is asked, and until it must have
@@ -79,7 +80,8 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// A server's address with the settings that transfers want: windows for fast links, large frames,
 /// and keepalives that notice a server which is gone without a word.
 ///
-/// [`Endpoint::connect_lazy`] leaves a first connection that fails to the [`Retry`] of the transfer.
+/// [`Endpoint::connect_lazy`] leaves a first connection that fails to the [`Retry`] of the
+/// transfer.
 ///
 /// # Errors
 ///

@@ -31,8 +31,8 @@ const COURTESY: Duration = Duration::from_secs(5);
 /// # Errors
 ///
 /// See [`Error`]. After [`Error::SourceChanged`], or when a reader fails, the server keeps nothing
-/// of it; after every other failure of the upload of a file the same upload continues where this one
-/// ended, for as long as the server keeps it.
+/// of it; after every other failure of the upload of a file the same upload continues where this
+/// one ended, for as long as the server keeps it.
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Upload<'a> {
     client: Client,

@@ -28,9 +28,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 ///
 /// Draining: health says NOT_SERVING and ends its watches, the listeners are closed, each client is
 /// told to open no further call (GOAWAY), and calls under way get [`Config::shutdown_grace`] to
-/// end. Then uploads make durable what they have and end (UNAVAILABLE, reason DRAINING), and what is
-/// still open is cut. So this returns at the latest a moment after that grace, or some seconds where
-/// the disk is slow, whatever a client does.
+/// end. Then uploads make durable what they have and end (UNAVAILABLE, reason DRAINING), and what
+/// is still open is cut. So this returns at the latest a moment after that grace, or some seconds
+/// where the disk is slow, whatever a client does.
 ///
 /// Needs a Tokio runtime with time and I/O enabled. Dropping the future cuts everything at once.
 pub async fn run(listeners: Vec<TcpListener>, config: Config, shutdown: impl Future<Output = ()>) {

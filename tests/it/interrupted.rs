@@ -1,5 +1,5 @@
-//! An upload that breaks off, in every way there is: the file is as it was, what was acknowledged is
-//! kept, and another stream brings it to its end.
+//! An upload that breaks off, in every way there is: the file is as it was, what was acknowledged
+//! is kept, and another stream brings it to its end.
 
 use std::{fs, path::Path};
 

@@ -169,8 +169,8 @@ fn version(metadata: &Metadata) -> Version {
 }
 
 /// Inode, size and time of change. A replacement is another inode as long as somebody has the old
-/// one open, and `Staging::commit` stamps each version with its own nanosecond. The time of change of
-/// the inode (ctime) is left out: it moves when a file that is being read is replaced.
+/// one open, and `Staging::commit` stamps each version with its own nanosecond. The time of change
+/// of the inode (ctime) is left out: it moves when a file that is being read is replaced.
 fn etag(metadata: &Metadata) -> String {
     format!(
         "{:x}-{:x}-{:x}.{:x}",

@@ -1,5 +1,5 @@
-//! The server's own folder in the root: the lock that keeps other servers out, files on their way to
-//! their place, and the one way that gets them there.
+//! The server's own folder in the root: the lock that keeps other servers out, files on their way
+//! to their place, and the one way that gets them there.
 
 use std::{
     fs::{File, TryLockError},

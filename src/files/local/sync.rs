@@ -1,5 +1,5 @@
-//! What makes names durable: a file is no safer than the entries of the folders that lead to it. And
-//! the rename that replaces nothing.
+//! What makes names durable: a file is no safer than the entries of the folders that lead to it.
+//! And the rename that replaces nothing.
 
 use std::{ffi::OsStr, io};
 

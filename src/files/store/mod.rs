@@ -83,8 +83,8 @@ impl Store {
 
     /// Writes a text file whole, and the folders on its way. Returns when it is durable.
     ///
-    /// The content is replaced in one step, and the permissions of the file stay. After a failure it
-    /// is the old one, but for one case: [`Error::Io`] when the new one is in place and the disk
+    /// The content is replaced in one step, and the permissions of the file stay. After a failure
+    /// it is the old one, but for one case: [`Error::Io`] when the new one is in place and the disk
     /// would not confirm its name. A future that is dropped early may still write.
     ///
     /// # Errors
