@@ -3,13 +3,17 @@
 
 use std::{fs, path::Path, process::Command};
 
-use muxs::files::{Settings, Store};
+use muxs::{
+    files::{Settings, Store},
+    pb::{OpenUpload, WriteStreamRequest, write_stream_request::Step},
+};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use tempfile::TempDir;
 use tonic::Code;
 
 use crate::{
-    streams::{Upload, content, crc32c, open, put},
+    memory::peak_memory,
+    streams::{Upload, chunk, content, crc32c, open, put},
     support::{Program, TestServer, assert_failure, bounded, file, kill, skipped, tree},
 };
 
@@ -43,9 +47,18 @@ fn traced_server(program: &Program) -> u32 {
     server.trim().parse().unwrap()
 }
 
+/// Stops a traced server, and strace ends with it.
 async fn stop_traced(mut program: Program) {
     kill(Signal::TERM, traced_server(&program));
     assert!(program.ended().await.success());
+}
+
+/// Kills a traced server, which may have much to do before it would stop; and strace, which would
+/// sit a delay out.
+async fn kill_traced(mut program: Program) {
+    kill(Signal::KILL, traced_server(&program));
+    program.signal(Signal::KILL);
+    program.ended().await;
 }
 
 /// Power cuts cannot be had in a test; the calls that withstand them can be watched.
@@ -197,6 +210,52 @@ async fn an_upload_is_durable_as_far_as_its_answers_say() {
     assert_order(&trace, &steps);
 }
 
+/// Between the look at what is there and the rename nobody else comes, however long that takes.
+#[tokio::test]
+async fn of_two_uploads_that_replace_the_same_version_one_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let options = [
+        "-e",
+        "trace=renameat",
+        "-e",
+        "inject=renameat:delay_enter=300ms",
+        "-o",
+    ];
+    let Some(program) = under_strace(&root, &options, &trace).await else {
+        return;
+    };
+    let mut files = program.files().await;
+    let old = put(&mut files, "a.bin", b"old").await;
+    let mut uploads = Vec::new();
+    for id in ["1", "2"] {
+        let plan = OpenUpload {
+            if_etag: Some(old.etag.clone()),
+            ..open("a.bin", id, b"hello")
+        };
+        let mut upload = Upload::open(&mut files, plan).await;
+        upload.progress().await;
+        upload.chunk(0, b"hello").await;
+        uploads.push(upload);
+    }
+    for upload in &mut uploads {
+        upload.finish(b"hello").await;
+    }
+    let mut lost = Vec::new();
+    for upload in &mut uploads {
+        lost.extend(upload.answer().await.err());
+    }
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    for lost in lost {
+        assert_failure(
+            Err::<(), _>(lost),
+            Code::FailedPrecondition,
+            "ETAG_MISMATCH",
+        );
+    }
+    stop_traced(program).await;
+}
+
 /// What a failed sync has lost, a second that succeeds does not bring back: the upload begins anew.
 #[tokio::test]
 async fn a_sync_that_fails_is_not_tried_again_on_the_same_file() {
@@ -243,7 +302,7 @@ async fn a_checkpoint_does_not_stop_the_receiving() {
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
     let slow = ["-e", "inject=fdatasync:delay_enter=30s", "-o"];
-    let Some(mut program) = under_strace(&root, &slow, &trace).await else {
+    let Some(program) = under_strace(&root, &slow, &trace).await else {
         return;
     };
     let mut files = program.files().await;
@@ -267,10 +326,7 @@ async fn a_checkpoint_does_not_stop_the_receiving() {
     }
     let trace = fs::read_to_string(&trace).unwrap();
     assert!(!trace.contains("fdatasync resumed"), "it was over before");
-    // strace itself would sit the delay out.
-    kill(Signal::KILL, traced_server(&program));
-    program.signal(Signal::KILL);
-    program.ended().await;
+    kill_traced(program).await;
 }
 
 /// How many bytes are staged of the only upload.
@@ -350,6 +406,99 @@ async fn an_upload_survives_an_open_that_finds_no_descriptor() {
         let progress = upload.progress().await;
         assert_eq!(progress.persisted_size, 3, "room for {room} descriptors");
     }
+}
+
+/// A server whose disk takes its time for one kind of call.
+async fn slow(root: &Path, trace: &Path, call: &str, delay: &str) -> Option<Program> {
+    let (traced, inject) = (
+        format!("trace={call}"),
+        format!("inject={call}:delay_enter={delay}"),
+    );
+    let options = ["-e", &traced, "-e", &inject, "-o"];
+    under_strace(root, &options, trace).await
+}
+
+/// What was on its way to the disk when a checkpoint began has one of its own, even if nothing
+/// follows.
+#[tokio::test]
+async fn bytes_that_are_slow_to_be_written_are_made_durable_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let Some(program) = slow(&root, &trace, "pwrite64", "1300ms").await else {
+        return;
+    };
+    let mut files = program.files().await;
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    // The second waits for the first to be written, and the checkpoint comes in between.
+    upload.chunk(0, b"hel").await;
+    upload.chunk(3, b"lo").await;
+    upload.persisted(5).await;
+    kill_traced(program).await;
+}
+
+/// What comes faster than it can be written waits at the client.
+#[tokio::test]
+async fn a_disk_that_is_slow_to_write_does_not_grow_the_server() {
+    const MIB: usize = 1024 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let Some(program) = slow(&root, &trace, "pwrite64", "30ms").await else {
+        return;
+    };
+    let mut files = program.files().await;
+    let server = traced_server(&program);
+    let content = content(48 * MIB);
+    put(&mut files, "first.bin", b"hello").await;
+    let before = peak_memory(server);
+    put(&mut files, "a.bin", &content).await;
+    let growth = peak_memory(server) - before;
+    assert!(growth < 24 * MIB as u64, "it grew by {growth} bytes");
+    stop_traced(program).await;
+}
+
+/// What is written and not durable is bounded: a disk that is slow to sync holds up the writing.
+#[tokio::test]
+async fn a_disk_that_is_slow_to_sync_holds_up_the_writing() {
+    const MIB: usize = 1024 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-e", "trace=fdatasync", "-o"])
+        .arg(&trace)
+        .args(["-e", "inject=fdatasync:delay_enter=1s"])
+        .arg(env!("CARGO_BIN_EXE_server"))
+        .args(["--listen", "127.0.0.1:0", "--checkpoint-bytes", "1MiB"])
+        .arg("--root")
+        .arg(&root);
+    if Command::new("strace").arg("--version").output().is_err() {
+        skipped("no strace, so no disk is slow");
+        return;
+    }
+    let program = Program::start_command(command).await;
+    let mut files = program.files().await;
+    let content = content(32 * MIB);
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", &content)).await;
+    upload.progress().await;
+    let steps = upload.steps();
+    let sending = tokio::spawn(async move {
+        for (k, piece) in content.chunks(MIB).enumerate() {
+            let step = Some(Step::Chunk(chunk(k * MIB, piece)));
+            let _ = steps.send(WriteStreamRequest { step }).await;
+        }
+    });
+    // Two seconds after the first bytes.
+    let persisted = upload.progress().await.persisted_size;
+    let staged = fs::read_dir(root.join(".muxs/uploads")).unwrap();
+    let written: u64 = staged
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum();
+    assert!(
+        written < persisted + 8 * MIB as u64,
+        "{written} bytes written, {persisted} durable"
+    );
+    sending.abort();
+    kill_traced(program).await;
 }
 
 /// A small disk of its own, in memory.

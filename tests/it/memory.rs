@@ -45,7 +45,7 @@ impl Watched {
         let program = Program::start(root.path()).await;
         let mut greeter = program.greeter().await;
         greeter.say_hello(hello("you")).await.unwrap();
-        let before = peak_memory(&program);
+        let before = peak_memory(program.id());
         Self {
             greeter,
             program,
@@ -61,7 +61,7 @@ impl Watched {
 
     #[track_caller]
     fn assert_grown_less_than(&self, bytes: u64) {
-        let growth = peak_memory(&self.program) - self.before;
+        let growth = peak_memory(self.program.id()) - self.before;
         assert!(growth < bytes, "it grew by {growth} bytes");
     }
 }
@@ -237,8 +237,8 @@ async fn greetings_that_nobody_reads_are_not_made() {
 }
 
 /// The most memory the server has had at any time, in bytes.
-fn peak_memory(program: &Program) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", program.id())).unwrap();
+pub(crate) fn peak_memory(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status
         .lines()
         .find(|line| line.starts_with("VmHWM:"))

@@ -164,8 +164,11 @@ impl Journal {
     fn sync(&mut self) -> Result<(), Error> {
         self.file.sync()?;
         if !self.named {
-            let named = sync_folder(self.file.folder());
-            named.map_err(|error| Error::io("make the folder durable", error))?;
+            sync_folder(self.file.folder()).map_err(|error| {
+                // As with a file: a second sync that succeeds would say nothing.
+                self.file.remove();
+                Error::io("make the folder durable", error)
+            })?;
             self.named = true;
         }
         Ok(())

@@ -164,7 +164,19 @@ fn version(metadata: &Metadata) -> Version {
         etag: etag(metadata),
         modified_at: metadata
             .modified()
-            .map_or(SystemTime::UNIX_EPOCH, |time| time.into_std()),
+            .map(|time| time.into_std())
+            .ok()
+            .filter(|time| can_be_told(*time))
+            .unwrap_or(SystemTime::UNIX_EPOCH),
+    }
+}
+
+/// Whether a time is in the years 1 to 9999. A file may claim others, and a timestamp of the wire
+/// cannot.
+fn can_be_told(time: SystemTime) -> bool {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => after.as_secs() < 253_402_300_800,
+        Err(before) => before.duration().as_secs() < 62_135_596_800,
     }
 }
 
@@ -179,4 +191,23 @@ fn etag(metadata: &Metadata) -> String {
         metadata.mtime(),
         metadata.mtime_nsec()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn times_beyond_the_calendar_are_not_told() {
+        let seconds = Duration::from_secs;
+        let epoch = SystemTime::UNIX_EPOCH;
+        for time in [epoch, SystemTime::now(), epoch - seconds(62_135_596_799)] {
+            assert!(can_be_told(time), "{time:?}");
+        }
+        for time in [epoch - seconds(1 << 40), epoch + seconds(253_402_300_800)] {
+            assert!(!can_be_told(time), "{time:?}");
+        }
+    }
 }

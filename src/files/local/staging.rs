@@ -127,7 +127,7 @@ impl Staging {
         durable(&version)?;
         let folder = {
             // What this look finds stays so until the rename. And a folder that is there may be
-            // there since a moment ago: with the lock free, it is durable.
+            // there since a moment ago: whoever made it has made it durable, or left word.
             let mut placing = locked(&self.placing);
             let place = Place::locate(&self.root, path)?;
             place.check(precondition)?;

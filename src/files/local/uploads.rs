@@ -40,7 +40,13 @@ pub(super) struct Uploads {
 }
 
 /// A slot for each upload that somebody has to do with at the moment.
-type Slots = Arc<Mutex<HashMap<Key, Arc<RwLock<Turn>>>>>;
+type Slots = Arc<Mutex<HashMap<Key, Slot>>>;
+
+#[derive(Debug, Default)]
+struct Slot {
+    turn: Arc<RwLock<Turn>>,
+    leases: usize,
+}
 
 /// Tells whoever has an upload that another has taken it.
 pub(crate) type Superseded = Box<dyn FnOnce() + Send + Sync>;
@@ -89,10 +95,12 @@ impl Uploads {
 
     /// Makes an upload one's own business: as long as the lease is held, it is not swept.
     pub(super) fn lease(&self, key: Key) -> Lease {
-        let slot = Arc::clone(locked(&self.slots).entry(key.clone()).or_default());
+        let mut slots = locked(&self.slots);
+        let slot = slots.entry(key.clone()).or_default();
+        slot.leases += 1;
         Lease {
             key,
-            slot,
+            turn: Arc::clone(&slot.turn),
             slots: Arc::clone(&self.slots),
         }
     }
@@ -125,11 +133,11 @@ impl Uploads {
     pub(super) fn sweep(&self) -> Result<(), Error> {
         for key in self.keys()? {
             let lease = self.lease(key);
-            if lease.is_shared() {
+            if !lease.is_only() {
                 continue;
             }
             // Whoever opens it from here on waits until it is clear what is left of it.
-            let turn = lease.take();
+            let turn = lease.alone();
             if turn.upload.is_none() && self.has_expired(&lease.key) {
                 self.remove(&lease.key);
             }
@@ -164,33 +172,36 @@ impl Uploads {
 /// The right to be asked before an upload is swept.
 pub(super) struct Lease {
     pub(super) key: Key,
-    slot: Arc<RwLock<Turn>>,
+    turn: Arc<RwLock<Turn>>,
     slots: Slots,
 }
 
 impl Lease {
-    /// Whether others have one, too.
-    fn is_shared(&self) -> bool {
-        // The table's and this one.
-        Arc::strong_count(&self.slot) > 2
+    /// Whether nobody else has one.
+    fn is_only(&self) -> bool {
+        let slots = locked(&self.slots);
+        slots.get(&self.key).is_some_and(|slot| slot.leases == 1)
     }
 
     /// For work of the one whose turn it is: several pieces of it can go on at a time.
-    pub(super) fn work(&self) -> RwLockReadGuard<'_, Turn> {
-        self.slot.read().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn shared(&self) -> RwLockReadGuard<'_, Turn> {
+        self.turn.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For what changes whose turn it is. Waits until all work has stopped, and no other begins.
-    pub(super) fn take(&self) -> RwLockWriteGuard<'_, Turn> {
-        self.slot.write().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn alone(&self) -> RwLockWriteGuard<'_, Turn> {
+        self.turn.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut slots = locked(&self.slots);
-        if !self.is_shared() {
-            slots.remove(&self.key);
+        if let Some(slot) = slots.get_mut(&self.key) {
+            slot.leases -= 1;
+            if slot.leases == 0 {
+                slots.remove(&self.key);
+            }
         }
     }
 }

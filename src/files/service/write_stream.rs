@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,6 +31,11 @@ const ANSWERS: usize = 4;
 /// How many more there is room for, so that the last words never wait: what became of the upload,
 /// and that something came after `finish`.
 const LAST_WORDS: usize = 2;
+
+/// A chunk that is larger keeps the whole message in memory that it came in. That costs nothing
+/// when the message holds little else; one that is smaller could be a single byte in 4 MiB of
+/// fields that nobody knows.
+const COPIED_BELOW: usize = 256 * 1024;
 
 /// When a client that is cut off because the server stops shall come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -197,10 +203,14 @@ fn chunk(chunk: pb::Chunk) -> Result<Chunk, Failure> {
             "the chunk is larger than max_chunk_bytes",
         ));
     }
+    let bytes = match chunk.data.len() < COPIED_BELOW {
+        true => Bytes::copy_from_slice(&chunk.data),
+        false => chunk.data,
+    };
     Ok(Chunk {
         offset: chunk.offset,
         crc32c: chunk.crc32c.map(Crc32c::from),
-        bytes: chunk.data,
+        bytes,
     })
 }
 

@@ -216,7 +216,10 @@ impl Upload {
         match &result {
             Ok(()) => self.written = self.taken,
             // What came behind the chunk that failed does not count.
-            Err(_) => self.batch.clear(),
+            Err(_) => {
+                self.batch.clear();
+                self.batch_bytes = 0;
+            }
         }
         result
     }

@@ -206,3 +206,31 @@ async fn too_much_behind_what_is_being_made_durable_ends_the_stream_all_the_same
     }
     assert!(!server.path("a.bin").exists());
 }
+
+/// However many follow the one that is refused, and whenever they come.
+#[tokio::test]
+async fn nothing_behind_a_corrupt_chunk_is_taken() {
+    let server = TestServer::start();
+    let mut files = server.files().await;
+    for round in 0..10 {
+        let id = round.to_string();
+        let corrupt = Chunk {
+            crc32c: Some(1),
+            ..chunk(3, b"lo")
+        };
+        let steps = [
+            Step::Open(open("a.bin", &id, b"hello")),
+            Step::Chunk(chunk(0, b"hel")),
+            Step::Chunk(corrupt),
+        ];
+        let late = (0..500).map(|_| Step::Chunk(chunk(3, b"lo")));
+        let steps = steps.into_iter().chain(late);
+        let steps: Vec<_> = steps
+            .map(|step| WriteStreamRequest { step: Some(step) })
+            .collect();
+        let answers = files.write_stream(tokio_stream::iter(steps)).await.unwrap();
+        assert_failure(drained(answers).await, Code::Aborted, "CHUNK_CORRUPT");
+        let mut again = Upload::open(&mut files, open("a.bin", &id, b"hello")).await;
+        assert_eq!(again.progress().await.persisted_size, 3, "{round}");
+    }
+}

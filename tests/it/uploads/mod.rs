@@ -3,6 +3,7 @@
 mod chunks;
 mod finishing;
 mod opening;
+mod recovering;
 
 use std::{
     fs,

@@ -1,0 +1,142 @@
+//! What a crash leaves of an upload, at every point where one can come.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use muxs::{
+    files::Settings,
+    pb::{FileInfo, write_stream_response::State},
+};
+
+use super::eager;
+use crate::{
+    streams::{Upload, content, crc32c, open},
+    support::TestServer,
+};
+
+const CHUNK: usize = 10_000;
+
+/// The journal and the bytes of an upload that has three chunks of its four.
+async fn paused() -> (PathBuf, Vec<u8>, Vec<u8>) {
+    let server = eager();
+    let mut files = server.files().await;
+    let content = content(4 * CHUNK);
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", &content)).await;
+    for k in 0..3 {
+        upload
+            .chunks(&content[..(k + 1) * CHUNK], k * CHUNK, CHUNK)
+            .await;
+        upload.persisted((k + 1) * CHUNK).await;
+    }
+    upload.half_close();
+    upload.ended().await.unwrap();
+    let journal = journal(server.root());
+    let bytes = fs::read(journal.with_extension("data")).unwrap();
+    let name = journal.file_name().unwrap().into();
+    (name, fs::read(&journal).unwrap(), bytes)
+}
+
+/// The journal of the only upload.
+fn journal(root: &Path) -> PathBuf {
+    let staged = fs::read_dir(root.join(".muxs/uploads")).unwrap();
+    let mut journals = staged
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "journal"));
+    journals.next().expect("there is one")
+}
+
+/// A journal ends where it is damaged, bytes are sure as far as it says, and fewer are none.
+#[tokio::test]
+async fn an_upload_goes_on_from_what_is_whole() {
+    let (name, journal, bytes) = paused().await;
+    let content = content(4 * CHUNK);
+    let mut torn: Vec<_> = (0..=journal.len())
+        .step_by(11)
+        .map(|length| journal[..length].to_vec())
+        .collect();
+    for at in (0..journal.len()).step_by(37) {
+        let mut damaged = journal.clone();
+        damaged[at] ^= 4;
+        torn.push(damaged);
+    }
+    let longer = [bytes.as_slice(), &[7; 100_000]].concat();
+    for (k, torn) in torn.iter().enumerate() {
+        for staged in [&longer, &bytes[..3 * CHUNK - 1], &[]] {
+            let root = tempfile::tempdir().unwrap();
+            let uploads = root.path().join(".muxs/uploads");
+            fs::create_dir_all(&uploads).unwrap();
+            fs::write(uploads.join(&name), torn).unwrap();
+            fs::write(uploads.join(&name).with_extension("data"), staged).unwrap();
+            let same = torn
+                .iter()
+                .zip(&journal)
+                .take_while(|(a, b)| a == b)
+                .count();
+            let whole = torn[..same].iter().filter(|&&byte| byte == b'\n').count();
+            let persisted = whole.saturating_sub(1) * CHUNK;
+            let expected = match staged.len() < persisted {
+                true => 0,
+                false => persisted,
+            };
+
+            let server = TestServer::serve(root, Settings::default(), |_| {});
+            let mut files = server.files().await;
+            let mut upload = Upload::open(&mut files, open("a.bin", "id", &content)).await;
+            let progress = upload.progress().await;
+            assert_eq!(progress.persisted_size, expected as u64, "{k}");
+            assert_eq!(progress.persisted_crc32c, crc32c(&content[..expected]));
+            upload.chunks(&content, expected, CHUNK).await;
+            upload.finish(&content).await;
+            upload.committed().await;
+            assert!(fs::read(server.path("a.bin")).unwrap() == content, "{k}");
+        }
+    }
+}
+
+/// What a server leaves that is killed when it has noted what the file will be: `upload` is it, and
+/// it is in its place already, or still staged.
+async fn killed_at_the_rename(content: &[u8], renamed: bool) -> (TestServer, FileInfo) {
+    let mut server = TestServer::start();
+    let mut files = server.files().await;
+    let mut upload = Upload::open(&mut files, open("a.bin", "id", content)).await;
+    upload.chunks(content, 0, CHUNK).await;
+    upload.finish(content).await;
+    let info = upload.committed().await;
+    server.stop();
+    server.stopped().await;
+    let root = server.into_root();
+    let journal = journal(root.path());
+    let entries = fs::read_to_string(&journal).unwrap();
+    let result = entries.trim_end().rfind('\n').unwrap() + 1;
+    assert!(entries[result..].contains("Committed"));
+    fs::write(&journal, &entries[..result]).unwrap();
+    if !renamed {
+        let staged = journal.with_extension("data");
+        fs::rename(root.path().join("a.bin"), staged).unwrap();
+    }
+    (TestServer::serve(root, Settings::default(), |_| {}), info)
+}
+
+#[tokio::test]
+async fn what_came_into_place_before_a_crash_is_told() {
+    let content = content(4 * CHUNK);
+    let (server, info) = killed_at_the_rename(&content, true).await;
+    let mut files = server.files().await;
+    let mut again = Upload::open(&mut files, open("a.bin", "id", &content)).await;
+    assert_eq!(again.answer().await.unwrap(), Some(State::Committed(info)));
+}
+
+#[tokio::test]
+async fn what_a_crash_kept_from_its_place_can_be_finished() {
+    let content = content(4 * CHUNK);
+    let (server, _) = killed_at_the_rename(&content, false).await;
+    assert!(!server.path("a.bin").exists());
+    let mut files = server.files().await;
+    let mut again = Upload::open(&mut files, open("a.bin", "id", &content)).await;
+    assert_eq!(again.progress().await.persisted_size, 4 * CHUNK as u64);
+    again.finish(&content).await;
+    again.committed().await;
+    assert!(fs::read(server.path("a.bin")).unwrap() == content);
+}
