@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -55,14 +55,19 @@ impl Files {
             answers,
             finished: false,
         };
-        self.tasks.spawn(async move {
+        let task = self.tasks.spawn(async move {
             let last = call.take().await;
             call.say(last.map_err(Status::from));
             if call.finished && call.has_more() {
                 call.say(Err(Failure::BadRequest(AFTER_FINISH).into()));
             }
         });
-        ReceiverStream::new(outgoing)
+        // If the task panics it says nothing any more, and that shall not look like a pause.
+        let panicked = stream::once(task).filter_map(async |ended| {
+            let cause = Cause::new(Code::Internal, "IO");
+            ended.err().map(|_| Err(cause.status("the server failed")))
+        });
+        ReceiverStream::new(outgoing).chain(panicked)
     }
 }
 
