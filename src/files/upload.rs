@@ -54,6 +54,17 @@ pub(crate) enum Precondition {
     Version(String),
 }
 
+impl Precondition {
+    /// As `if_etag` says it: unset, empty, or an etag.
+    pub(crate) fn from_if_etag(if_etag: Option<String>) -> Self {
+        match if_etag {
+            None => Self::Anything,
+            Some(etag) if etag.is_empty() => Self::Absent,
+            Some(etag) => Self::Version(etag),
+        }
+    }
+}
+
 /// What an upload is to become. Whoever continues it has to want the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UploadPlan {

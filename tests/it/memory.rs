@@ -14,7 +14,7 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::transport::Channel;
 
 use crate::{
-    streams::{Upload, crc32c, whole},
+    streams::{Files, Upload, crc32c, whole},
     support::{Program, bounded, hello, skipped},
 };
 
@@ -97,13 +97,7 @@ async fn a_file_of_any_size_does_not_grow_the_server_on_its_way_in() {
         }
     };
     let mut files = server.program.files().await;
-    let plan = OpenUpload {
-        filename: "a.bin".into(),
-        upload_id: "id".into(),
-        ..Default::default()
-    };
-    let mut upload = Upload::open(&mut files, plan).await;
-    upload.progress().await;
+    let mut upload = of_unknown_size(&mut files).await;
     let data = Bytes::from(vec![0; MIB as usize]);
     let crc32c = Some(crc32c(&data));
     for offset in (0..size).step_by(MIB as usize) {
@@ -145,13 +139,7 @@ async fn readers_that_do_not_read_do_not_grow_the_server_beyond_their_share() {
 async fn many_small_chunks_take_no_more_than_few_large_ones() {
     let server = Watched::start().await;
     let mut files = server.program.files().await;
-    let plan = OpenUpload {
-        filename: "a.bin".into(),
-        upload_id: "id".into(),
-        ..Default::default()
-    };
-    let mut upload = Upload::open(&mut files, plan).await;
-    upload.progress().await;
+    let mut upload = of_unknown_size(&mut files).await;
     for offset in 0..200_000 {
         let data = Bytes::from_static(b"x");
         upload
@@ -234,6 +222,17 @@ async fn greetings_that_nobody_reads_are_not_made() {
         server.greeter.say_hello(hello("you")).await.unwrap();
     }
     server.assert_small();
+}
+
+async fn of_unknown_size(files: &mut Files) -> Upload {
+    let plan = OpenUpload {
+        filename: "a.bin".into(),
+        upload_id: "id".into(),
+        ..Default::default()
+    };
+    let mut upload = Upload::open(files, plan).await;
+    upload.progress().await;
+    upload
 }
 
 /// The most memory the server has had at any time, in bytes.

@@ -191,11 +191,7 @@ impl Entry {
                 let plan = UploadPlan {
                     path: filename.parse().ok()?,
                     id: upload_id.parse().ok()?,
-                    precondition: match if_etag {
-                        None => Precondition::Anything,
-                        Some(etag) if etag.is_empty() => Precondition::Absent,
-                        Some(etag) => Precondition::Version(etag),
-                    },
+                    precondition: Precondition::from_if_etag(if_etag),
                     size,
                 };
                 *record = Some(Record {

@@ -9,14 +9,12 @@ use crate::{
     pb,
 };
 
-type Responses = stream::BoxStream<'static, Result<pb::ReadStreamResponse, Status>>;
-
 impl Files {
     /// Opens what was asked for; everything that can fail before the first byte fails here.
     pub(super) async fn read_stream(
         &self,
         request: pb::ReadStreamRequest,
-    ) -> Result<Responses, Error> {
+    ) -> Result<impl Stream<Item = Result<pb::ReadStreamResponse, Status>> + use<>, Error> {
         let path: FilePath = request.filename.parse()?;
         let opened = self.store.open_file(path.clone()).await;
         let file = opened.inspect_err(|error| log(&path, error))?;
@@ -44,7 +42,7 @@ impl Files {
                 let chunk = chunk.inspect_err(|error| log(&path, error))?;
                 Ok(response(pb::read_stream_response::Event::Chunk(chunk)))
             });
-        Ok(stream::iter([Ok(response(info))]).chain(chunks).boxed())
+        Ok(stream::iter([Ok(response(info))]).chain(chunks))
     }
 }
 

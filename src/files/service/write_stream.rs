@@ -193,11 +193,7 @@ fn plan(open: pb::OpenUpload) -> Result<UploadPlan, Failure> {
             "" => UploadId::random(),
             id => id.parse().map_err(Error::from)?,
         },
-        precondition: match open.if_etag {
-            None => Precondition::Anything,
-            Some(etag) if etag.is_empty() => Precondition::Absent,
-            Some(etag) => Precondition::Version(etag),
-        },
+        precondition: Precondition::from_if_etag(open.if_etag),
         size: open.size,
     })
 }
