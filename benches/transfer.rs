@@ -145,7 +145,11 @@ fn serve() -> (Runtime, TempDir, FileControllerClient<Channel>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let forever = std::future::pending();
-        tokio::spawn(server::run(vec![listener], Config::new(store), forever));
+        tokio::spawn(server::run(
+            vec![listener.into()],
+            Config::new(store),
+            forever,
+        ));
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
         let channel = endpoint
             .initial_stream_window_size(2 * 1024 * 1024)

@@ -46,7 +46,7 @@ async fn main() -> ExitCode {
 
 async fn chat(args: Args) -> anyhow::Result<ExitCode> {
     let server = args.server.find_or_start().await?;
-    let mut greeter = GreeterClient::connect(server.address.clone()).await?;
+    let mut greeter = GreeterClient::new(server.connect().await?);
 
     // One call: names go in at one end, replies come out at the other, each at its own pace.
     let (names, outgoing) = mpsc::channel(NAMES_AHEAD);

@@ -28,7 +28,7 @@ async fn main() -> ExitCode {
 
 async fn walk_through(args: Args) -> anyhow::Result<ExitCode> {
     let server = args.server.find_or_start().await?;
-    let mut greeter = GreeterClient::connect(server.address.clone()).await?;
+    let mut greeter = GreeterClient::new(server.connect().await?);
     unary(&mut greeter).await?;
     server_stream(&mut greeter).await?;
     client_stream(&mut greeter).await?;

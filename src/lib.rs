@@ -30,7 +30,7 @@
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //! let address = listener.local_addr()?;
 //! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-//! let server = tokio::spawn(server::run(vec![listener], Config::new(store), async {
+//! let server = tokio::spawn(server::run(vec![listener.into()], Config::new(store), async {
 //!     let _ = stopped.await;
 //! }));
 //!
@@ -39,7 +39,7 @@
 //! assert_eq!(greeter.say_hello(request).await?.into_inner().message, "Hello, you!");
 //!
 //! drop((greeter, stop));
-//! server.await?;
+//! server.await??;
 //! # Ok(())
 //! # }
 //! ```

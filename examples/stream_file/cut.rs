@@ -1,56 +1,102 @@
-//! A bad link: it hands bytes on between a client and a server, and loses its first connection.
+//! A bad link: its first connection breaks.
 
-use anyhow::Context;
-use tokio::{
-    io::{self, AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
 };
-use tonic::transport::Uri;
 
-/// Hands on what comes from the client, in pieces of so many bytes.
-const PIECE: usize = 256 * 1024;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{self, AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+use tokio_util::either::Either;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
 
-/// Opens a link to `server` whose first connection is cut once so many bytes have passed to it.
-/// Gives the link's own address.
-pub(crate) async fn link(server: &str, cut_after: u64) -> anyhow::Result<String> {
-    let uri: Uri = server.parse()?;
-    let host = uri.host().context("no host in the address")?.to_owned();
-    let port = uri.port_u16().unwrap_or(80);
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = format!("http://{}", listener.local_addr()?);
-    tokio::spawn(async move {
-        let mut limit = cut_after;
-        while let Ok((client, _)) = listener.accept().await {
-            if let Ok(server) = TcpStream::connect((host.as_str(), port)).await {
-                tokio::spawn(hand_on(client, server, limit));
-                limit = u64::MAX;
-            }
+/// Connects to the server behind `endpoint`, whose address is `address`. The first connection breaks
+/// once so many bytes were sent.
+pub(crate) fn link(endpoint: &Endpoint, address: &str, cut_after: u64) -> Channel {
+    let socket = address.strip_prefix("unix:").map(str::to_owned);
+    // For the connection that is made next.
+    let limit = Arc::new(AtomicU64::new(cut_after));
+    endpoint.connect_with_connector_lazy(service_fn(move |uri: Uri| {
+        let (socket, limit) = (socket.clone(), Arc::clone(&limit));
+        async move {
+            let inner = match socket {
+                Some(path) => Either::Left(UnixStream::connect(path).await?),
+                None => Either::Right(connect(&uri).await?),
+            };
+            let left = limit.swap(u64::MAX, Ordering::Relaxed);
+            io::Result::Ok(TokioIo::new(Link { inner, left }))
         }
-    });
-    Ok(address)
+    }))
 }
 
-/// Ends, and closes both connections, when either side does or the limit is reached.
-async fn hand_on(mut client: TcpStream, mut server: TcpStream, limit: u64) -> io::Result<()> {
-    client.set_nodelay(true)?;
-    server.set_nodelay(true)?;
-    let (mut from_client, mut to_client) = client.split();
-    let (mut from_server, mut to_server) = server.split();
-    let up = async {
-        let mut passed = 0;
-        let mut piece = vec![0; PIECE];
-        while passed < limit {
-            let length = from_client.read(&mut piece).await?;
-            if length == 0 {
-                break;
-            }
-            to_server.write_all(&piece[..length]).await?;
-            passed += length as u64;
-        }
-        io::Result::Ok(())
+async fn connect(uri: &Uri) -> io::Result<TcpStream> {
+    let host = uri.host().unwrap_or_default();
+    let default = if uri.scheme_str() == Some("https") {
+        443
+    } else {
+        80
     };
-    tokio::select! {
-        ended = up => ended,
-        ended = io::copy(&mut from_server, &mut to_client) => ended.map(drop),
+    // An IPv6 address stands in brackets.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(default))).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A connection that breaks after so many bytes.
+struct Link {
+    inner: Either<UnixStream, TcpStream>,
+    left: u64,
+}
+
+impl Link {
+    fn check(&self) -> io::Result<()> {
+        match self.left {
+            0 => Err(io::ErrorKind::ConnectionReset.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Link {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check()?;
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Link {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check()?;
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        if let Poll::Ready(Ok(length)) = written {
+            self.left = self.left.saturating_sub(length as u64);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check()?;
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::Context;
 use indicatif::HumanBytes;
-use muxs::client::{self, Client};
+use muxs::client::Client;
 
 use crate::{
     cut,
@@ -50,8 +50,7 @@ pub(crate) async fn run(
         "Uploading it as {REMOTE} over a connection that is cut half-way."
     ));
     // Small files are through before they are cut.
-    let link = cut::link(&server.address, size / 2).await?;
-    let client = Client::new(client::endpoint(link)?.connect_lazy());
+    let client = Client::new(cut::link(&server.endpoint, &server.address, size / 2));
     let upload = client.upload(&original, REMOTE);
     let sent = match upload.on_event(|event| report.event(event)).await {
         Ok(info) => info,
@@ -62,7 +61,7 @@ pub(crate) async fn run(
 
     let mut report = Report::new("Receiving", json, quiet)?;
     report.say("Downloading it again.");
-    let client = Client::new(client::endpoint(&server.address)?.connect_lazy());
+    let client = Client::new(server.connect().await?);
     let download = client.download(REMOTE, &copy);
     let received = match download.on_event(|event| report.event(event)).await {
         Ok(info) => info,

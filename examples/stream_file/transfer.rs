@@ -5,7 +5,7 @@ use std::{io, path::Path, process::ExitCode};
 use anyhow::Context;
 use indicatif::HumanBytes;
 use muxs::{
-    client::{self, Client, Error},
+    client::{Client, Error},
     pb::FileInfo,
 };
 use serde_json::json;
@@ -30,7 +30,7 @@ pub(crate) async fn run(
     if let Ok(false) = server.is_there().await {
         return Ok(no_server(&server.addr, json));
     }
-    let client = Client::new(client::endpoint(&server.addr)?.connect_lazy());
+    let client = Client::new(server.endpoint()?.connect_lazy());
     match command {
         Command::Put {
             local,

@@ -20,7 +20,7 @@
 //! # let store = Store::open(folder.path().join("root"), Settings::default())?;
 //! # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //! # let address = listener.local_addr()?;
-//! # tokio::spawn(server::run(vec![listener], Config::new(store), std::future::pending()));
+//! # tokio::spawn(server::run(vec![listener.into()], Config::new(store), std::future::pending()));
 //! # let (original, copy) = (folder.path().join("original"), folder.path().join("copy"));
 //! # std::fs::write(&original, "so long")?;
 //! use muxs::client::{self, Client, Event};
@@ -55,8 +55,9 @@ mod upload;
 
 use std::{path::PathBuf, time::Duration};
 
+use http::uri::Scheme;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 pub use self::{download::Download, error::Error, event::Event, retry::Retry, upload::Upload};
 use self::{event::Watcher, retry::Attempts};
@@ -80,14 +81,22 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// A server's address with the settings that transfers want: windows for fast links, large frames,
 /// and keepalives that notice a server which is gone without a word.
 ///
+/// An `https` address is connected to with TLS, and the server has to have a certificate of an
+/// authority that this machine trusts. [`Endpoint::tls_config`] says otherwise.
+///
 /// [`Endpoint::connect_lazy`] leaves a first connection that fails to the [`Retry`] of the
 /// transfer.
 ///
 /// # Errors
 ///
-/// The address is not an URI such as `http://127.0.0.1:50051`.
+/// The address is not an URI such as `http://127.0.0.1:50051`, `https://example.com` or
+/// `unix:/run/muxs.sock`; the authorities of this machine cannot be read.
 pub fn endpoint(address: impl Into<String>) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(address.into())?
+    let mut endpoint = Endpoint::from_shared(address.into())?;
+    if endpoint.uri().scheme() == Some(&Scheme::HTTPS) {
+        endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?;
+    }
+    Ok(endpoint
         .connect_timeout(Duration::from_secs(5))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -101,6 +101,9 @@ pub enum Error {
         /// What it would have been, or at least, in bytes.
         size: u64,
     },
+    /// As many uploads are open as the store takes at a time.
+    #[error("too many uploads are open")]
+    TooManyUploads,
     /// The disk, a quota or the limit for the size of a file is exhausted.
     #[error("no space left for the file")]
     DiskFull,

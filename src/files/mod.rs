@@ -27,7 +27,7 @@ mod version;
 pub use error::{Error, OpenError};
 pub use path::{FilePath, InvalidPath};
 pub use service::MAX_CHUNK_BYTES;
-pub(crate) use service::{FileController, Files, file_controller};
+pub(crate) use service::{FileController, Files, WRITE, WRITE_STREAM, file_controller};
 pub use settings::{Access, Settings};
 pub use store::Store;
 pub use upload::InvalidUploadId;

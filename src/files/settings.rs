@@ -25,6 +25,8 @@ pub struct Settings {
     pub checkpoint_bytes: u64,
     /// The largest upload that is taken, in bytes. As large as a file can be by default.
     pub max_upload_bytes: u64,
+    /// How many uploads may be open at a time, each with two descriptors. 256 by default.
+    pub max_open_uploads: usize,
 }
 
 impl Default for Settings {
@@ -34,6 +36,7 @@ impl Default for Settings {
             upload_ttl: Duration::from_secs(24 * 60 * 60),
             checkpoint_bytes: 64 * 1024 * 1024,
             max_upload_bytes: i64::MAX as u64,
+            max_open_uploads: 256,
         }
     }
 }

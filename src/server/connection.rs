@@ -1,28 +1,40 @@
 //! One HTTP/2 connection, from its first byte to its end.
 
-use std::{net::SocketAddr, pin::pin};
+use std::{
+    hash::{BuildHasher, RandomState},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::{Either, select};
-use hyper::{rt::Executor, server::conn::http2};
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use tokio::net::TcpStream;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::service::Routes;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{sleep, timeout},
+};
+
+use super::{
+    accept::{Incoming, Stream},
+    calls::Calls,
+    config::Limits,
+    lifetime::Lifetime,
+    socket::{Moved, Socket},
+    task::Tasks,
+    tls::Tls,
+};
 
 /// How much of one stream a client may send ahead of the handler, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
-/// The same for all streams of a connection. It limits nothing that the windows of the streams do
-/// not: it is there because h2 closes a connection (`too_many_data_frames`) when its unread small
-/// frames, filled up to 256 bytes each, exceed half of this. A whole stream window of the smallest
-/// messages, 5 bytes each, makes 50 MiB.
+/// The same for all streams of a connection. It is large because h2 closes a connection
+/// (`too_many_data_frames`) when its unread small frames, filled up to 256 bytes each, exceed half
+/// of this. A whole stream window of the smallest messages, 5 bytes each, makes 50 MiB.
 const CONNECTION_WINDOW: u32 = 128 * 1024 * 1024;
 
 /// How much of one stream is kept for a client that does not read it, in bytes.
 const SEND_BUFFER: usize = 256 * 1024;
-
-/// Calls at a time on one connection; further ones wait at the client.
-const MAX_STREAMS: u32 = 128;
 
 /// How many streams a client may make the server reset (CVE-2025-8671, "MadeYouReset") before the
 /// connection is closed.
@@ -34,82 +46,139 @@ const MAX_PENDING_RESETS: usize = 50;
 /// The most that the headers of a request may hold, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
 
-/// What every connection of a server shares.
+/// How long a client that is refused may take to ask for something and hear so.
+const REFUSAL: Duration = Duration::from_secs(1);
+
+/// How long a connection that takes no further call, and has none, waits for a client that says
+/// and takes nothing.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Serves connections. Clones share what there is.
 #[derive(Clone)]
 pub(super) struct Connections {
-    http2: http2::Builder<Tasks>,
-    routes: Routes,
-    tasks: TaskTracker,
-    draining: CancellationToken,
-    cut: CancellationToken,
+    pub(super) calls: Calls,
+    pub(super) tls: Option<Tls>,
+    pub(super) limits: Arc<Limits>,
+    /// How long calls may go on when their connection is old.
+    pub(super) grace: Duration,
+    pub(super) lifetime: Lifetime,
 }
 
 impl Connections {
-    /// Connections whose tasks, and those of their calls, are in `tasks`. At `draining` they take
-    /// no new call and end when the last has; at `cut` they end.
-    pub(super) fn new(
-        routes: Routes,
-        tasks: TaskTracker,
-        draining: CancellationToken,
-        cut: CancellationToken,
-    ) -> Self {
-        let mut http2 = http2::Builder::new(Tasks(tasks.clone()));
-        http2
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(SEND_BUFFER)
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_local_error_reset_streams(MAX_LOCAL_RESETS)
-            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-            .max_header_list_size(MAX_HEADERS);
-        Self {
-            http2,
-            routes,
-            tasks,
-            draining,
-            cut,
-        }
-    }
-
     /// Serves one connection in a task of its own.
-    pub(super) fn serve(&self, stream: TcpStream, peer: SocketAddr) {
-        let connection = self.clone().drive(stream, peer);
-        self.tasks
-            .spawn(self.cut.clone().run_until_cancelled_owned(connection));
+    pub(super) fn serve(&self, incoming: Incoming) {
+        let connection = self.clone().drive(incoming);
+        let until_cut = self
+            .lifetime
+            .cut
+            .clone()
+            .run_until_cancelled_owned(connection);
+        self.lifetime.tasks.spawn(until_cut);
     }
 
-    async fn drive(self, stream: TcpStream, peer: SocketAddr) {
-        // Without it a small message may wait for the acknowledgement of the one before it.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
-        }
-        let service = TowerToHyperService::new(self.routes);
-        let mut connection = pin!(self.http2.serve_connection(TokioIo::new(stream), service));
-        tracing::debug!(%peer, "connected");
-        let draining = pin!(self.draining.cancelled());
-        let ended = match select(connection.as_mut(), draining).await {
-            Either::Left((ended, _)) => ended,
-            Either::Right(_) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+    async fn drive(self, incoming: Incoming) {
+        let Incoming {
+            stream,
+            peer,
+            ticket,
+        } = incoming;
+        tracing::debug!(%peer, admitted = ticket.admitted, "connected");
+        let ended = match (stream, &self.tls) {
+            (Stream::Unix(stream), _) => self.speak(stream, ticket.admitted).await,
+            (Stream::Tcp(stream), None) => self.speak(stream, ticket.admitted).await,
+            (Stream::Tcp(stream), Some(tls)) => {
+                let handshake = timeout(self.limits.handshake_timeout, tls.accept(stream));
+                match self.lifetime.draining.run_until_cancelled(handshake).await {
+                    Some(Ok(Ok(stream))) => self.speak(stream, ticket.admitted).await,
+                    Some(Ok(Err(error))) => Err(error.into()),
+                    Some(Err(late)) => Err(late.into()),
+                    None => Ok(()),
+                }
             }
         };
         match ended {
             Ok(()) => tracing::debug!(%peer, "disconnected"),
-            Err(error) => tracing::debug!(%peer, %error, "disconnected"),
+            Err(error) => tracing::debug!(%peer, error, "disconnected"),
+        }
+    }
+
+    /// Speaks HTTP/2 until the client goes, or has no more business here.
+    async fn speak<S>(&self, stream: S, admitted: bool) -> Result<(), BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let limits = &self.limits;
+        let socket = Socket::new(stream, limits.handshake_timeout, limits.write_stall_timeout);
+        let moved = socket.moved();
+        let tasks = Tasks::new(self.lifetime.tasks.clone());
+        let (age, grace, calls) = match admitted {
+            true => (
+                limits.max_connection_age.map(jittered),
+                self.grace,
+                self.calls.clone(),
+            ),
+            false => (Some(REFUSAL), REFUSAL, self.calls.clone().refused()),
+        };
+        let connection = self
+            .http2(tasks.clone())
+            .serve_connection(TokioIo::new(socket), calls);
+        let mut connection = pin!(connection);
+        let (draining, old) = (pin!(self.lifetime.draining.cancelled()), pin!(passed(age)));
+        let grace = match select(connection.as_mut(), select(draining, old)).await {
+            Either::Left((ended, _)) => return Ok(ended?),
+            // The drain has a grace of its own for all of them, and cuts.
+            Either::Right((Either::Left(_), _)) => None,
+            Either::Right((Either::Right(_), _)) => Some(grace),
+        };
+        connection.as_mut().graceful_shutdown();
+        let (silent, cut) = (pin!(silence(&tasks, &moved)), pin!(passed(grace)));
+        match select(connection, select(silent, cut)).await {
+            Either::Left((ended, _)) => Ok(ended?),
+            Either::Right(_) => Err("it did not end by itself".into()),
+        }
+    }
+
+    fn http2(&self, tasks: Tasks) -> http2::Builder<Tasks> {
+        let mut http2 = http2::Builder::new(tasks);
+        http2
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_concurrent_streams(self.limits.max_streams)
+            .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            .max_header_list_size(MAX_HEADERS)
+            .keep_alive_interval(self.limits.keepalive_interval)
+            .keep_alive_timeout(self.limits.keepalive_timeout);
+        http2
+    }
+}
+
+/// Completes after a time; without one, never.
+async fn passed(time: Option<Duration>) {
+    match time {
+        Some(time) => sleep(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes when a connection without calls has moved nothing for a while: its client does not
+/// take the last bytes, or does not acknowledge that it may go.
+async fn silence(calls: &Tasks, moved: &Moved) {
+    loop {
+        let before = moved.bytes();
+        sleep(SILENCE).await;
+        if calls.is_empty() && moved.bytes() == before {
+            return;
         }
     }
 }
 
-/// Runs the calls of a connection in tasks that the drain waits for.
-#[derive(Clone)]
-struct Tasks(TaskTracker);
-
-impl<F> Executor<F> for Tasks
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    fn execute(&self, call: F) {
-        self.0.spawn(call);
-    }
+/// Ages of connections that began together do not end together.
+fn jittered(age: Duration) -> Duration {
+    let random = RandomState::new().hash_one(()) % 201;
+    age.mul_f64(0.9 + random as f64 / 1000.0)
 }
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,20 +1,42 @@
 //! Serves the contract over HTTP/2.
 //!
-//! [`run`] is the only door. It owns the accept loop (`accept`) and each connection (`connection`);
-//! what is served, and the health of it, is put together in `services`.
+//! [`run`] is the only door. Connections come in by `accept`, as far as `admission` has room for
+//! them, and are handed to one of the `workers`, each a thread with a runtime of its own. There
+//! `connection` speaks HTTP/2 over TLS (`tls`) or without, and `calls` is what every call goes
+//! through on its way to the routes of `services`. `socket`, `task` and `wait` bound how long a
+//! client is waited for; `lifetime` is how all of it ends.
+//!
+//! hyper and tonic alone leave a server to the goodwill of its clients: they wait for ever for the
+//! first byte, cut no stream at its deadline, know no limit for connections, and a drain is over
+//! when the last client likes. Hence all this in place of `tonic::transport::Server`.
 
 mod accept;
+mod admission;
+mod calls;
 mod config;
 mod connection;
+mod lifetime;
+mod listener;
 mod services;
+mod socket;
+mod task;
+mod tls;
+mod wait;
+mod workers;
 
-use std::time::Duration;
+use std::{io, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, time::timeout};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::time::timeout;
 
-pub use self::config::Config;
-use self::connection::Connections;
+use self::{
+    admission::Admission, calls::Calls, connection::Connections, lifetime::Lifetime,
+    workers::Workers,
+};
+pub use self::{
+    config::{Config, Limits},
+    listener::{Address, Listener},
+    tls::{ClientAuth, Tls, TlsError, TlsFiles},
+};
 use crate::files::{Files, MAX_CHUNK_BYTES};
 
 /// How long uploads get to make durable what they have, once the grace is over. A disk that takes
@@ -32,51 +54,75 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// is still open is cut. So this returns at the latest a moment after that grace, or some seconds
 /// where the disk is slow, whatever a client does.
 ///
-/// Needs a Tokio runtime with time and I/O enabled. Dropping the future cuts everything at once.
-pub async fn run(listeners: Vec<TcpListener>, config: Config, shutdown: impl Future<Output = ()>) {
-    let (tasks, uploads) = (TaskTracker::new(), TaskTracker::new());
-    let (draining, ending, cut) = (
-        CancellationToken::new(),
-        CancellationToken::new(),
-        CancellationToken::new(),
-    );
-    let _cut_when_dropped = cut.clone().drop_guard();
+/// Needs a Tokio runtime with time and I/O enabled, which accepts the connections; they are served
+/// by threads of their own. Dropping the future cuts everything at once.
+///
+/// # Errors
+///
+/// Those threads cannot be started.
+pub async fn run(
+    listeners: Vec<Listener>,
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let lifetime = Lifetime::default();
+    let _end = lifetime.ended_when_dropped();
     // Cut with the connections, or alone when the drain begins.
-    let accepting = cut.child_token();
-    let until_draining = accepting.clone();
-    tasks.spawn(until_draining.run_until_cancelled_owned(config.store.clone().sweep()));
+    let accepting = lifetime.cut.child_token();
+    let sweep = config.store.clone().sweep();
+    let sweep = accepting.clone().run_until_cancelled_owned(sweep);
+    lifetime.tasks.spawn(sweep);
 
     let files = Files {
         store: config.store,
         chunk_bytes: config.chunk_bytes.clamp(1, MAX_CHUNK_BYTES),
-        tasks: uploads.clone(),
-        ending: ending.clone(),
+        tasks: lifetime.uploads.clone(),
+        ending: lifetime.ending.clone(),
     };
-    let (routes, health) = services::services(files).await;
-    let connections = Connections::new(routes, tasks.clone(), draining.clone(), cut.clone());
+    let (served, health) = services::services(files).await;
+    let admission = Admission::new(&config.limits);
+    let limits = Arc::new(config.limits);
+    let connections = Connections {
+        calls: Calls::new(served, Arc::clone(&limits)),
+        tls: config.tls,
+        limits,
+        grace: config.shutdown_grace,
+        lifetime: lifetime.clone(),
+    };
+    let (workers, workers_ended) = Workers::start(config.workers, &connections)?;
     for listener in listeners {
-        let accept = accept::accept(listener, connections.clone());
-        tasks.spawn(accepting.clone().run_until_cancelled_owned(accept));
+        let accept = accept::accept(listener, admission.clone(), workers.clone());
+        let accept = accepting.clone().run_until_cancelled_owned(accept);
+        lifetime.tasks.spawn(accept);
     }
+    drop(workers);
     shutdown.await;
 
     services::stop_serving(health).await;
     accepting.cancel();
-    draining.cancel();
-    tasks.close();
-    uploads.close();
+    lifetime.drain();
     tracing::info!(grace = ?config.shutdown_grace, "draining");
-    if timeout(config.shutdown_grace, tasks.wait()).await.is_err() {
+    if timeout(config.shutdown_grace, lifetime.tasks.wait())
+        .await
+        .is_err()
+    {
         tracing::warn!("cutting the calls that did not end in time");
     }
-    if !uploads.is_empty() {
-        ending.cancel();
-        if timeout(LAST_CHECKPOINTS, uploads.wait()).await.is_err() {
+    if !lifetime.uploads.is_empty() {
+        lifetime.ending.cancel();
+        if timeout(LAST_CHECKPOINTS, lifetime.uploads.wait())
+            .await
+            .is_err()
+        {
             tracing::error!("the disk does not answer: what uploads sent last may be lost");
         }
         // If it takes longer, they are cut like the others.
-        let _ = timeout(FAREWELL, tasks.wait()).await;
+        let _ = timeout(FAREWELL, lifetime.tasks.wait()).await;
     }
-    cut.cancel();
-    tasks.wait().await;
+    lifetime.cut.cancel();
+    lifetime.tasks.wait().await;
+    if lifetime.uploads.is_empty() {
+        workers_ended.wait().await;
+    }
+    Ok(())
 }

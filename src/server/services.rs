@@ -1,6 +1,6 @@
 //! What is served: the two packages of the contract, health and reflection.
 
-use tonic::{server::NamedService, service::Routes};
+use tonic::{codec::CompressionEncoding::Gzip, server::NamedService, service::Routes};
 use tonic_health::{
     ServingStatus,
     pb::health_server::HealthServer,
@@ -8,8 +8,9 @@ use tonic_health::{
 };
 use tonic_reflection::server::Builder as Reflection;
 
+use super::calls::Served;
 use crate::{
-    files::{FileController, Files, file_controller},
+    files::{FileController, Files, WRITE, WRITE_STREAM, file_controller},
     greeter::Greeter,
     pb::{
         self, greeter_server::GreeterServer,
@@ -25,22 +26,46 @@ const HEALTH_NAMES: [&str; 4] = [
     FileController::NAME,
 ];
 
+/// Asked by whoever decides whether the server lives.
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// The descriptors of all that is served.
+const DESCRIPTORS: [&[u8]; 4] = [
+    pb::FILE_DESCRIPTOR_SET,
+    tonic_health::pb::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+];
+
 /// The services of a server, all of them serving, and the reporter of their health.
-pub(super) async fn services(files: Files) -> (Routes, HealthReporter) {
+pub(super) async fn services(files: Files) -> (Served, HealthReporter) {
     let health = HealthReporter::new();
     for name in HEALTH_NAMES {
         health
             .set_service_status(name, ServingStatus::Serving)
             .await;
     }
-    let routes = Routes::new(GreeterServer::new(Greeter))
-        .add_service(HelloworldServer::new(Greeter))
+    // Files are not compressed: most are already, and their chunks have checksums as they are.
+    let greeter = GreeterServer::new(Greeter)
+        .accept_compressed(Gzip)
+        .send_compressed(Gzip);
+    let helloworld = HelloworldServer::new(Greeter)
+        .accept_compressed(Gzip)
+        .send_compressed(Gzip);
+    let routes = Routes::new(greeter)
+        .add_service(helloworld)
         .add_service(file_controller(files))
         .add_service(HealthServer::new(HealthService::from_health_reporter(
             health.clone(),
         )));
-    let routes = reflected(routes).prepare();
-    (routes, health)
+    let served = Served {
+        routes: reflected(routes).prepare(),
+        descriptors: &DESCRIPTORS,
+        steady: &[WRITE_STREAM],
+        any_size: &[WRITE],
+        always: &[HEALTH_CHECK],
+    };
+    (served, health)
 }
 
 /// Tells whoever watches that nothing is served any more, and ends their watches, which by
@@ -57,16 +82,11 @@ pub(super) async fn stop_serving(mut health: HealthReporter) {
 /// Adds reflection of all services and of itself. Older clients ask for v1alpha, newer ones for v1.
 fn reflected(routes: Routes) -> Routes {
     let builder = || {
-        [
-            pb::FILE_DESCRIPTOR_SET,
-            tonic_health::pb::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-            // The details of a failure, which tools can then print.
-            tonic_types::pb::FILE_DESCRIPTOR_SET,
-        ]
-        .into_iter()
-        .fold(
+        // The details of a failure, too, which tools can then print.
+        let descriptors = DESCRIPTORS
+            .into_iter()
+            .chain([tonic_types::pb::FILE_DESCRIPTOR_SET]);
+        descriptors.fold(
             Reflection::configure().include_reflection_service(false),
             Reflection::register_encoded_file_descriptor_set,
         )

@@ -212,7 +212,11 @@ async fn a_server_that_is_dropped_lets_go_of_its_port_and_its_calls() {
     let store = Store::open(root.path(), Settings::default()).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let run = server::run(vec![listener], Config::new(store), std::future::pending());
+    let run = server::run(
+        vec![listener.into()],
+        Config::new(store),
+        std::future::pending(),
+    );
     let running = tokio::spawn(run);
     let (_requests, outgoing) = mpsc::channel::<HelloRequest>(1);
     let mut greeter = GreeterClient::new(connect(address).await);

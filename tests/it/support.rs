@@ -6,6 +6,7 @@ use std::{
     fs,
     io::Write,
     net::{SocketAddr, TcpListener},
+    num::NonZero,
     panic,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
@@ -42,6 +43,12 @@ use tonic_types::StatusExt;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
 const SERVER_THREAD: &str = "server under test";
+
+/// The threads that a server starts for its connections.
+const WORKER_THREAD: &str = "muxs-worker";
+
+/// As many as it takes to see what is wrong between them.
+const WORKERS: NonZero<usize> = NonZero::new(2).unwrap();
 
 /// What panicked in a server under test.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -87,6 +94,7 @@ impl TestServer {
         record_panics();
         let mut config = Config::new(store);
         config.shutdown_grace = Duration::ZERO;
+        config.workers = WORKERS;
         adjust(&mut config);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -95,8 +103,7 @@ impl TestServer {
         let (running, ended) = mpsc::channel();
         let server = move || {
             let _running = running;
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
+            let runtime = tokio::runtime::Builder::new_current_thread()
                 .thread_name(SERVER_THREAD)
                 .enable_all()
                 .build()
@@ -106,7 +113,8 @@ impl TestServer {
                 let shutdown = async {
                     let _ = stopped.await;
                 };
-                server::run(vec![listener], config, shutdown).await;
+                let listeners = vec![listener.into()];
+                server::run(listeners, config, shutdown).await.unwrap();
             });
         };
         thread::Builder::new()
@@ -195,7 +203,10 @@ fn record_panics() {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |panic| {
             before(panic);
-            if thread::current().name() == Some(SERVER_THREAD) {
+            if [SERVER_THREAD, WORKER_THREAD]
+                .map(Some)
+                .contains(&thread::current().name())
+            {
                 PANICS.lock().unwrap().push(panic.to_string());
             }
         }));

@@ -69,7 +69,7 @@ impl Staging {
         {
             return Err(Error::UploadTooLarge { limit, size });
         }
-        let lease = self.uploads.lease(Key::of(&plan.path, &plan.id));
+        let lease = self.uploads.lease_to_open(Key::of(&plan.path, &plan.id))?;
         let mut turn = lease.alone();
         if let Some(upload) = &turn.upload
             && upload.plan == plan

@@ -36,6 +36,7 @@ pub(super) struct Uploads {
     folder: Arc<Dir>,
     pub(super) ttl: Duration,
     pub(super) max_bytes: u64,
+    max_open: usize,
     slots: Slots,
 }
 
@@ -85,6 +86,7 @@ impl Uploads {
             folder: Arc::new(folder),
             ttl: settings.upload_ttl.min(LONGEST_TTL),
             max_bytes: settings.max_upload_bytes,
+            max_open: settings.max_open_uploads,
             slots: Slots::default(),
         }
     }
@@ -95,7 +97,20 @@ impl Uploads {
 
     /// Makes an upload one's own business: as long as the lease is held, it is not swept.
     pub(super) fn lease(&self, key: Key) -> Lease {
+        self.lease_of(key, &mut locked(&self.slots))
+    }
+
+    /// The same for an upload that is going to be open. There is always room for one that somebody
+    /// has: it can be taken over.
+    pub(super) fn lease_to_open(&self, key: Key) -> Result<Lease, Error> {
         let mut slots = locked(&self.slots);
+        if slots.len() >= self.max_open && !slots.contains_key(&key) {
+            return Err(Error::TooManyUploads);
+        }
+        Ok(self.lease_of(key, &mut slots))
+    }
+
+    fn lease_of(&self, key: Key, slots: &mut HashMap<Key, Slot>) -> Lease {
         let slot = slots.entry(key.clone()).or_default();
         slot.leases += 1;
         Lease {

@@ -5,6 +5,8 @@ mod oversize;
 mod read_stream;
 mod write_stream;
 
+use std::time::Duration;
+
 use futures::{StreamExt, stream::BoxStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -27,8 +29,18 @@ const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024 + 8 * 1024;
 /// The largest chunk that is sent or taken in, in bytes.
 pub const MAX_CHUNK_BYTES: u32 = 1024 * 1024;
 
+/// When a client shall come back whose upload there is no room for, or that is cut off because the
+/// server stops.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// What Read answers in place of a text that it could not read, as it always has.
 const READ_FAILED: &str = "Error: read failed";
+
+/// The method whose messages may have any size: `oversize` looks after them.
+pub(crate) const WRITE: &str = "/muxs.FileController/Write";
+
+/// The method whose client has something to say, or closes.
+pub(crate) const WRITE_STREAM: &str = "/muxs.FileController/WriteStream";
 
 /// `muxs.FileController`, ready to be served.
 pub(crate) type FileController = DropOversize<FileControllerServer<Files>>;
@@ -48,11 +60,7 @@ pub(crate) struct Files {
 /// Serves files.
 pub(crate) fn file_controller(files: Files) -> FileController {
     let server = FileControllerServer::new(files).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    DropOversize::new(
-        server,
-        "/muxs.FileController/Write",
-        MAX_MESSAGE_BYTES as u64,
-    )
+    DropOversize::new(server, WRITE, MAX_MESSAGE_BYTES as u64)
 }
 
 impl Files {
@@ -191,6 +199,7 @@ impl From<Error> for Status {
         match error {
             Error::FilenameInvalid(_) => cause(&error).field_status("filename", error.to_string()),
             Error::UploadIdInvalid(_) => cause(&error).field_status("upload_id", error.to_string()),
+            Error::TooManyUploads => cause(&error).retry_status(RETRY_AFTER, error.to_string()),
             _ => cause(&error).status(error.to_string()),
         }
     }
@@ -235,6 +244,7 @@ fn cause(error: &Error) -> Cause {
             .with("limit", limit)
             .with("size", size),
         Error::DiskFull => Cause::new(Code::ResourceExhausted, "DISK_FULL"),
+        Error::TooManyUploads => Cause::new(Code::ResourceExhausted, "BUSY"),
         Error::Io { .. } => Cause::new(Code::Internal, "IO"),
     }
 }

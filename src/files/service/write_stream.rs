@@ -4,15 +4,13 @@
 //! has come is still made durable. Nothing is concluded from the end of the steps, which looks the
 //! same for a client that pauses, one that cancels, and one whose connection broke.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use super::{Files, MAX_CHUNK_BYTES, file_info, log};
+use super::{Files, MAX_CHUNK_BYTES, RETRY_AFTER, file_info, log};
 use crate::{
     checksum::Crc32c,
     failure::{BAD_REQUEST, Cause},
@@ -36,9 +34,6 @@ const LAST_WORDS: usize = 2;
 /// when the message holds little else; one that is smaller could be a single byte in 4 MiB of
 /// fields that nobody knows.
 const COPIED_BELOW: usize = 256 * 1024;
-
-/// When a client that is cut off because the server stops shall come back.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 const AFTER_FINISH: &str = "nothing comes after finish";
 

@@ -1,0 +1,201 @@
+//! The server program: flags in, one line out for each address, then calls until it is told to
+//! stop.
+
+mod args;
+mod development;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::Path,
+    pin::pin,
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::Parser;
+use muxs::{
+    files::Store,
+    server::{self, Address, Config, Limits, Listener, Tls},
+};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use tokio::signal::unix::{self, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use self::args::{Args, LogFormat};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    start_logging(args.log_format);
+    match serve(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: Args) -> anyhow::Result<()> {
+    // It accepts connections; those who serve them are threads of the server's own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let served = runtime.block_on(serve_until_stopped(args));
+    // Dropping it would wait for its blocking threads, and so for a disk that does not answer.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
+    // Before the line that says the server is ready: whoever has read it may send a signal.
+    let mut stop = pin!(stop_signal()?);
+    // At the limit for the size of a file, a write sends this signal. Unhandled, it would end the
+    // process; handled, even like this, the write fails as on a full disk.
+    let _file_too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
+    let mut listeners = Vec::new();
+    for address in &args.listen {
+        let listener = Listener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}"))?;
+        listeners.push(listener);
+    }
+    let addresses = listeners.iter().map(Listener::address);
+    let addresses: Vec<_> = addresses.collect::<io::Result<_>>()?;
+    let tls = match args.tls.tls_self_signed {
+        true => Some(development::certificate(&addresses)?),
+        false => args.tls.load()?,
+    };
+    if let Some(tls) = &tls {
+        reload_at_hangup(tls.clone())?;
+    }
+    let (root, settings) = (args.files.root.clone(), args.files.settings());
+    // After a crash this may take its time, in which it can be stopped too.
+    let store = tokio::select! {
+        opened = tokio::task::spawn_blocking(move || Store::open(root, settings)) => opened??,
+        () = &mut stop => return Ok(()),
+    };
+    let mut config = Config {
+        chunk_bytes: args.files.chunk_bytes,
+        limits: within_descriptors(args.limits.limits()),
+        shutdown_grace: args.shutdown_grace.into(),
+        tls,
+        ..Config::new(store)
+    };
+    if let Some(workers) = args.workers {
+        config.workers = workers;
+    }
+    announce(&addresses, config.tls.is_some(), &args.files.root);
+    server::run(listeners, config, stop).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Lets the process open as many descriptors as it may, and no more connections than leave half of
+/// them for files.
+fn within_descriptors(limits: Limits) -> Limits {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    let Some(descriptors) = getrlimit(Resource::Nofile).current else {
+        return limits;
+    };
+    let most = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
+    if limits.max_connections > most {
+        tracing::warn!(
+            max_connections = most,
+            "the limit of open files ({descriptors}) allows no more connections"
+        );
+    }
+    Limits {
+        max_connections: limits.max_connections.min(most),
+        ..limits
+    }
+}
+
+/// Says where, one line for each address. From the bind on, the system takes connections in.
+fn announce(addresses: &[Address], encrypted: bool, root: &Path) {
+    let mut out = io::stdout().lock();
+    for address in addresses {
+        let scheme = match (address, encrypted) {
+            (Address::Tcp(_), true) => "https://",
+            (Address::Tcp(_), false) => "http://",
+            (Address::Unix(_), _) => "",
+        };
+        // Nobody may be reading; that is no reason not to serve.
+        let _ = writeln!(
+            out,
+            "muxs listening on {scheme}{address}, serving {}",
+            root.display()
+        );
+        if let Address::Tcp(address) = address
+            && !address.ip().to_canonical().is_loopback()
+            && !encrypted
+        {
+            tracing::warn!(
+                %address,
+                "whoever is on the way can read and change what is sent here: see --tls-cert"
+            );
+        }
+    }
+    let _ = out.flush();
+}
+
+/// Completes at the first SIGINT or SIGTERM; from then on, another ends the process at once.
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    async fn either(interrupt: &mut unix::Signal, terminate: &mut unix::Signal) {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+    Ok(async move {
+        either(&mut interrupt, &mut terminate).await;
+        tokio::spawn(async move {
+            either(&mut interrupt, &mut terminate).await;
+            tracing::warn!("stopped at once, calls under way are cut");
+            std::process::exit(1);
+        });
+    })
+}
+
+/// Reads certificate and key again at each SIGHUP.
+fn reload_at_hangup(tls: Tls) -> io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let tls = tls.clone();
+            match tokio::task::spawn_blocking(move || tls.reload()).await {
+                Ok(Ok(())) => tracing::info!("certificate and key read again"),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "keeping certificate and key as they were")
+                }
+                Err(error) => tracing::error!(%error, "cannot read certificate and key again"),
+            }
+        }
+    });
+    Ok(())
+}
+
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .from_env_lossy();
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+}

@@ -1,0 +1,55 @@
+//! What a call is told that does not get to its handler, or not to the end of it.
+
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode, header};
+use tonic::{Code, Status};
+
+use crate::failure::{BAD_REQUEST, Cause};
+
+/// When to come back to a server that has no room, or from a client that fell asleep.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+pub(super) fn busy() -> Status {
+    Cause::new(Code::ResourceExhausted, "BUSY").retry_status(RETRY_AFTER, "the server is busy")
+}
+
+pub(super) fn deadline() -> Status {
+    Cause::new(Code::DeadlineExceeded, "DEADLINE").status("the time for the call is over")
+}
+
+pub(super) fn malformed_timeout() -> Status {
+    Cause::new(Code::InvalidArgument, BAD_REQUEST).status("grpc-timeout does not say a time")
+}
+
+pub(super) fn idle() -> Status {
+    Cause::new(Code::Unavailable, "IDLE").retry_status(RETRY_AFTER, "nothing came for too long")
+}
+
+pub(super) fn too_large(limit: u64, size: u64) -> Status {
+    Cause::new(Code::ResourceExhausted, "TOO_LARGE")
+        .with("limit", limit)
+        .with("size", size)
+        .status(format!(
+            "a message of {size} bytes, where the most is {limit}"
+        ))
+}
+
+pub(super) fn not_one_message() -> Status {
+    Cause::new(Code::Unimplemented, BAD_REQUEST).status("the method takes exactly one message")
+}
+
+pub(super) fn panicked() -> Status {
+    Cause::new(Code::Internal, "IO").status("the server failed")
+}
+
+/// An answer of HTTP, for what is no gRPC.
+pub(super) fn http<B: Default>(code: StatusCode) -> http::Response<B> {
+    let mut response = http::Response::new(B::default());
+    *response.status_mut() = code;
+    if code == StatusCode::METHOD_NOT_ALLOWED {
+        let allowed = HeaderValue::from_static("POST");
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
+}
