@@ -1,4 +1,4 @@
-//! The four shapes of a gRPC call, one after the other.
+//! The four shapes of a gRPC call, one after the other, and what a deadline does to them.
 //!
 //!     cargo run --example hello
 //!
@@ -6,15 +6,15 @@
 
 mod support;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use muxs::pb::{HelloRequest, greeter_client::GreeterClient};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::transport::Channel;
+use tonic::{Code, Request, transport::Channel};
 
-/// Walks through the four shapes of a gRPC call
+/// Walks through the four shapes of a gRPC call, and a deadline that is kept and one that is missed
 #[derive(Parser)]
 struct Args {
     #[command(flatten)]
@@ -33,6 +33,8 @@ async fn walk_through(args: Args) -> anyhow::Result<ExitCode> {
     server_stream(&mut greeter).await?;
     client_stream(&mut greeter).await?;
     both_ways(&mut greeter).await?;
+    deadline_kept(&mut greeter).await?;
+    deadline_missed(&mut greeter).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -79,6 +81,39 @@ async fn both_ways(greeter: &mut GreeterClient<Channel>) -> anyhow::Result<()> {
     drop(requests);
     while replies.message().await?.is_some() {}
     Ok(())
+}
+
+async fn deadline_kept(greeter: &mut GreeterClient<Channel>) -> Result<(), tonic::Status> {
+    eprintln!("A deadline: the call may take ten seconds, and does not need them.");
+    let mut request = Request::new(hello("you"));
+    request.set_timeout(Duration::from_secs(10));
+    let reply = greeter.say_hello(request).await?.into_inner();
+    println!("{}", reply.message);
+    Ok(())
+}
+
+async fn deadline_missed(greeter: &mut GreeterClient<Channel>) -> anyhow::Result<()> {
+    eprintln!("A deadline that is missed: half a second, for replies with a minute between them.");
+    let mut request = Request::new(HelloRequest {
+        interval: Some(prost_types::Duration {
+            seconds: 60,
+            nanos: 0,
+        }),
+        ..hello("you")
+    });
+    request.set_timeout(Duration::from_millis(500));
+    let mut replies = greeter.lots_of_replies(request).await?.into_inner();
+    loop {
+        match replies.message().await {
+            Ok(Some(reply)) => println!("{}", reply.message),
+            Ok(None) => anyhow::bail!("the replies ended before their deadline"),
+            Err(status) if status.code() == Code::DeadlineExceeded => {
+                println!("DeadlineExceeded: {}", status.message());
+                return Ok(());
+            }
+            Err(status) => return Err(status.into()),
+        }
+    }
 }
 
 fn hello(name: &str) -> HelloRequest {

@@ -55,8 +55,17 @@ fn hello_walks_through_the_shapes_with_a_server_of_its_own() {
     assert_eq!(lines[..2], ["Hello, you!"; 2]);
     assert_eq!(lines[6], "Hello, Ada, Grace, Edsger and 2 others!");
     assert_eq!(
-        lines[7..],
+        lines[7..10],
         ["Hello, Ada!", "Hello, Grace!", "Hello, Edsger!"]
+    );
+    // The deadline that is kept, the reply before the one that is missed, and its end.
+    assert_eq!(
+        lines[10..],
+        [
+            "Hello, you!",
+            "Hello, you!",
+            "DeadlineExceeded: the time for the call is over"
+        ]
     );
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(

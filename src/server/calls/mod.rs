@@ -6,6 +6,8 @@ mod methods;
 mod refusal;
 mod request;
 mod response;
+#[cfg(test)]
+mod tests;
 mod timeout;
 
 use std::{

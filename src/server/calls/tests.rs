@@ -1,0 +1,547 @@
+//! Calls over a pipe in memory, with a clock that stands still until all wait for it: so a deadline
+//! can be asked to be kept exactly.
+
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream::BoxStream;
+use h2::{Reason, SendStream, client};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prost::Message;
+use tokio::time::Instant;
+use tokio_stream::StreamExt;
+use tokio_util::task::TaskTracker;
+use tonic::{Code, Response as Answer, Streaming};
+use tonic_types::StatusExt;
+
+use super::{super::task::Tasks, *};
+use crate::pb::{self, HelloReply, HelloRequest, Number, greeter_server::GreeterServer};
+
+const SAY_HELLO: &str = "/muxs.Greeter/SayHello";
+const SQUARE: &str = "/muxs.Greeter/Square";
+const LOTS_OF_REPLIES: &str = "/muxs.Greeter/LotsOfReplies";
+const LOTS_OF_GREETINGS: &str = "/muxs.Greeter/LotsOfGreetings";
+const BIDI_HELLO: &str = "/muxs.Greeter/BidiHello";
+
+/// In each shape a handler that never comes to an end by itself.
+const SHAPES: [&str; 4] = [SAY_HELLO, LOTS_OF_REPLIES, LOTS_OF_GREETINGS, BIDI_HELLO];
+
+const TIME: Duration = Duration::from_millis(1234);
+
+/// Handlers that wait for ever, reply for ever, or panic; and how many of them hold something.
+#[derive(Clone, Default)]
+struct Stubborn {
+    held: Arc<AtomicUsize>,
+}
+
+/// Something that a handler holds.
+struct Held(Arc<AtomicUsize>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Stubborn {
+    fn hold(&self) -> Held {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        Held(Arc::clone(&self.held))
+    }
+}
+
+type Replies = BoxStream<'static, Result<HelloReply, Status>>;
+
+#[tonic::async_trait]
+impl pb::greeter_server::Greeter for Stubborn {
+    async fn say_hello(
+        &self,
+        _: tonic::Request<HelloRequest>,
+    ) -> Result<Answer<HelloReply>, Status> {
+        let _held = self.hold();
+        pending().await
+    }
+
+    /// Panics where it cannot count.
+    async fn square(&self, request: tonic::Request<Number>) -> Result<Answer<Number>, Status> {
+        let number = request.into_inner();
+        assert!(number.value.is_finite(), "on purpose");
+        Ok(Answer::new(number))
+    }
+
+    type LotsOfRepliesStream = Replies;
+
+    /// One reply, and then none; replies without end, or a panic, for those who are called so.
+    async fn lots_of_replies(
+        &self,
+        request: tonic::Request<HelloRequest>,
+    ) -> Result<Answer<Replies>, Status> {
+        let (held, name) = (self.hold(), request.into_inner().name);
+        let replies = async_stream::stream! {
+            let _held = held;
+            yield Ok(HelloReply { message: name.clone() });
+            while name == "endless" {
+                yield Ok(HelloReply { message: "x".repeat(1000) });
+            }
+            // What is there is sent before it goes on.
+            tokio::task::yield_now().await;
+            assert!(name != "panic", "on purpose");
+            pending::<()>().await;
+        };
+        Ok(Answer::new(Box::pin(replies)))
+    }
+
+    async fn lots_of_greetings(
+        &self,
+        request: tonic::Request<Streaming<HelloRequest>>,
+    ) -> Result<Answer<HelloReply>, Status> {
+        let _held = self.hold();
+        let mut requests = request.into_inner();
+        while requests.message().await?.is_some() {}
+        pending().await
+    }
+
+    type BidiHelloStream = Replies;
+
+    async fn bidi_hello(
+        &self,
+        request: tonic::Request<Streaming<HelloRequest>>,
+    ) -> Result<Answer<Replies>, Status> {
+        let held = self.hold();
+        let replies = request.into_inner().map(move |request| {
+            let _held = &held;
+            Ok(HelloReply {
+                message: request?.name,
+            })
+        });
+        Ok(Answer::new(Box::pin(replies)))
+    }
+}
+
+/// A client that enforces nothing by itself, and its server.
+struct Pipe {
+    client: client::SendRequest<Bytes>,
+    handlers: Stubborn,
+    calls: TaskTracker,
+}
+
+impl Pipe {
+    async fn new(limits: Limits) -> Self {
+        Self::with_window(limits, 65_535).await
+    }
+
+    /// With a client that takes so many bytes of a stream before it has read them.
+    async fn with_window(limits: Limits, window: u32) -> Self {
+        let handlers = Stubborn::default();
+        let served = Served {
+            routes: Routes::new(GreeterServer::new(handlers.clone())).prepare(),
+            descriptors: &[pb::FILE_DESCRIPTOR_SET],
+            steady: &[LOTS_OF_GREETINGS],
+            any_size: &[],
+            always: &[SQUARE],
+        };
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let calls = TaskTracker::new();
+        calls.close();
+        let mut http2 = http2::Builder::new(Tasks::new(calls.clone()));
+        http2.timer(TokioTimer::new());
+        let served = Calls::new(served, Arc::new(limits));
+        tokio::spawn(http2.serve_connection(TokioIo::new(far), served));
+        let mut builder = client::Builder::new();
+        builder.initial_window_size(window);
+        let (client, connection) = builder.handshake(near).await.unwrap();
+        tokio::spawn(connection);
+        Self {
+            client,
+            handlers,
+            calls,
+        }
+    }
+
+    async fn call(&mut self, path: &str, headers: &[(&str, &str)]) -> RawCall {
+        let mut request = Request::post(format!("http://muxs{path}"));
+        for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")] {
+            if !headers.iter().any(|(given, _)| *given == name) {
+                request = request.header(name, value);
+            }
+        }
+        for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(()).unwrap()).await
+    }
+
+    async fn send(&mut self, request: Request<()>) -> RawCall {
+        let mut client = self.client.clone().ready().await.unwrap();
+        let (response, requests) = client.send_request(request, false).unwrap();
+        RawCall { response, requests }
+    }
+
+    fn held(&self) -> usize {
+        self.handlers.held.load(Ordering::Relaxed)
+    }
+}
+
+struct RawCall {
+    response: client::ResponseFuture,
+    requests: SendStream<Bytes>,
+}
+
+/// How a call ended.
+#[derive(Debug)]
+struct Ended {
+    http: StatusCode,
+    status: Option<Status>,
+    bytes: Bytes,
+}
+
+impl Ended {
+    #[track_caller]
+    fn assert(&self, code: Code, reason: &str) {
+        let status = self.status.as_ref().expect("a grpc-status");
+        assert_eq!(status.code(), code, "{status:?}");
+        let info = status.get_details_error_info().expect("ErrorInfo");
+        assert_eq!(info.reason, reason);
+    }
+}
+
+impl RawCall {
+    fn say(&mut self, message: &impl Message) {
+        self.requests
+            .send_data(framed(&message.encode_to_vec()), false)
+            .unwrap();
+    }
+
+    fn close(&mut self) {
+        self.requests.send_data(Bytes::new(), true).unwrap();
+    }
+
+    /// Reads what comes, to the end.
+    async fn ended(&mut self) -> Result<Ended, h2::Error> {
+        let (head, mut body) = (&mut self.response).await?.into_parts();
+        let mut bytes = BytesMut::new();
+        while let Some(data) = body.data().await {
+            let data = data?;
+            bytes.put_slice(&data);
+            body.flow_control().release_capacity(data.len())?;
+        }
+        let trailers = body.trailers().await?.unwrap_or(head.headers);
+        Ok(Ended {
+            http: head.status,
+            status: Status::from_header_map(&trailers),
+            bytes: bytes.freeze(),
+        })
+    }
+}
+
+fn framed(message: &[u8]) -> Bytes {
+    let mut framed = BytesMut::new();
+    framed.put_u8(0);
+    framed.put_u32(message.len().try_into().unwrap());
+    framed.put_slice(message);
+    framed.freeze()
+}
+
+fn hello(name: &str) -> HelloRequest {
+    HelloRequest {
+        name: name.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// Lets all tasks run until they wait for the clock.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_is_kept_to_the_millisecond_in_every_shape() {
+    for path in SHAPES {
+        for closes in [true, false] {
+            let mut pipe = Pipe::new(Limits::default()).await;
+            let begin = Instant::now();
+            let mut call = pipe.call(path, &[("grpc-timeout", "1234m")]).await;
+            call.say(&hello("you"));
+            // BidiHello would be over.
+            if closes && path != BIDI_HELLO {
+                call.close();
+            }
+            let ended = call.ended().await.unwrap();
+            ended.assert(Code::DeadlineExceeded, "DEADLINE");
+            let late = begin.elapsed() - TIME;
+            assert!(late < Duration::from_millis(5), "{path}: {late:?} late");
+            pipe.calls.wait().await;
+            assert_eq!(pipe.held(), 0, "{path}");
+        }
+    }
+}
+
+/// Its window is full, so it can be told nothing.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_cannot_keep_what_a_call_held_beyond_its_deadline() {
+    let mut pipe = Pipe::with_window(Limits::default(), 1000).await;
+    let mut call = pipe
+        .call(LOTS_OF_REPLIES, &[("grpc-timeout", "1234m")])
+        .await;
+    call.say(&hello("endless"));
+    call.close();
+    tokio::time::sleep(TIME - Duration::from_millis(100)).await;
+    assert_eq!(pipe.held(), 1);
+    pipe.calls.wait().await;
+    assert_eq!(pipe.held(), 0);
+    let reset = call.ended().await.unwrap_err();
+    assert_eq!(reset.reason(), Some(Reason::CANCEL));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_is_not_needed_does_nothing() {
+    let mut pipe = Pipe::new(Limits::default()).await;
+    let mut call = pipe.call(SQUARE, &[("grpc-timeout", "1H")]).await;
+    call.say(&Number { value: 2.0 });
+    call.close();
+    let ended = call.ended().await.unwrap();
+    assert_eq!(ended.status.unwrap().code(), Code::Ok);
+    assert_eq!(ended.bytes.len(), 5 + 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_call_takes_longer_than_the_server_likes() {
+    let limits = Limits {
+        max_deadline: Some(TIME),
+        ..Limits::default()
+    };
+    for timeout in ["", "1H", "99999999H"] {
+        let mut pipe = Pipe::new(limits.clone()).await;
+        let begin = Instant::now();
+        let mut call = pipe.call(SAY_HELLO, &[("grpc-timeout", timeout)]).await;
+        call.say(&hello("you"));
+        call.close();
+        let ended = call.ended().await.unwrap();
+        ended.assert(Code::DeadlineExceeded, "DEADLINE");
+        assert!(begin.elapsed() - TIME < Duration::from_millis(5));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_that_says_no_time_is_refused() {
+    let mut pipe = Pipe::new(Limits::default()).await;
+    for timeout in ["soon", "1", "123456789S", "-1S", "1.5S", "1s"] {
+        let mut call = pipe.call(SAY_HELLO, &[("grpc-timeout", timeout)]).await;
+        let ended = call.ended().await.unwrap();
+        ended.assert(Code::InvalidArgument, "BAD_REQUEST");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_nothing_to_say_is_not_waited_for() {
+    let limits = Limits {
+        idle_timeout: TIME,
+        ..Limits::default()
+    };
+    // The message of a call that has one, and a stream that shall not rest.
+    for path in [SAY_HELLO, LOTS_OF_REPLIES, LOTS_OF_GREETINGS] {
+        let mut pipe = Pipe::new(limits.clone()).await;
+        let begin = Instant::now();
+        let mut call = pipe.call(path, &[]).await;
+        for _ in 0..3 {
+            tokio::time::sleep(TIME / 2).await;
+            // Less than a message, or an empty one.
+            let some = if path == LOTS_OF_GREETINGS { 5 } else { 1 };
+            let some = Bytes::from_static(&[0; 5]).slice(..some);
+            call.requests.send_data(some, false).unwrap();
+        }
+        let ended = call.ended().await.unwrap();
+        ended.assert(Code::Unavailable, "IDLE");
+        let status = ended.status.unwrap();
+        assert!(status.get_details_retry_info().is_some());
+        let late = begin.elapsed() - TIME / 2 * 3 - TIME;
+        assert!(late < Duration::from_millis(5), "{path}: {late:?} late");
+        assert_eq!(pipe.held(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conversation_may_pause() {
+    let mut pipe = Pipe::new(Limits::default()).await;
+    let mut call = pipe.call(BIDI_HELLO, &[]).await;
+    for _ in 0..3 {
+        call.say(&hello("you"));
+        tokio::time::sleep(Duration::from_secs(24 * 60 * 60)).await;
+    }
+    call.close();
+    let ended = call.ended().await.unwrap();
+    assert_eq!(ended.status.unwrap().code(), Code::Ok);
+    assert_eq!(ended.bytes.len(), 3 * (5 + 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_ends_its_own_call_and_no_other() {
+    let mut pipe = Pipe::new(Limits::default()).await;
+    let mut other = pipe.call(BIDI_HELLO, &[]).await;
+    other.say(&hello("you"));
+    settle().await;
+
+    let mut in_handler = pipe.call(SQUARE, &[]).await;
+    in_handler.say(&Number { value: f32::NAN });
+    in_handler.close();
+    let ended = in_handler.ended().await.unwrap();
+    ended.assert(Code::Internal, "IO");
+
+    let mut in_stream = pipe.call(LOTS_OF_REPLIES, &[]).await;
+    in_stream.say(&hello("panic"));
+    in_stream.close();
+    let ended = in_stream.ended().await.unwrap();
+    ended.assert(Code::Internal, "IO");
+    assert_eq!(ended.bytes.len(), 5 + 7, "the reply before it");
+
+    assert_eq!(pipe.held(), 1, "only the other");
+    other.say(&hello("you"));
+    other.close();
+    let ended = other.ended().await.unwrap();
+    assert_eq!(ended.status.unwrap().code(), Code::Ok);
+    assert_eq!(ended.bytes.len(), 2 * (5 + 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_grpc_is_told_so_in_http() {
+    let mut pipe = Pipe::new(Limits::default()).await;
+    for content_type in [
+        "",
+        "application/json",
+        "application/grpc-web",
+        "application/grpc+json",
+        "application/grpcproto",
+    ] {
+        let mut call = pipe
+            .call(SAY_HELLO, &[("content-type", content_type)])
+            .await;
+        let ended = call.ended().await.unwrap();
+        assert_eq!(
+            ended.http,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "{content_type}"
+        );
+        assert!(ended.status.is_none());
+    }
+    for content_type in ["application/grpc+proto", "application/grpc;x=y"] {
+        let mut call = pipe.call(SQUARE, &[("content-type", content_type)]).await;
+        call.say(&Number { value: 2.0 });
+        call.close();
+        let ended = call.ended().await.unwrap();
+        assert_eq!(ended.status.unwrap().code(), Code::Ok, "{content_type}");
+    }
+    for method in [Method::GET, Method::PUT, Method::OPTIONS] {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://muxs{SAY_HELLO}"))
+            .header("content-type", "application/grpc");
+        let mut call = pipe.send(request.body(()).unwrap()).await;
+        let head = (&mut call.response).await.unwrap();
+        assert_eq!(head.status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(head.headers()["allow"], "POST");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_method_that_takes_one_message_takes_one() {
+    let one = framed(&hello("you").encode_to_vec());
+    let two = Bytes::from([&one[..], &one].concat());
+    for path in [SAY_HELLO, LOTS_OF_REPLIES] {
+        for (body, closes) in [
+            (Bytes::new(), true),
+            (two.clone(), true),
+            (two.clone(), false),
+        ] {
+            let mut pipe = Pipe::new(Limits::default()).await;
+            let mut call = pipe.call(path, &[]).await;
+            call.requests.send_data(body, closes).unwrap();
+            let ended = call.ended().await.unwrap();
+            ended.assert(Code::Unimplemented, "BAD_REQUEST");
+            assert_eq!(pipe.held(), 0, "no handler was asked");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_too_large_is_refused_by_its_length() {
+    for path in SHAPES {
+        let mut pipe = Pipe::new(Limits::default()).await;
+        let mut call = pipe.call(path, &[]).await;
+        let size = MAX_MESSAGE_BYTES as u32 + 1;
+        let head = [&[0][..], &size.to_be_bytes()].concat();
+        call.requests.send_data(head.into(), false).unwrap();
+        let ended = call.ended().await.unwrap();
+        ended.assert(Code::ResourceExhausted, "TOO_LARGE");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_takes_its_room_until_its_last_byte() {
+    let limits = Limits {
+        max_calls: 2,
+        ..Limits::default()
+    };
+    let mut pipe = Pipe::new(limits).await;
+    // Its handler has answered; its stream goes on.
+    let mut streaming = pipe.call(BIDI_HELLO, &[]).await;
+    let mut waiting = pipe.call(SAY_HELLO, &[]).await;
+    waiting.say(&hello("you"));
+    settle().await;
+    for _ in 0..3 {
+        let mut refused = pipe.call(SAY_HELLO, &[]).await;
+        let ended = refused.ended().await.unwrap();
+        ended.assert(Code::ResourceExhausted, "BUSY");
+        assert!(ended.status.unwrap().get_details_retry_info().is_some());
+    }
+    // There is always room for what is as short as a health check.
+    let mut always = pipe.call(SQUARE, &[]).await;
+    always.say(&Number { value: 2.0 });
+    always.close();
+    assert_eq!(
+        always.ended().await.unwrap().status.unwrap().code(),
+        Code::Ok
+    );
+
+    streaming.close();
+    streaming.ended().await.unwrap();
+    settle().await;
+    let mut next = pipe.call(BIDI_HELLO, &[]).await;
+    next.close();
+    assert_eq!(next.ended().await.unwrap().status.unwrap().code(), Code::Ok);
+    // A client that cancels makes room, too.
+    waiting.requests.send_reset(Reason::CANCEL);
+    pipe.calls.wait().await;
+    let _first = pipe.call(BIDI_HELLO, &[]).await;
+    let mut second = pipe.call(BIDI_HELLO, &[]).await;
+    second.close();
+    assert_eq!(
+        second.ended().await.unwrap().status.unwrap().code(),
+        Code::Ok
+    );
+}
+
+#[test]
+fn the_methods_are_those_of_the_contract() {
+    let methods = Methods::new(&[pb::FILE_DESCRIPTOR_SET], &[LOTS_OF_GREETINGS]);
+    let requests = |path| methods.requests(path);
+    assert_eq!(requests(SAY_HELLO), methods::Requests::One);
+    assert_eq!(
+        requests("/helloworld.Greeter/SayHello"),
+        methods::Requests::One
+    );
+    assert_eq!(requests(LOTS_OF_REPLIES), methods::Requests::One);
+    assert_eq!(requests(LOTS_OF_GREETINGS), methods::Requests::Steady);
+    assert_eq!(requests(BIDI_HELLO), methods::Requests::AtLeisure);
+    assert_eq!(
+        requests("/muxs.Greeter/Nothing"),
+        methods::Requests::AtLeisure
+    );
+}
