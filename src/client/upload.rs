@@ -2,7 +2,11 @@
 
 use std::{future::IntoFuture, path::PathBuf, pin::Pin, time::Duration};
 
-use tokio::io::AsyncRead;
+use bytes::Bytes;
+use tokio::{
+    io::AsyncRead,
+    time::{Instant, sleep_until},
+};
 use tonic::{Code, Request};
 
 use super::{
@@ -15,7 +19,10 @@ use super::{
     retry::Attempts,
     source::{Piece, Source},
 };
-use crate::pb::{self, write_stream_request::Step, write_stream_response::State};
+use crate::{
+    checksum::Crc32c,
+    pb::{self, write_stream_request::Step, write_stream_response::State},
+};
 
 /// The largest piece that is sent, in bytes, however much the server takes.
 const LARGEST_PIECE: u32 = 1024 * 1024;
@@ -25,6 +32,10 @@ const USUAL_PIECE: u32 = 256 * 1024;
 
 /// How long the server may take for what is only a courtesy to it.
 const COURTESY: Duration = Duration::from_secs(5);
+
+/// How long nothing is sent, because the source has nothing, until an empty chunk says that somebody
+/// is there. Servers end an upload of which nothing comes for a minute or so.
+const STILL_HERE: Duration = Duration::from_secs(15);
 
 /// An upload that is about to start. Awaiting it gives the file as it is on the server.
 ///
@@ -196,6 +207,7 @@ impl<'a, S: Source> Run<'a, S> {
         let (mut transferred, mut durable) = (offset, offset);
         let mut next: Option<Step> = None;
         let mut all_read = false;
+        let mut silent_since = Instant::now();
         loop {
             tokio::select! {
                 biased;
@@ -215,6 +227,7 @@ impl<'a, S: Source> Run<'a, S> {
                 sent = call.requests.send(&mut next), if next.is_some() => match sent {
                     Sent::Chunk(end) => {
                         transferred = end;
+                        silent_since = Instant::now();
                         self.watcher.tell(Event::Advanced { transferred, durable });
                     }
                     Sent::Finish => self.has_finished = true,
@@ -229,6 +242,9 @@ impl<'a, S: Source> Run<'a, S> {
                             Step::Finish(pb::FinishUpload { size, crc32c })
                         }
                     });
+                }
+                () = sleep_until(silent_since + STILL_HERE), if next.is_none() && !all_read => {
+                    next = Some(Step::Chunk(nothing_at(transferred)));
                 }
             }
         }
@@ -270,6 +286,14 @@ impl<'a, S: Source> Run<'a, S> {
         });
         request.set_timeout(COURTESY);
         let _ = self.client.calls.clone().abort_upload(request).await;
+    }
+}
+
+fn nothing_at(offset: u64) -> pb::Chunk {
+    pb::Chunk {
+        offset,
+        crc32c: Some(Crc32c::of(&[]).value()),
+        data: Bytes::new(),
     }
 }
 

@@ -1,13 +1,16 @@
 //! Uploads from a reader.
 
-use std::io;
+use std::{future::IntoFuture, io};
 
-use muxs::client::Error;
-use tokio::io::AsyncReadExt;
+use muxs::client::{Error, Event};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
+};
 
 use super::Place;
 use crate::{
-    fake::{Act, Fake, PIECE, has, lost},
+    fake::{Act, Fake, PIECE, committed, has, lost},
     support::bounded,
 };
 
@@ -75,6 +78,47 @@ async fn a_reader_that_fails_discards_its_upload() {
     let result = bounded(fake.client().upload_from(reader, "name").into_future()).await;
     assert!(matches!(result, Err(Error::Stream { .. })), "{result:?}");
     assert_eq!(fake.script().aborts.len(), 1);
+}
+
+/// A server ends an upload of which nothing comes.
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_has_nothing_for_long_is_spoken_for() {
+    let place = Place::with(PIECE + 1);
+    let fake = Fake::start().await;
+    fake.on_write([
+        has(&place.content, 0),
+        Act::Take(3),
+        has(&place.content, PIECE),
+        Act::TakeToFinish,
+        committed(place.info()),
+    ]);
+    let (mut writer, reader) = tokio::io::duplex(PIECE);
+    let taken = Notify::new();
+    let client = fake.client();
+    let upload = client.upload_from(reader, "name").on_event(|event| {
+        if matches!(event, Event::Advanced { durable, .. } if durable == PIECE as u64) {
+            taken.notify_one();
+        }
+    });
+    let write = async {
+        writer.write_all(&place.content[..PIECE]).await.unwrap();
+        // The clock goes on when all wait for it, and the client speaks up.
+        taken.notified().await;
+        writer.write_all(&place.content[PIECE..]).await.unwrap();
+        drop(writer);
+    };
+    let (sent, ()) = tokio::join!(upload.into_future(), write);
+    sent.unwrap();
+    place.assert_sent(&fake);
+    let lengths = fake.script().chunks[0]
+        .iter()
+        .map(|chunk| chunk.data.len())
+        .collect::<Vec<_>>();
+    let [first, between @ .., last] = &lengths[..] else {
+        panic!("{lengths:?}");
+    };
+    assert_eq!((*first, *last), (PIECE, 1));
+    assert!(between.len() >= 2 && between.iter().all(|length| *length == 0));
 }
 
 /// Gives some bytes and then an error.
