@@ -19,6 +19,7 @@ mod malformed;
 mod memory;
 mod model;
 mod names;
+mod patience;
 mod program;
 mod serving;
 mod streams;

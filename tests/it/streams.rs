@@ -1,5 +1,7 @@
 //! The two ends of a transfer, for tests that say themselves what is sent and when.
 
+use std::time::Duration;
+
 use muxs::pb::{
     Chunk, FileInfo, FinishUpload, OpenUpload, ReadStreamRequest, UploadProgress,
     WriteStreamRequest, WriteStreamResponse, file_controller_client::FileControllerClient,
@@ -7,7 +9,7 @@ use muxs::pb::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{Request, Status, Streaming, transport::Channel};
 
 use crate::support::bounded;
 
@@ -23,8 +25,17 @@ pub(crate) struct Upload {
 impl Upload {
     /// A stream on which nothing has been sent.
     pub(crate) async fn begin(files: &mut Files) -> Self {
+        Self::begin_within(files, None).await
+    }
+
+    /// The same, with a deadline that only the server keeps.
+    pub(crate) async fn begin_within(files: &mut Files, timeout: Option<Duration>) -> Self {
         let (steps, outgoing) = mpsc::channel(8);
-        let answers = bounded(files.write_stream(ReceiverStream::new(outgoing))).await;
+        let mut request = Request::new(ReceiverStream::new(outgoing));
+        if let Some(timeout) = timeout {
+            request.set_timeout(timeout);
+        }
+        let answers = bounded(files.write_stream(request)).await;
         Self {
             steps: Some(steps),
             answers: answers.unwrap().into_inner(),
