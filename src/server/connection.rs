@@ -67,16 +67,18 @@ pub(super) struct Connections {
 impl Connections {
     /// Serves one connection in a task of its own.
     pub(super) fn serve(&self, incoming: Incoming) {
-        let connection = self.clone().drive(incoming);
-        let until_cut = self
-            .lifetime
-            .cut
-            .clone()
-            .run_until_cancelled_owned(connection);
-        self.lifetime.tasks.spawn(until_cut);
+        let connections = self.clone();
+        self.lifetime.tasks.spawn(async move {
+            let calls = Tasks::default();
+            let cut = &connections.lifetime.cut;
+            cut.run_until_cancelled(connections.drive(incoming, &calls))
+                .await;
+            // They notice that their connection is gone.
+            calls.ended().await;
+        });
     }
 
-    async fn drive(self, incoming: Incoming) {
+    async fn drive(&self, incoming: Incoming, calls: &Tasks) {
         let Incoming {
             stream,
             peer,
@@ -84,12 +86,12 @@ impl Connections {
         } = incoming;
         tracing::debug!(%peer, admitted = ticket.admitted, "connected");
         let ended = match (stream, &self.tls) {
-            (Stream::Unix(stream), _) => self.speak(stream, ticket.admitted).await,
-            (Stream::Tcp(stream), None) => self.speak(stream, ticket.admitted).await,
+            (Stream::Unix(stream), _) => self.speak(stream, ticket.admitted, calls).await,
+            (Stream::Tcp(stream), None) => self.speak(stream, ticket.admitted, calls).await,
             (Stream::Tcp(stream), Some(tls)) => {
                 let handshake = timeout(self.limits.handshake_timeout, tls.accept(stream));
                 match self.lifetime.draining.run_until_cancelled(handshake).await {
-                    Some(Ok(Ok(stream))) => self.speak(stream, ticket.admitted).await,
+                    Some(Ok(Ok(stream))) => self.speak(stream, ticket.admitted, calls).await,
                     Some(Ok(Err(error))) => Err(error.into()),
                     Some(Err(late)) => Err(late.into()),
                     None => Ok(()),
@@ -103,14 +105,13 @@ impl Connections {
     }
 
     /// Speaks HTTP/2 until the client goes, or has no more business here.
-    async fn speak<S>(&self, stream: S, admitted: bool) -> Result<(), BoxError>
+    async fn speak<S>(&self, stream: S, admitted: bool, tasks: &Tasks) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limits = &self.limits;
         let socket = Socket::new(stream, limits.handshake_timeout, limits.write_stall_timeout);
         let moved = socket.moved();
-        let tasks = Tasks::new(self.lifetime.tasks.clone());
         let (age, grace, calls) = match admitted {
             true => (
                 limits.max_connection_age.map(jittered),
@@ -131,7 +132,7 @@ impl Connections {
             Either::Right((Either::Right(_), _)) => Some(grace),
         };
         connection.as_mut().graceful_shutdown();
-        let (silent, cut) = (pin!(silence(&tasks, &moved)), pin!(passed(grace)));
+        let (silent, cut) = (pin!(silence(tasks, &moved)), pin!(passed(grace)));
         match select(connection, select(silent, cut)).await {
             Either::Left((ended, _)) => Ok(ended?),
             Either::Right(_) => Err("it did not end by itself".into()),
@@ -149,6 +150,8 @@ impl Connections {
             .max_local_error_reset_streams(MAX_LOCAL_RESETS)
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
             .max_header_list_size(MAX_HEADERS)
+            // gRPC knows no date.
+            .auto_date_header(false)
             .keep_alive_interval(self.limits.keepalive_interval)
             .keep_alive_timeout(self.limits.keepalive_timeout);
         http2

@@ -25,24 +25,19 @@ pub(super) fn end_at(time: Instant) {
 }
 
 /// Runs the calls of one connection.
-#[derive(Clone)]
-pub(super) struct Tasks {
-    of_the_server: TaskTracker,
-    of_the_connection: TaskTracker,
-}
+#[derive(Clone, Default)]
+pub(super) struct Tasks(TaskTracker);
 
 impl Tasks {
-    /// Of a new connection. What it runs is in `of_the_server`, too.
-    pub(super) fn new(of_the_server: TaskTracker) -> Self {
-        Self {
-            of_the_server,
-            of_the_connection: TaskTracker::new(),
-        }
-    }
-
     /// Whether no call is under way.
     pub(super) fn is_empty(&self) -> bool {
-        self.of_the_connection.is_empty()
+        self.0.is_empty()
+    }
+
+    /// Waits until no call is under way and none will be.
+    pub(super) async fn ended(&self) {
+        self.0.close();
+        self.0.wait().await;
     }
 }
 
@@ -51,7 +46,7 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, call: F) {
-        let until_its_end = END.scope(Cell::new(None), async move {
+        self.0.spawn(END.scope(Cell::new(None), async move {
             let mut call = pin!(call);
             let mut end = Wait::default();
             poll_fn(|cx| {
@@ -64,8 +59,6 @@ where
                 end.poll(cx)
             })
             .await;
-        });
-        let call = self.of_the_connection.track_future(until_its_end);
-        self.of_the_server.spawn(call);
+        }));
     }
 }

@@ -6,6 +6,7 @@ mod methods;
 mod refusal;
 mod request;
 mod response;
+mod room;
 #[cfg(test)]
 mod tests;
 mod timeout;
@@ -26,10 +27,7 @@ use futures::{
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, service::Service};
 use pin_project_lite::pin_project;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
-};
+use tokio::time::Instant;
 use tonic::{Status, service::Routes};
 use tower::Service as _;
 
@@ -37,6 +35,7 @@ pub(super) use self::response::ResponseBody;
 use self::{
     methods::Methods,
     request::{RequestBody, Rules},
+    room::{Place, Room},
 };
 use super::{
     config::Limits,
@@ -74,7 +73,7 @@ pub(super) struct Calls {
     methods: Arc<Methods>,
     any_size: &'static [&'static str],
     always: &'static [&'static str],
-    room: Arc<Semaphore>,
+    room: Room,
     limits: Arc<Limits>,
 }
 
@@ -85,14 +84,14 @@ impl Calls {
             methods: Arc::new(Methods::new(served.descriptors, served.steady)),
             any_size: served.any_size,
             always: served.always,
-            room: Arc::new(Semaphore::new(limits.max_calls.min(Semaphore::MAX_PERMITS))),
+            room: Room::new(limits.max_calls),
             limits,
         }
     }
 
     /// The same, but that there is room for none.
     pub(super) fn refused(mut self) -> Self {
-        self.room = Arc::new(Semaphore::new(0));
+        self.room = Room::new(0);
         self.always = &[];
         self
     }
@@ -107,9 +106,9 @@ impl Calls {
         let (mut parts, body) = request.into_parts();
         let path = parts.uri.path();
         let until = self.until(&parts.headers)?;
-        let permit = match self.always.contains(&path) {
+        let place = match self.always.contains(&path) {
             true => None,
-            false => Some(self.permit()?),
+            false => Some(self.room.take().ok_or_else(refusal::busy)?),
         };
         let rules = Rules {
             requests: self.methods.requests(path),
@@ -126,13 +125,8 @@ impl Calls {
             answer: AssertUnwindSafe(answer).catch_unwind(),
             deadline: wait(until),
             until,
-            permit,
+            place,
         })
-    }
-
-    fn permit(&self) -> Result<OwnedSemaphorePermit, Status> {
-        let permit = Arc::clone(&self.room).try_acquire_owned();
-        permit.map_err(|_| refusal::busy())
     }
 
     /// When the call has to be over.
@@ -191,7 +185,7 @@ pin_project! {
         answer: CatchUnwind<AssertUnwindSafe<Answer>>,
         deadline: Wait,
         until: Option<Instant>,
-        permit: Option<OwnedSemaphorePermit>,
+        place: Option<Place>,
     }
 }
 
@@ -209,8 +203,8 @@ impl Future for Call {
         };
         Poll::Ready(Ok(match answered {
             Poll::Ready(Ok(Ok(response))) => {
-                let (deadline, permit) = (std::mem::take(this.deadline), this.permit.take());
-                response.map(|body| ResponseBody::new(body, deadline, permit))
+                let (deadline, place) = (std::mem::take(this.deadline), this.place.take());
+                response.map(|body| ResponseBody::new(body, deadline, place))
             }
             Poll::Ready(Err(panic)) => response::panicked(panic).into_http(),
             Poll::Pending => {

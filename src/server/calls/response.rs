@@ -10,10 +10,9 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
-use super::{super::wait::Wait, refusal};
+use super::{super::wait::Wait, refusal, room::Place};
 
 /// The body of a response. When its time is over, or its handler panics, it lets go of the handler
 /// and ends with the status for the client.
@@ -21,20 +20,15 @@ use super::{super::wait::Wait, refusal};
 pub(in crate::server) struct ResponseBody {
     inner: Option<tonic::body::Body>,
     deadline: Wait,
-    /// Room for one call.
-    _permit: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 impl ResponseBody {
-    pub(super) fn new(
-        inner: tonic::body::Body,
-        deadline: Wait,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Self {
+    pub(super) fn new(inner: tonic::body::Body, deadline: Wait, place: Option<Place>) -> Self {
         Self {
             inner: Some(inner),
             deadline,
-            _permit: permit,
+            _place: place,
         }
     }
 }

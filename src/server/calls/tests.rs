@@ -18,7 +18,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prost::Message;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
-use tokio_util::task::TaskTracker;
 use tonic::{Code, Response as Answer, Streaming};
 use tonic_types::StatusExt;
 
@@ -88,8 +87,10 @@ impl pb::greeter_server::Greeter for Stubborn {
         let replies = async_stream::stream! {
             let _held = held;
             yield Ok(HelloReply { message: name.clone() });
-            while name == "endless" {
-                yield Ok(HelloReply { message: "x".repeat(1000) });
+            if name == "endless" {
+                loop {
+                    yield Ok(HelloReply { message: "x".repeat(1000) });
+                }
             }
             // What is there is sent before it goes on.
             tokio::task::yield_now().await;
@@ -130,7 +131,7 @@ impl pb::greeter_server::Greeter for Stubborn {
 struct Pipe {
     client: client::SendRequest<Bytes>,
     handlers: Stubborn,
-    calls: TaskTracker,
+    calls: Tasks,
 }
 
 impl Pipe {
@@ -149,9 +150,8 @@ impl Pipe {
             always: &[SQUARE],
         };
         let (near, far) = tokio::io::duplex(1 << 20);
-        let calls = TaskTracker::new();
-        calls.close();
-        let mut http2 = http2::Builder::new(Tasks::new(calls.clone()));
+        let calls = Tasks::default();
+        let mut http2 = http2::Builder::new(calls.clone());
         http2.timer(TokioTimer::new());
         let served = Calls::new(served, Arc::new(limits));
         tokio::spawn(http2.serve_connection(TokioIo::new(far), served));
@@ -278,7 +278,7 @@ async fn a_deadline_is_kept_to_the_millisecond_in_every_shape() {
             ended.assert(Code::DeadlineExceeded, "DEADLINE");
             let late = begin.elapsed() - TIME;
             assert!(late < Duration::from_millis(5), "{path}: {late:?} late");
-            pipe.calls.wait().await;
+            pipe.calls.ended().await;
             assert_eq!(pipe.held(), 0, "{path}");
         }
     }
@@ -295,7 +295,7 @@ async fn a_client_that_does_not_read_cannot_keep_what_a_call_held_beyond_its_dea
     call.close();
     tokio::time::sleep(TIME - Duration::from_millis(100)).await;
     assert_eq!(pipe.held(), 1);
-    pipe.calls.wait().await;
+    pipe.calls.ended().await;
     assert_eq!(pipe.held(), 0);
     let reset = call.ended().await.unwrap_err();
     assert_eq!(reset.reason(), Some(Reason::CANCEL));
@@ -518,7 +518,7 @@ async fn a_call_takes_its_room_until_its_last_byte() {
     assert_eq!(next.ended().await.unwrap().status.unwrap().code(), Code::Ok);
     // A client that cancels makes room, too.
     waiting.requests.send_reset(Reason::CANCEL);
-    pipe.calls.wait().await;
+    pipe.calls.ended().await;
     let _first = pipe.call(BIDI_HELLO, &[]).await;
     let mut second = pipe.call(BIDI_HELLO, &[]).await;
     second.close();

@@ -1,0 +1,39 @@
+//! Room for so many calls.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+/// Counts the calls under way, on all workers. Clones count together.
+#[derive(Clone, Debug)]
+pub(super) struct Room {
+    max: usize,
+    taken: Arc<AtomicUsize>,
+}
+
+/// Room for one call, until it is dropped.
+#[derive(Debug)]
+pub(in crate::server) struct Place(Arc<AtomicUsize>);
+
+impl Room {
+    pub(super) fn new(max: usize) -> Self {
+        Self {
+            max,
+            taken: Arc::default(),
+        }
+    }
+
+    /// Takes a place, if one is left.
+    pub(super) fn take(&self) -> Option<Place> {
+        // Given back at once where it is one too many.
+        let place = Place(Arc::clone(&self.taken));
+        (self.taken.fetch_add(1, Ordering::Relaxed) < self.max).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
