@@ -8,6 +8,7 @@
 
 mod client;
 mod downloads;
+mod drain;
 mod durability;
 mod examples;
 mod fake;
@@ -21,6 +22,7 @@ mod model;
 mod names;
 mod patience;
 mod program;
+mod raw;
 mod serving;
 mod streams;
 mod support;

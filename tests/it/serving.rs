@@ -1,6 +1,6 @@
 //! Health, reflection, and how a server ends.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use muxs::{
     files::{Settings, Store},
@@ -19,7 +19,7 @@ use tonic_health::pb::{
 };
 use tonic_reflection::pb::{v1, v1alpha};
 
-use crate::support::{PATIENCE, TestServer, bounded, connect, hello};
+use crate::support::{TestServer, bounded, connect};
 
 const SERVICES: [&str; 6] = [
     "grpc.health.v1.Health",
@@ -127,82 +127,6 @@ fn contains(descriptor: &[u8], text: &str) -> bool {
     descriptor
         .windows(text.len())
         .any(|window| window == text.as_bytes())
-}
-
-#[tokio::test]
-async fn a_drain_lets_calls_end_and_takes_no_new_ones() {
-    let mut server = TestServer::start_with(|config| config.shutdown_grace = PATIENCE * 2);
-    let mut greeter = server.greeter().await;
-    let mut health = HealthClient::new(server.channel().await);
-    let mut watch = health
-        .watch(check("muxs.Greeter"))
-        .await
-        .unwrap()
-        .into_inner();
-    let first = watch.message().await.unwrap().unwrap();
-    assert_eq!(first.status(), ServingStatus::Serving);
-    let (requests, outgoing) = mpsc::channel(1);
-    let mut replies = greeter
-        .bidi_hello(ReceiverStream::new(outgoing))
-        .await
-        .unwrap()
-        .into_inner();
-    requests.send(hello("A")).await.unwrap();
-    assert!(replies.message().await.unwrap().is_some());
-
-    server.stop();
-    let second = bounded(watch.message()).await.unwrap().unwrap();
-    assert_eq!(second.status(), ServingStatus::NotServing);
-    // A watch would never end by itself, and is no reason to wait.
-    assert_eq!(bounded(watch.message()).await.unwrap(), None);
-    // The call under way goes on as long as both want.
-    requests.send(hello("B")).await.unwrap();
-    assert_eq!(
-        replies.message().await.unwrap().unwrap().message,
-        "Hello, B!"
-    );
-    drop(requests);
-    assert_eq!(replies.message().await.unwrap(), None);
-    server.stopped().await;
-    assert_eq!(
-        greeter.say_hello(hello("C")).await.unwrap_err().code(),
-        Code::Unavailable
-    );
-}
-
-/// None of these calls ends by itself, and neither does the connection of a peer that never says a
-/// word.
-#[tokio::test]
-async fn a_drain_ends_whatever_a_client_does() {
-    let mut server =
-        TestServer::start_with(|config| config.shutdown_grace = Duration::from_millis(50));
-    let mut greeter = server.greeter().await;
-    let hour = prost_types::Duration {
-        seconds: 3600,
-        nanos: 0,
-    };
-    let pausing = HelloRequest {
-        interval: Some(hour),
-        ..hello("you")
-    };
-    let mut pausing = greeter.lots_of_replies(pausing).await.unwrap().into_inner();
-    assert!(pausing.message().await.unwrap().is_some());
-    let endless = HelloRequest {
-        replies: u32::MAX,
-        ..hello("x".repeat(4096))
-    };
-    let mut unread = greeter.lots_of_replies(endless).await.unwrap().into_inner();
-    let (_requests, outgoing) = mpsc::channel::<HelloRequest>(1);
-    let replies = greeter.bidi_hello(ReceiverStream::new(outgoing)).await;
-    let mut silent = replies.unwrap().into_inner();
-    let _speechless = TcpStream::connect(server.address).await.unwrap();
-
-    server.stop();
-    server.stopped().await;
-    assert!(bounded(pausing.message()).await.is_err());
-    assert!(bounded(silent.message()).await.is_err());
-    let cut = async { while unread.message().await.is_ok() {} };
-    bounded(cut).await;
 }
 
 /// Nobody waits for such a server to drain, so nothing of it may stay behind.
