@@ -72,6 +72,13 @@ impl Listener {
 }
 
 async fn bind_unix(path: &Path) -> io::Result<Listener> {
+    // The system would make up a name that nobody knows.
+    if path.as_os_str().is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the path is empty",
+        ));
+    }
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_behind(path).await => {
             std::fs::remove_file(path)?;

@@ -65,7 +65,9 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
         true => Some(development::certificate(&addresses)?),
         false => args.tls.load()?,
     };
-    if let Some(tls) = &tls {
+    if let Some(tls) = &tls
+        && !args.tls.tls_self_signed
+    {
         reload_at_hangup(tls.clone())?;
     }
     let (root, settings) = (args.files.root.clone(), args.files.settings());
