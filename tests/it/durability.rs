@@ -12,9 +12,9 @@ use tempfile::TempDir;
 use tonic::Code;
 
 use crate::{
-    memory::peak_memory,
     streams::{Upload, chunk, content, crc32c, open, put},
     support::{Program, TestServer, assert_failure, bounded, file, kill, skipped, tree},
+    watched::peak_memory,
 };
 
 /// The server program over `root`, with its system calls written to `trace`; None where that cannot

@@ -6,6 +6,7 @@
 )]
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod attacks;
 mod client;
 mod downloads;
 mod drain;
@@ -28,3 +29,4 @@ mod streams;
 mod support;
 mod transfers;
 mod uploads;
+mod watched;

@@ -4,67 +4,23 @@
 use std::fs;
 
 use bytes::Bytes;
-use muxs::pb::{
-    Chunk, FinishUpload, HelloRequest, OpenUpload, greeter_client::GreeterClient,
-    write_stream_request::Step,
-};
-use tempfile::TempDir;
+use muxs::pb::{Chunk, FinishUpload, HelloRequest, OpenUpload, write_stream_request::Step};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::transport::Channel;
 
 use crate::{
     streams::{Files, Upload, crc32c, whole},
-    support::{Program, bounded, hello, skipped},
+    support::{bounded, hello, skipped},
+    watched::{MAX_GROWTH, MIB, Watched},
 };
 
 const MILLION: u32 = 1_000_000;
-
-/// In bytes. A million of anything that is kept is more than this.
-const MAX_GROWTH: u64 = 8 * MIB;
-
-const MIB: u64 = 1024 * 1024;
 
 /// What one upload may take, by the formula in ARCHITECTURE.md.
 const MAX_UPLOAD: u64 = 8 * MIB;
 
 /// What one download may take, with chunks of the usual size.
 const MAX_DOWNLOAD: u64 = MIB;
-
-/// A server whose memory is watched from its first call on.
-struct Watched {
-    greeter: GreeterClient<Channel>,
-    program: Program,
-    before: u64,
-    root: TempDir,
-}
-
-impl Watched {
-    async fn start() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let program = Program::start(root.path()).await;
-        let mut greeter = program.greeter().await;
-        greeter.say_hello(hello("you")).await.unwrap();
-        let before = peak_memory(program.id());
-        Self {
-            greeter,
-            program,
-            before,
-            root,
-        }
-    }
-
-    #[track_caller]
-    fn assert_small(&self) {
-        self.assert_grown_less_than(MAX_GROWTH);
-    }
-
-    #[track_caller]
-    fn assert_grown_less_than(&self, bytes: u64) {
-        let growth = peak_memory(self.program.id()) - self.before;
-        assert!(growth < bytes, "it grew by {growth} bytes");
-    }
-}
 
 /// As large as a file system lets a file of zeros be without a disk for it.
 const LARGE: u64 = 4096 * MIB;
@@ -233,15 +189,4 @@ async fn of_unknown_size(files: &mut Files) -> Upload {
     let mut upload = Upload::open(files, plan).await;
     upload.progress().await;
     upload
-}
-
-/// The most memory the server has had at any time, in bytes.
-pub(crate) fn peak_memory(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .unwrap();
-    let kibibytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kibibytes * 1024
 }

@@ -45,6 +45,9 @@ pub(crate) const MAX_WINDOW: u32 = (1 << 31) - 1;
 /// How much a client may send on a stream before the server has read of it, in bytes.
 pub(crate) const STREAM_WINDOW: u64 = 1024 * 1024;
 
+/// `:status: 200`, as the static table of HPACK has it.
+const STATUS_200: u8 = 0x88;
+
 const HEAD_BYTES: usize = 9;
 
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -148,6 +151,8 @@ pub(crate) struct Heard {
     frames: HashMap<u8, u64>,
     /// How many streams it has ended, other than by a reset.
     pub(crate) ended: u64,
+    /// How many it has answered with 200 of HTTP, as it does where there is a gRPC server.
+    pub(crate) served: u64,
     /// Bytes of DATA.
     pub(crate) data: u64,
     /// By how much more than at first each stream may send, in bytes.
@@ -161,6 +166,8 @@ impl Raw {
     /// A connection on which the client has said nothing.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = bounded(TcpStream::connect(address)).await.unwrap();
+        // Else a short frame may wait for the acknowledgement of the one before it.
+        stream.set_nodelay(true).unwrap();
         let (read, socket) = stream.into_split();
         let (hearing, heard) = watch::channel(Heard::default());
         tokio::spawn(listen(read, hearing));
@@ -177,7 +184,9 @@ impl Raw {
         raw.send(&[PREFACE, &settings(entries)].concat())
             .await
             .unwrap();
-        raw.until(|heard| heard.count(SETTINGS) > 0).await;
+        // The window of the connection is only then as large as those of the streams need.
+        raw.until(|heard| heard.count(SETTINGS) > 0 && heard.count(WINDOW_UPDATE) > 0)
+            .await;
         raw.send(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
         raw
     }
@@ -256,6 +265,7 @@ impl Heard {
             let mut payload = received.split_to(length);
             *self.frames.entry(kind).or_default() += 1;
             match kind {
+                HEADERS if payload.first() == Some(&STATUS_200) => self.served += 1,
                 DATA => self.data += length as u64,
                 WINDOW_UPDATE => {
                     *self.granted.entry(stream).or_default() += u64::from(payload.get_u32());

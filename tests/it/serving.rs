@@ -195,24 +195,3 @@ async fn a_client_is_told_how_much_it_may_send() {
     assert_eq!(settings[&initial_window], 1024 * 1024);
     assert_eq!(settings[&max_header_list], 16 * 1024);
 }
-
-/// CVE-2023-44487, "rapid reset".
-#[tokio::test]
-async fn a_client_that_only_opens_and_resets_calls_is_cut_off() {
-    let server = TestServer::start();
-    let mut stream = TcpStream::connect(server.address).await.unwrap();
-    let mut attack = PREFACE.to_vec();
-    for id in (1..2000_u32).step_by(2) {
-        // HEADERS with `:method: POST`, `:scheme: http`, `:path: /`, then RST_STREAM with CANCEL.
-        attack.extend(b"\0\0\x03\x01\x04");
-        attack.extend(id.to_be_bytes());
-        attack.extend(b"\x83\x86\x84\0\0\x04\x03\0");
-        attack.extend(id.to_be_bytes());
-        attack.extend(8_u32.to_be_bytes());
-    }
-    // The server may have closed the connection before it has all of it.
-    let _ = stream.write_all(&attack).await;
-    let mut answer = Vec::new();
-    let _ = bounded(stream.read_to_end(&mut answer)).await;
-    assert!(contains(&answer, "too_many_resets"));
-}

@@ -1,0 +1,158 @@
+//! More connections than there is room for.
+
+use std::{fs, net::IpAddr};
+
+use muxs::pb::greeter_client::GreeterClient;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+use tonic_types::StatusExt;
+
+use muxs::pb::HelloRequest;
+
+use crate::{
+    raw::{Raw, SETTINGS},
+    support::{PATIENCE, assert_failure, bounded, hello},
+    watched::{MAX_GROWTH, Watched},
+};
+
+/// A client on a connection of its own, from a local address.
+fn client(server: &Watched, from: [u8; 4]) -> GreeterClient<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.program.address))
+        .unwrap()
+        .local_address(Some(IpAddr::from(from)))
+        .timeout(PATIENCE);
+    GreeterClient::new(endpoint.connect_lazy())
+}
+
+const HERE: [u8; 4] = [127, 0, 0, 1];
+const ELSEWHERE: [u8; 4] = [127, 0, 0, 2];
+
+#[track_caller]
+fn assert_busy<T>(answer: Result<T, Status>) {
+    let status = assert_failure(answer, Code::ResourceExhausted, "BUSY");
+    assert!(status.get_details_retry_info().is_some(), "{status:?}");
+}
+
+/// Clients that are served, as many as there is room for beside the honest one.
+async fn served(server: &Watched, count: usize) -> Vec<GreeterClient<Channel>> {
+    let mut served = Vec::new();
+    for _ in 0..count {
+        let mut greeter = client(server, HERE);
+        bounded(greeter.say_hello(hello("you"))).await.unwrap();
+        served.push(greeter);
+    }
+    served
+}
+
+/// Waits until a new connection is served.
+async fn room(server: &Watched) {
+    let room = async {
+        while client(server, HERE).say_hello(hello("you")).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    bounded(room).await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_told_or_closed() {
+    const CROWD: usize = 200;
+    let mut server = Watched::start_with(&["--max-connections", "10"]).await;
+    let served = served(&server, 9).await;
+    assert_busy(bounded(client(&server, ELSEWHERE).say_hello(hello("you"))).await);
+
+    let mut crowd = Vec::new();
+    for _ in 0..CROWD {
+        crowd.push(Raw::connect(server.program.address).await);
+    }
+    let mut told = 0;
+    for raw in &mut crowd {
+        // Those that are told are spoken to at first.
+        let heard = raw
+            .until(|heard| heard.closed || heard.count(SETTINGS) > 0)
+            .await;
+        told += usize::from(heard.count(SETTINGS) > 0);
+    }
+    assert!((1..CROWD).contains(&told), "{told} were told");
+    for raw in &mut crowd {
+        raw.closed().await;
+    }
+    server.assert_serves().await;
+    server.assert_grown_less_than(4 * MAX_GROWTH);
+
+    drop(served);
+    room(&server).await;
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_the_room_of_another() {
+    let flags = ["--max-connections-per-address", "4"];
+    let mut server = Watched::start_with(&flags).await;
+    let served = served(&server, 3).await;
+    assert_busy(bounded(client(&server, HERE).say_hello(hello("you"))).await);
+    let mut elsewhere = client(&server, ELSEWHERE);
+    bounded(elsewhere.say_hello(hello("you"))).await.unwrap();
+    server.assert_serves().await;
+    drop(served);
+    room(&server).await;
+}
+
+/// On which the server accepts, and nothing else.
+fn time_of_the_main_thread(process: u32) -> u64 {
+    let times = fs::read_to_string(format!("/proc/{process}/task/{process}/schedstat")).unwrap();
+    times.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_server_without_descriptors_waits_for_some() {
+    const PAUSE: i32 = 100_000_000;
+    const PAUSES: u32 = 10;
+    let mut server = Watched::start().await;
+    let process = server.program.id();
+    let open = fs::read_dir(format!("/proc/{process}/fd")).unwrap().count();
+    let limit = Rlimit {
+        current: Some(open as u64 + 4),
+        maximum: getrlimit(Resource::Nofile).maximum,
+    };
+    let pid = Pid::from_raw(process.cast_signed());
+    prlimit(pid, Resource::Nofile, limit).unwrap();
+
+    let mut crowd = Vec::new();
+    for _ in 0..50 {
+        crowd.push(Raw::connect(server.program.address).await);
+    }
+    let failing = "cannot accept connections";
+    bounded(async {
+        while !server.program.log().contains(failing) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let before = time_of_the_main_thread(process);
+    let request = HelloRequest {
+        replies: PAUSES + 1,
+        interval: Some(prost_types::Duration {
+            seconds: 0,
+            nanos: PAUSE,
+        }),
+        ..hello("you")
+    };
+    let replies = server.greeter.lots_of_replies(request).await;
+    let mut replies = replies.unwrap().into_inner();
+    while bounded(replies.message()).await.unwrap().is_some() {}
+    let spent = time_of_the_main_thread(process) - before;
+    // Of a second that the server has counted itself, a tenth.
+    assert!(
+        spent < PAUSE as u64,
+        "{spent} ns, while nothing could be done"
+    );
+    assert_eq!(server.program.log().matches(failing).count(), 1);
+    server.assert_serves().await;
+    server.assert_small();
+
+    drop(crowd);
+    room(&server).await;
+}

@@ -1,0 +1,78 @@
+//! Messages that are larger than they may be, or than they look.
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::Request;
+use tonic::{Code, Status};
+
+use super::SAY_HELLO;
+use crate::{
+    raw::{polite, request},
+    support::{assert_failure, bounded, metadata},
+    watched::{MIB, Watched},
+};
+
+/// The status that a call of these bytes gets, all of which are sent as far as the server wants them.
+async fn status(requests: &mut SendRequest<Bytes>, head: Request<()>, body: Bytes) -> Status {
+    let (response, mut sending) = requests.send_request(head, false).unwrap();
+    // The server may be fed up before it has all of it.
+    let _ = sending.send_data(body, false);
+    let response = bounded(response).await.unwrap();
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        return status;
+    }
+    let mut body = response.into_body();
+    while let Some(data) = bounded(body.data()).await {
+        data.unwrap();
+    }
+    let trailers = bounded(body.trailers()).await.unwrap().unwrap();
+    Status::from_header_map(&trailers).unwrap()
+}
+
+#[tokio::test]
+async fn a_message_that_is_announced_as_too_large_is_not_waited_for() {
+    let paths = [
+        SAY_HELLO,
+        "/muxs.Greeter/LotsOfGreetings",
+        "/muxs.Greeter/BidiHello",
+        "/muxs.FileController/WriteStream",
+    ];
+    let mut server = Watched::start().await;
+    let (mut requests, _connection) = polite(server.program.address).await;
+    for path in paths {
+        let head = request(server.program.address, path);
+        let body = Bytes::from_static(b"\0\xff\xff\xff\xffand so on");
+        let failure = status(&mut requests, head, body).await;
+        let status = assert_failure(Err::<(), _>(failure), Code::ResourceExhausted, "TOO_LARGE");
+        assert_eq!(metadata(&status, "size"), u32::MAX.to_string());
+    }
+    server.assert_serves().await;
+    server.assert_small();
+}
+
+/// 4 GiB of zeros, in as few bytes as gzip can say it.
+fn bomb() -> Bytes {
+    const SIZE: usize = 4 * MIB as usize - 100;
+    // What gzip says first, then the codes of deflate: one bit for a zero 258 times, and one for the
+    // place where it was before.
+    let mut bomb = b"\x1f\x8b\x08\0\0\0\0\0\0\xff".to_vec();
+    bomb.extend(b"\xed\xc1\x01\x01\0\0\0\x82\x20\xff\xaf\x6e\x48\x40\x01");
+    bomb.resize(SIZE, 0);
+    let head = [&[1], &(bomb.len() as u32).to_be_bytes()[..]].concat();
+    Bytes::from([head, bomb].concat())
+}
+
+#[tokio::test]
+async fn a_message_that_is_larger_than_it_looks_is_not_unpacked() {
+    let mut server = Watched::start().await;
+    let (mut requests, _connection) = polite(server.program.address).await;
+    for path in [SAY_HELLO, "/muxs.Greeter/LotsOfGreetings"] {
+        let mut head = request(server.program.address, path);
+        let gzip = "gzip".parse().unwrap();
+        head.headers_mut().insert("grpc-encoding", gzip);
+        let status = status(&mut requests, head, bomb()).await;
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+        server.assert_serves().await;
+    }
+    server.assert_grown_less_than(32 * MIB);
+}

@@ -1,0 +1,105 @@
+//! Clients that ask for much and take little.
+
+use std::fs;
+
+use muxs::pb::{HelloRequest, ReadStreamRequest};
+use prost::Message;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use super::{LOTS_OF_REPLIES, MAX_STREAMS, READ_STREAM};
+use crate::{
+    raw::{
+        ACK, DATA, END_STREAM, INITIAL_WINDOW_SIZE, MAX_WINDOW, PING, PREFACE, Raw, call, frame,
+        message, settings, streams, window_update,
+    },
+    support::{bounded, hello},
+    watched::{MAX_GROWTH, MIB, Watched},
+};
+
+/// What one download may take, with chunks of the usual size.
+const MAX_DOWNLOAD: u64 = MIB;
+
+/// As many downloads of a large file as one connection may have.
+fn downloads(server: &Watched) -> Vec<u8> {
+    let file = fs::File::create(server.root.path().join("a.bin")).unwrap();
+    file.set_len(4096 * MIB).unwrap();
+    let request = ReadStreamRequest {
+        filename: "a.bin".into(),
+        ..Default::default()
+    };
+    let request = message(&request.encode_to_vec());
+    streams(MAX_STREAMS)
+        .flat_map(|id| {
+            let data = frame(DATA, END_STREAM, id, &request);
+            [call(id, READ_STREAM), data].concat()
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn downloads_that_no_window_lets_out_stay_small() {
+    let mut server = Watched::start().await;
+    let downloads = downloads(&server);
+    let mut raw = Raw::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    raw.send(&downloads).await.unwrap();
+    raw.until(|heard| heard.served == u64::from(MAX_STREAMS))
+        .await;
+    // Time enough for a server that reads on.
+    for _ in 0..500 {
+        server.assert_serves().await;
+    }
+    let heard = raw.assert_alive().await;
+    assert_eq!(heard.data, 0);
+    server.assert_grown_less_than(u64::from(MAX_STREAMS) * MAX_DOWNLOAD + MAX_GROWTH);
+}
+
+/// Whatever windows it opens, if it takes nothing from its socket.
+#[tokio::test]
+async fn a_client_that_takes_nothing_from_its_socket_is_closed() {
+    let mut server = Watched::start_with(&["--write-stall-timeout", "1s"]).await;
+    let mut deaf = TcpStream::connect(server.program.address).await.unwrap();
+    let windows = [
+        settings(&[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]),
+        window_update(0, MAX_WINDOW - 0xffff),
+        downloads(&server),
+    ];
+    deaf.write_all(&[PREFACE, &windows.concat()].concat())
+        .await
+        .unwrap();
+    // What it says now and then does not help.
+    let closed = async {
+        while deaf.write_all(&frame(PING, ACK, 0, &[0; 8])).await.is_ok() {
+            server.assert_serves().await;
+        }
+    };
+    bounded(closed).await;
+    server.assert_grown_less_than(u64::from(MAX_STREAMS) * MAX_DOWNLOAD + MAX_GROWTH);
+}
+
+#[tokio::test]
+async fn a_client_may_take_its_replies_as_slowly_as_it_likes() {
+    const REPLIES: u32 = 20_000;
+    let mut server = Watched::start_with(&["--write-stall-timeout", "1s"]).await;
+    let mut raw = Raw::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    let request = HelloRequest {
+        replies: REPLIES,
+        ..hello("you")
+    };
+    let request = message(&request.encode_to_vec());
+    let call = [
+        call(1, LOTS_OF_REPLIES),
+        frame(DATA, END_STREAM, 1, &request),
+    ];
+    raw.send(&call.concat()).await.unwrap();
+    let mut granted = 0;
+    while raw.heard().ended == 0 {
+        granted += 1000;
+        let more = [window_update(0, 1000), window_update(1, 1000)];
+        raw.send(&more.concat()).await.unwrap();
+        raw.until(|heard| heard.data == granted || heard.ended == 1)
+            .await;
+    }
+    raw.assert_alive().await;
+    server.assert_serves().await;
+    server.assert_small();
+}

@@ -1,0 +1,174 @@
+//! Calls that are opened to be reset, by the client or, as it makes it, by the server.
+
+use super::{BIDI_HELLO, MAX_STREAMS};
+use crate::{
+    raw::{
+        DATA, END_HEADERS, ENHANCE_YOUR_CALM, HEADERS, MAX_WINDOW, PRIORITY, PROTOCOL_ERROR,
+        RST_STREAM, Raw, call, ended_call, frame, header_block, reset, streams, string,
+        window_update,
+    },
+    watched::Watched,
+};
+
+/// How many streams a client may make the server reset.
+const MAX_LOCAL_RESETS: u64 = 1024;
+
+/// How many calls are sent at once.
+const BURST: u32 = 100;
+
+/// The streams of one of many bursts.
+fn burst(number: u32) -> impl Iterator<Item = u32> {
+    streams(BURST).map(move |stream| 2 * BURST * number + stream)
+}
+
+/// CVE-2023-44487, "rapid reset".
+#[tokio::test]
+async fn a_client_that_resets_calls_before_they_begin_is_cut_off() {
+    let mut server = Watched::start().await;
+    let mut raw = Raw::open(server.program.address).await;
+    let heard = raw
+        .send_until_closed(|number| {
+            let frames = burst(number).map(|id| [call(id, BIDI_HELLO), reset(id)].concat());
+            frames.collect::<Vec<_>>().concat()
+        })
+        .await;
+    heard.assert_cut(ENHANCE_YOUR_CALM, "too_many_resets");
+    server.assert_serves().await;
+    server.assert_small();
+}
+
+/// As any client may that changes its mind. What the calls held is free again: there is room for
+/// few of them at a time.
+#[tokio::test]
+async fn calls_that_are_reset_while_they_run_leave_nothing_behind() {
+    let mut server = Watched::start_with(&["--max-calls", "250"]).await;
+    let mut raw = Raw::open(server.program.address).await;
+    for number in 0..100 {
+        let calls: Vec<u8> = burst(number).flat_map(|id| call(id, BIDI_HELLO)).collect();
+        raw.send(&calls).await.unwrap();
+        // BidiHello answers when it begins.
+        let begun = u64::from(BURST * (number + 1));
+        raw.until(|heard| heard.served == begun).await;
+        server.assert_serves().await;
+        let resets: Vec<u8> = burst(number).flat_map(reset).collect();
+        raw.send(&resets).await.unwrap();
+    }
+    let heard = raw.assert_alive().await;
+    assert_eq!((heard.ended, heard.count(RST_STREAM)), (0, 0), "{heard:?}");
+    server.assert_small();
+}
+
+/// As many as it may have are served; the server resets all others, until it has had enough of it.
+#[tokio::test]
+async fn a_client_that_opens_more_calls_than_it_may_is_cut_off() {
+    let mut server = Watched::start().await;
+    let mut raw = Raw::open(server.program.address).await;
+    let begun = u64::from(MAX_STREAMS);
+    let calls: Vec<u8> = streams(MAX_STREAMS)
+        .flat_map(|id| call(id, BIDI_HELLO))
+        .collect();
+    raw.send(&calls).await.unwrap();
+    raw.until(|heard| heard.served == begun).await;
+    raw.send(&call(2 * MAX_STREAMS + 1, BIDI_HELLO))
+        .await
+        .unwrap();
+    raw.until(|heard| heard.count(RST_STREAM) == 1).await;
+    server.assert_serves().await;
+    let heard = raw
+        .send_until_closed(|number| {
+            let calls = burst(number + 2).flat_map(|id| call(id, BIDI_HELLO));
+            calls.collect()
+        })
+        .await;
+    heard.assert_cut(ENHANCE_YOUR_CALM, "too_many_internal_resets");
+    assert_eq!(heard.served, begun);
+    assert!(heard.count(RST_STREAM) <= MAX_LOCAL_RESETS, "{heard:?}");
+    server.assert_serves().await;
+    server.assert_small();
+}
+
+/// What a client does wrong, with a stream of its own.
+type Misdeed = fn(u32) -> Vec<u8>;
+
+async fn assert_cut(misdeeds: &[(&str, Misdeed)], reason: u32, word: &str) {
+    let mut server = Watched::start().await;
+    for (what, misdeed) in misdeeds {
+        let mut raw = Raw::open(server.program.address).await;
+        let heard = raw
+            .send_until_closed(|number| burst(number).flat_map(misdeed).collect())
+            .await;
+        println!("{what}");
+        heard.assert_cut(reason, word);
+        assert!(heard.count(RST_STREAM) <= MAX_LOCAL_RESETS, "{heard:?}");
+        server.assert_serves().await;
+    }
+    server.assert_small();
+}
+
+/// CVE-2025-8671, "MadeYouReset": what is wrong with one stream only makes the server reset it.
+#[tokio::test]
+async fn a_client_that_makes_the_server_reset_its_calls_is_cut_off() {
+    let misdeeds: &[(&str, Misdeed)] = &[
+        ("a window of more than there can be", |id| {
+            [call(id, BIDI_HELLO), window_update(id, MAX_WINDOW)].concat()
+        }),
+        ("a call that depends on itself", |id| {
+            let priority = [&id.to_be_bytes()[..], &[0]].concat();
+            [call(id, BIDI_HELLO), frame(PRIORITY, 0, id, &priority)].concat()
+        }),
+    ];
+    assert_cut(misdeeds, ENHANCE_YOUR_CALM, "too_many_internal_resets").await;
+}
+
+/// The server has forgotten which of them there were, and resets each anew.
+#[tokio::test]
+async fn a_client_that_goes_on_with_calls_that_are_over_is_cut_off() {
+    let mut server = Watched::start().await;
+    let mut raw = Raw::open(server.program.address).await;
+    let ids: Vec<u32> = streams(2 * MAX_LOCAL_RESETS as u32).collect();
+    for (ids, ended) in ids.chunks(BURST as usize).zip(1..) {
+        let calls: Vec<u8> = ids
+            .iter()
+            .flat_map(|&id| ended_call(id, BIDI_HELLO))
+            .collect();
+        raw.send(&calls).await.unwrap();
+        let ended = u64::from(BURST * ended).min(2 * MAX_LOCAL_RESETS);
+        raw.until(|heard| heard.ended == ended).await;
+    }
+    raw.assert_alive().await;
+    let heard = raw
+        .send_until_closed(|number| {
+            let id = ids[number as usize % ids.len()];
+            frame(DATA, 0, id, &[0; 256])
+        })
+        .await;
+    heard.assert_cut(ENHANCE_YOUR_CALM, "too_many_internal_resets");
+    assert!(heard.count(RST_STREAM) <= MAX_LOCAL_RESETS, "{heard:?}");
+    server.assert_serves().await;
+    server.assert_small();
+}
+
+/// These are no matter of one stream.
+#[tokio::test]
+async fn a_client_whose_frames_make_no_sense_is_cut_off_at_once() {
+    let misdeeds: &[(&str, Misdeed)] = &[
+        ("an increment of nothing", |id| {
+            [call(id, BIDI_HELLO), window_update(id, 0)].concat()
+        }),
+        ("a priority of the wrong length", |id| {
+            [call(id, BIDI_HELLO), frame(PRIORITY, 0, id, &[0; 4])].concat()
+        }),
+        ("a header in capitals", |id| {
+            let header = [&[0][..], &string("X"), &string("y")].concat();
+            let block = [header_block(BIDI_HELLO), header].concat();
+            frame(HEADERS, END_HEADERS, id, &block)
+        }),
+        ("HEADERS after the end of a call", |id| {
+            ended_call(id, BIDI_HELLO).repeat(2)
+        }),
+        ("DATA after the end of a call", |id| {
+            [ended_call(id, BIDI_HELLO), frame(DATA, 0, id, b"x")].concat()
+        }),
+    ];
+    assert_cut(misdeeds, PROTOCOL_ERROR, "").await;
+}

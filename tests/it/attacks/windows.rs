@@ -1,0 +1,139 @@
+//! What a client may send ahead of its handlers: as much as the windows allow to who keeps to them,
+//! and no more than they allow to who does not.
+
+use super::{BIDI_HELLO, MAX_STREAMS};
+use crate::{
+    raw::{
+        DATA, END_STREAM, ENHANCE_YOUR_CALM, INITIAL_WINDOW_SIZE, MAX_WINDOW, RST_STREAM, Raw,
+        STREAM_WINDOW, call, frame, message, reset, settings, streams, window_update,
+    },
+    watched::{MIB, Watched},
+};
+
+/// What one connection may make the server keep: what is received ahead of its handlers. Nothing is
+/// to be sent.
+const MAX_CONNECTION: u64 = 128 * MIB;
+
+#[tokio::test]
+async fn a_million_small_messages_may_come_as_fast_as_they_are_read() {
+    const MILLION: u64 = 1_000_000;
+    const BURST: u64 = 1000;
+    // `HelloRequest { name: "somebody" }`.
+    let greeting = message(b"\x0a\x08somebody");
+    let size = greeting.len() as u64;
+    assert_eq!(size, 15);
+    let reply = message(b"\x0a\x10Hello, somebody!").len() as u64;
+    let mut server = Watched::start().await;
+    let mut raw =
+        Raw::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]).await;
+    raw.send(&window_update(0, MAX_WINDOW - 0xffff))
+        .await
+        .unwrap();
+    raw.send(&call(1, BIDI_HELLO)).await.unwrap();
+    let burst = frame(DATA, 0, 1, &greeting).repeat(BURST as usize);
+    for sent in (0..MILLION).step_by(BURST as usize) {
+        raw.until(|heard| heard.window(1) >= (sent + BURST) * size)
+            .await;
+        raw.send(&burst).await.unwrap();
+    }
+    raw.send(&frame(DATA, END_STREAM, 1, b"")).await.unwrap();
+    let heard = raw.until(|heard| heard.ended == 1).await;
+    assert_eq!(heard.data, MILLION * reply);
+    raw.assert_alive().await;
+    server.assert_serves().await;
+    server.assert_grown_less_than(MAX_CONNECTION / 2);
+}
+
+/// The smallest messages, which cost the most.
+#[tokio::test]
+async fn a_client_may_fill_the_window_of_a_stream_before_it_reads() {
+    let greeting = message(b"");
+    let count = STREAM_WINDOW / greeting.len() as u64;
+    let reply = message(b"\x0a\x08Hello, !").len() as u64;
+    let mut server = Watched::start().await;
+    let mut raw = Raw::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    raw.send(&call(1, BIDI_HELLO)).await.unwrap();
+    raw.until(|heard| heard.served == 1).await;
+    let greetings = frame(DATA, 0, 1, &greeting).repeat(count as usize);
+    raw.send(&greetings).await.unwrap();
+    let blocked = raw.assert_alive().await;
+    assert_eq!((blocked.data, blocked.window(1)), (0, STREAM_WINDOW));
+    server.assert_serves().await;
+
+    let opened = [
+        settings(&[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]),
+        window_update(0, MAX_WINDOW - 0xffff),
+        frame(DATA, END_STREAM, 1, b""),
+    ];
+    raw.send(&opened.concat()).await.unwrap();
+    let heard = raw.until(|heard| heard.ended == 1).await;
+    assert_eq!(heard.data, count * reply);
+    raw.assert_alive().await;
+    server.assert_grown_less_than(MAX_CONNECTION);
+}
+
+/// A connection with as many calls as it may have, none of which reads, as their replies have no way
+/// out.
+async fn blocked(server: &Watched) -> Raw {
+    let mut raw = Raw::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    let calls: Vec<u8> = streams(MAX_STREAMS)
+        .flat_map(|id| call(id, BIDI_HELLO))
+        .collect();
+    raw.send(&calls).await.unwrap();
+    raw.until(|heard| heard.served == u64::from(MAX_STREAMS))
+        .await;
+    raw
+}
+
+#[tokio::test]
+async fn one_connection_takes_no_more_memory_than_its_window() {
+    const FRAME: usize = 16 * 1024;
+    let mut server = Watched::start().await;
+    let mut raw = blocked(&server).await;
+    for _ in (0..STREAM_WINDOW).step_by(FRAME) {
+        for id in streams(MAX_STREAMS) {
+            raw.send(&frame(DATA, 0, id, &[0; FRAME])).await.unwrap();
+        }
+        server.assert_serves().await;
+    }
+    raw.assert_alive().await;
+    server.assert_grown_less_than(MAX_CONNECTION + MAX_CONNECTION / 4);
+
+    // No stream has room for another byte.
+    raw.send(&frame(DATA, 0, 1, b"x")).await.unwrap();
+    raw.until(|heard| heard.count(RST_STREAM) == 1).await;
+    raw.assert_alive().await;
+    server.assert_serves().await;
+}
+
+/// As frames have a cost of their own, a client with all its windows full of the smallest ones is
+/// cut off before it gets there.
+#[tokio::test]
+async fn one_connection_takes_no_more_memory_however_small_its_frames() {
+    let mut server = Watched::start().await;
+    let mut raw = blocked(&server).await;
+    let round: Vec<u8> = streams(MAX_STREAMS)
+        .flat_map(|id| frame(DATA, 0, id, b"\0"))
+        .collect();
+    let heard = raw.send_until_closed(|_| round.clone()).await;
+    heard.assert_cut(ENHANCE_YOUR_CALM, "too_many_data_frames");
+    server.assert_serves().await;
+    server.assert_grown_less_than(MAX_CONNECTION);
+}
+
+/// The small frames of calls that were ended before they read them do not count for ever.
+#[tokio::test]
+async fn what_a_call_left_unread_is_forgotten_with_it() {
+    const CALLS: u32 = 500;
+    let mut server = Watched::start().await;
+    let mut raw = Raw::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    for (id, begun) in streams(CALLS).zip(1..) {
+        raw.send(&call(id, BIDI_HELLO)).await.unwrap();
+        raw.until(|heard| heard.served == begun).await;
+        let unread = frame(DATA, 0, id, b"\0").repeat(1000);
+        raw.send(&[unread, reset(id)].concat()).await.unwrap();
+    }
+    raw.assert_alive().await;
+    server.assert_serves().await;
+    server.assert_small();
+}
