@@ -14,7 +14,7 @@ use tonic::Code;
 use crate::{
     Command,
     report::{Report, print_line},
-    support::ServerArgs,
+    support::{Found, ServerArgs},
 };
 
 /// Codes of calls that failed start here, where those of sysexits.h do.
@@ -26,11 +26,27 @@ pub(crate) async fn run(
     json: bool,
     quiet: bool,
 ) -> anyhow::Result<ExitCode> {
-    // What else may keep it from answering may also pass.
-    if let Ok(false) = server.is_there().await {
-        return Ok(no_server(&server.addr, json));
+    let endpoint = server.endpoint()?;
+    let addr = &server.addr;
+    match server.find().await {
+        Ok(Found::Server) => {}
+        // What else may keep it from answering may also pass.
+        Err(_) if quiet => {}
+        Err(error) => eprintln!("Trying, although {error:#}."),
+        Ok(Found::Nothing) => {
+            let advice = " Start a server there with `cargo run --bin server`.";
+            return Ok(no_server(
+                &format!("nothing listens at {addr}"),
+                advice,
+                json,
+            ));
+        }
+        Ok(Found::Unusable(why)) => {
+            let why = format!("cannot use {addr}: {why}");
+            return Ok(no_server(&why, "", json));
+        }
     }
-    let client = Client::new(server.endpoint()?.connect_lazy());
+    let client = Client::new(endpoint.connect_lazy());
     match command {
         Command::Put {
             local,
@@ -56,14 +72,13 @@ pub(crate) async fn run(
 }
 
 /// Says so at once: a server of our own would take the file with it when it ends.
-fn no_server(addr: &str, json: bool) -> ExitCode {
-    let why = format!("nothing listens at {addr}");
+fn no_server(why: &str, advice: &str, json: bool) -> ExitCode {
     let code = Code::Unavailable as u8;
     if json {
         let line = json!({"event": "failed", "error": why, "code": code, "reason": null});
         print_line(io::stdout(), &line.to_string());
     }
-    eprintln!("Failed: {why}. Start a server there with `cargo run --bin server`.");
+    eprintln!("Failed: {why}.{advice}");
     ExitCode::from(CALL_FAILED + code)
 }
 

@@ -1,6 +1,6 @@
 //! What the examples share: the server at `--addr`, or one of their own, and how they end.
 
-use std::{error::Error, fs, io, path::PathBuf, process::ExitCode};
+use std::{error::Error, fs, io, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use muxs::{
@@ -9,11 +9,22 @@ use muxs::{
     server::{self, Config},
 };
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::timeout};
+use tokio_rustls::rustls::{
+    self, CertificateError,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use tonic::{
     Status,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+/// How addresses begin.
+const SCHEMES: [&str; 3] = ["http://", "https://", "unix:"];
+
+/// How long a server that listens is waited for to say something.
+const ANSWER: Duration = Duration::from_secs(5);
 
 // Not a doc comment, which would become the help of the example.
 // Which server an example uses.
@@ -46,6 +57,14 @@ pub(crate) struct Server {
     _root: Option<TempDir>,
 }
 
+/// Who listens at `--addr`.
+pub(crate) enum Found {
+    Server,
+    Nothing,
+    /// Somebody to whom trying again will not help, and why.
+    Unusable(String),
+}
+
 impl Server {
     pub(crate) async fn connect(&self) -> anyhow::Result<Channel> {
         let connected = self.endpoint.connect().await;
@@ -56,12 +75,16 @@ impl Server {
 impl ServerArgs {
     /// Looks whether the server is there, and starts one in this process if nothing listens.
     pub(crate) async fn find_or_start(&self) -> anyhow::Result<Server> {
-        if self.is_there().await? {
-            return Ok(Server {
-                address: self.addr.clone(),
-                endpoint: self.endpoint()?,
-                _root: None,
-            });
+        match self.find().await? {
+            Found::Nothing => {}
+            Found::Server => {
+                return Ok(Server {
+                    address: self.addr.clone(),
+                    endpoint: self.endpoint()?,
+                    _root: None,
+                });
+            }
+            Found::Unusable(why) => anyhow::bail!("cannot use {}: {why}", self.addr),
         }
         let root = tempfile::tempdir()?;
         let store = Store::open(root.path(), Settings::default())?;
@@ -85,18 +108,42 @@ impl ServerArgs {
         })
     }
 
-    /// Whether something listens.
-    pub(crate) async fn is_there(&self) -> anyhow::Result<bool> {
-        match self.endpoint()?.connect().await {
-            Ok(_) => Ok(true),
-            Err(error) if is_refused(&error) => Ok(false),
-            Err(error) => Err(error).with_context(|| format!("cannot connect to {}", self.addr)),
+    /// Looks who listens.
+    pub(crate) async fn find(&self) -> anyhow::Result<Found> {
+        let addr = &self.addr;
+        let channel = match self.endpoint()?.connect().await {
+            Ok(channel) => channel,
+            Err(error) if is_refused(&error) => return Ok(Found::Nothing),
+            Err(error) => match why_unusable(&error) {
+                Some(why) => return Ok(Found::Unusable(why)),
+                None => anyhow::bail!("cannot connect to {addr}: {}", first_cause(&error)),
+            },
+        };
+        // A connection is there before the server has said anything, even that it wants another.
+        let mut health = HealthClient::new(channel);
+        let check = health.check(HealthCheckRequest::default());
+        match timeout(ANSWER, check).await {
+            Ok(Err(status)) if status.source().is_some() => {
+                let hint = match (addr.starts_with("https"), &self.cert) {
+                    (false, _) => "if it encrypts, its address begins with https://",
+                    (true, None) => "if it wants a certificate, --cert and --key name one",
+                    (true, Some(_)) => "perhaps it does not accept the certificate of --cert",
+                };
+                let cause = first_cause(&status);
+                anyhow::bail!("{addr} ended the connection without an answer ({cause}); {hint}")
+            }
+            _ => Ok(Found::Server),
         }
     }
 
     /// The server at `--addr`, and how to trust it.
     pub(crate) fn endpoint(&self) -> anyhow::Result<Endpoint> {
         let addr = &self.addr;
+        anyhow::ensure!(
+            SCHEMES.iter().any(|scheme| addr.starts_with(scheme)),
+            "{addr} is not an address: those begin with {}",
+            SCHEMES.join(", ")
+        );
         let endpoint =
             client::endpoint(addr).with_context(|| format!("{addr} is not an address"))?;
         if self.ca.is_none() && self.cert.is_none() {
@@ -105,9 +152,18 @@ impl ServerArgs {
         let read = |file: &PathBuf| {
             fs::read(file).with_context(|| format!("cannot read {}", file.display()))
         };
+        anyhow::ensure!(
+            addr.starts_with("https://"),
+            "--ca and --cert are for addresses that begin with https://, and {addr} does not"
+        );
         let mut tls = ClientTlsConfig::new();
         tls = match &self.ca {
-            Some(ca) => tls.ca_certificate(Certificate::from_pem(read(ca)?)),
+            Some(ca) => {
+                let pem = read(ca)?;
+                let has_any = CertificateDer::pem_slice_iter(&pem).next().is_some();
+                anyhow::ensure!(has_any, "there is no certificate in {}", ca.display());
+                tls.ca_certificate(Certificate::from_pem(pem))
+            }
             None => tls.with_native_roots(),
         };
         if let (Some(cert), Some(key)) = (&self.cert, &self.key) {
@@ -122,7 +178,7 @@ impl ServerArgs {
 /// Whether the connection was refused, which is how a port with nobody behind it answers, or there
 /// is no such socket.
 fn is_refused(error: &tonic::transport::Error) -> bool {
-    std::iter::successors(error.source(), |&error| error.source())
+    causes(error)
         .filter_map(|error| error.downcast_ref::<io::Error>())
         .any(|error| {
             matches!(
@@ -130,6 +186,33 @@ fn is_refused(error: &tonic::transport::Error) -> bool {
                 io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
             )
         })
+}
+
+/// What keeps this client from trusting a server, and does not pass by itself.
+fn why_unusable(error: &tonic::transport::Error) -> Option<String> {
+    let tls = causes(error).find_map(|cause| {
+        let error = cause.downcast_ref::<io::Error>()?.get_ref()?;
+        error.downcast_ref::<rustls::Error>()
+    })?;
+    Some(match tls {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "nobody who is trusted here vouches for its certificate; --ca FILE trusts those in FILE"
+                .to_owned()
+        }
+        rustls::Error::InvalidMessage(_) => {
+            "it does not encrypt; where that is wanted, the address begins with http://".to_owned()
+        }
+        other => other.to_string(),
+    })
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// What an error comes down to. Those above it say less, or the same.
+fn first_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    causes(error).last().unwrap_or(error)
 }
 
 /// Ends an example: a failure is told in one sentence on standard error.

@@ -15,8 +15,9 @@ const UNIX: &str = "unix:";
 /// Takes in connections.
 #[derive(Debug)]
 pub struct Listener {
-    pub(super) kind: Kind,
+    // Before the socket is closed: from then on, the next server may replace what is at its path.
     _unlink: Option<Unlink>,
+    pub(super) kind: Kind,
 }
 
 #[derive(Debug)]

@@ -145,7 +145,10 @@ impl fmt::Debug for Tls {
 
 fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let certs = certificates(&files.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(unreadable(&files.key))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::NoKey(files.key.clone()),
+        error => unreadable(&files.key)(error),
+    })?;
     let clients = match &files.clients {
         ClientAuth::Off => None,
         ClientAuth::Required(ca) => Some(verifier(ca, true)?),
@@ -212,11 +215,19 @@ fn unreadable(path: &Path) -> impl Fn(pem::Error) -> TlsError {
     }
 }
 
+/// The system's own words, where it is the system's error.
+fn unprefixed(error: &pem::Error) -> &dyn fmt::Display {
+    match error {
+        pem::Error::Io(error) => error,
+        error => error,
+    }
+}
+
 /// Why there is nothing to encrypt with.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file is missing, or not in PEM.
-    #[error("cannot read {}: {error}", .file.display())]
+    #[error("cannot read {}: {}", .file.display(), unprefixed(.error))]
     Unreadable {
         /// Its path.
         file: PathBuf,
@@ -226,6 +237,9 @@ pub enum TlsError {
     /// A file holds no certificate.
     #[error("there is no certificate in {}", .0.display())]
     Empty(PathBuf),
+    /// A file holds no private key.
+    #[error("there is no private key in {}", .0.display())]
+    NoKey(PathBuf),
     /// Certificate and key do not belong together, or are not what they should be.
     #[error("{} and {} are no certificate and its key: {error}", .cert.display(), .key.display())]
     Pair {

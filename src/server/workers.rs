@@ -17,7 +17,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
     runtime,
     sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
-    time::timeout,
+    time::sleep,
 };
 
 use super::{
@@ -122,8 +122,17 @@ async fn work(mut inbox: UnboundedReceiver<Incoming<Detached>>, connections: Con
             Err(error) => tracing::warn!(%peer, %error, "cannot take a connection over"),
         }
     }
-    // A disk that takes longer is not waited for.
-    let _ = timeout(LAST_CHECKPOINTS, connections.lifetime.ended()).await;
+    // What is under way goes on until it is cut. After that, a disk that takes longer is not waited
+    // for.
+    let lifetime = &connections.lifetime;
+    let late = async {
+        lifetime.cut.cancelled().await;
+        sleep(LAST_CHECKPOINTS).await;
+    };
+    tokio::select! {
+        () = lifetime.ended() => {}
+        () = late => {}
+    }
 }
 
 impl Ended {

@@ -8,7 +8,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import grpc
 import pytest
+import trustme
 from uploads import AsyncioClient, BlockingClient
 
 TARGET = Path(__file__).parents[2] / "target"
@@ -35,7 +37,8 @@ class Server:
         ready, _, _ = select.select([self.process.stdout], [], [], 10)
         line = self.process.stdout.readline() if ready else "nothing for 10 s"
         root = re.escape(str(self.root))
-        announcement = re.fullmatch(rf"muxs listening on http://(127\.0\.0\.1:\d+), serving {root}\n", line)
+        scheme = "https" if "--tls-cert" in self.flags else "http"
+        announcement = re.fullmatch(rf"muxs listening on {scheme}://(127\.0\.0\.1:\d+), serving {root}\n", line)
         if not announcement:
             self.kill()
         assert announcement, f"the server said {line!r}; its log: {LOG.read_text()}"
@@ -97,6 +100,66 @@ def read_only_server(log):
         server.stop()
 
 
+class Pki:
+    """Certificates for a server and for a client, an authority that vouches for both, and one that does not."""
+
+    def __init__(self, folder):
+        authority = trustme.CA()
+        self.ca = self.write(folder / "ca.pem", authority.cert_pem)
+        self.stranger = self.write(folder / "stranger.pem", trustme.CA().cert_pem)
+        server = authority.issue_cert("localhost", "127.0.0.1")
+        self.cert = self.write(folder / "cert.pem", *server.cert_chain_pems)
+        self.key = self.write(folder / "key.pem", server.private_key_pem)
+        client = authority.issue_cert("client@muxs.example")
+        self.client_cert = self.write(folder / "client.pem", *client.cert_chain_pems)
+        self.client_key = self.write(folder / "client-key.pem", client.private_key_pem)
+        self.server_flags = ["--tls-cert", str(self.cert), "--tls-key", str(self.key)]
+
+    @staticmethod
+    def write(path, *pems):
+        path.write_bytes(b"".join(pem.bytes() for pem in pems))
+        return path
+
+    def trust(self):
+        return grpc.ssl_channel_credentials(self.ca.read_bytes())
+
+    def trust_and_own(self):
+        files = self.ca, self.client_key, self.client_cert
+        return grpc.ssl_channel_credentials(*(file.read_bytes() for file in files))
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory):
+    return Pki(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="session")
+def tls_server(log, pki):
+    with served(*pki.server_flags) as server:
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def mtls_server(log, pki):
+    """A server that wants a certificate of its clients."""
+    with served(*pki.server_flags, "--tls-client-ca", str(pki.ca)) as server:
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def socket_server(log):
+    """A server that also listens on a Unix domain socket."""
+    # Not below target: the path of a socket is at most 107 bytes long.
+    with tempfile.TemporaryDirectory(prefix="muxs-") as folder:
+        socket = f"unix:{folder}/socket"
+        with served("--listen", socket) as server:
+            server.socket = socket
+            yield server
+            server.stop()
+
+
 @pytest.fixture
 def own_server(log):
     """A server for one test, that it may kill."""
@@ -109,8 +172,8 @@ def connect(request, log):
     """Connects a client to the server at an address."""
     clients = []
 
-    def connect(address):
-        clients.append(request.param(address))
+    def connect(address, **how):
+        clients.append(request.param(address, **how))
         return clients[-1]
 
     yield connect

@@ -43,11 +43,18 @@ def hides_the_status(error):
     return error is not None and (error.code(), error.details()) == hidden
 
 
+def channel(api, address, credentials=None, **how):
+    """A channel of `grpc` or `grpc.aio`, encrypted if there are credentials for it."""
+    if credentials is None:
+        return api.insecure_channel(address, **how)
+    return api.secure_channel(address, credentials, **how)
+
+
 class BlockingClient:
     """grpcio's blocking API."""
 
-    def __init__(self, address):
-        self.channel = grpc.insecure_channel(address)
+    def __init__(self, address, **how):
+        self.channel = channel(grpc, address, **how)
         self.files = FileControllerStub(self.channel)
 
     def unary(self, method, request):
@@ -112,9 +119,9 @@ class AsyncioClient:
     # One for all: grpcio may still call the loop of a client that is closed.
     loop = asyncio.new_event_loop()
 
-    def __init__(self, address):
+    def __init__(self, address, **how):
         async def connected():
-            return grpc.aio.insecure_channel(address)
+            return channel(grpc.aio, address, **how)
 
         self.channel = self.run(connected())
         self.files = FileControllerStub(self.channel)

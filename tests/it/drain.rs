@@ -78,6 +78,28 @@ async fn a_drain_lets_calls_end_and_takes_no_new_ones() {
     );
 }
 
+/// The grace is theirs, however long it is: longer than uploads get for their last bytes, for
+/// instance.
+#[tokio::test]
+async fn a_drain_lets_a_call_go_on_that_takes_its_time() {
+    let mut server = TestServer::start_with(|config| config.shutdown_grace = LONG);
+    let mut greeter = server.greeter().await;
+    let request = HelloRequest {
+        replies: 2,
+        interval: Some(prost_types::Duration {
+            seconds: 12,
+            nanos: 0,
+        }),
+        ..hello("you")
+    };
+    let mut replies = greeter.lots_of_replies(request).await.unwrap().into_inner();
+    assert!(replies.message().await.unwrap().is_some());
+    server.stop();
+    assert!(bounded(replies.message()).await.unwrap().is_some());
+    assert_eq!(bounded(replies.message()).await.unwrap(), None);
+    server.stopped().await;
+}
+
 /// None of these calls ends by itself, and neither does the connection of a peer that never says a
 /// word.
 #[tokio::test]

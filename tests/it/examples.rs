@@ -32,7 +32,7 @@ fn built() -> &'static Path {
     })
 }
 
-fn example(name: &str) -> Command {
+pub(crate) fn example(name: &str) -> Command {
     let mut command = Command::new(built().join(name));
     command.timeout(PATIENCE);
     command

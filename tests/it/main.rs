@@ -8,6 +8,7 @@
 
 mod attacks;
 mod client;
+mod compression;
 mod downloads;
 mod drain;
 mod durability;
@@ -27,6 +28,8 @@ mod raw;
 mod serving;
 mod streams;
 mod support;
+mod tls;
 mod transfers;
+mod unix_socket;
 mod uploads;
 mod watched;

@@ -19,7 +19,7 @@ use crate::{
     support::{PATIENCE, Program, assert_failure, bounded, connect, file, kill, metadata, tree},
 };
 
-fn server() -> Command {
+pub(crate) fn server() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
     command.timeout(PATIENCE);
     command
@@ -27,7 +27,7 @@ fn server() -> Command {
 
 /// Asserts that the server does not start, says why in one line, and nothing else.
 #[track_caller]
-fn assert_refuses(command: &mut Command, sentence: &str) {
+pub(crate) fn assert_refuses(command: &mut Command, sentence: &str) {
     let output = command.assert().failure().get_output().clone();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(errors, format!("error: {sentence}\n"));

@@ -216,6 +216,8 @@ fn record_panics() {
 /// The server program, on a free port. Dropping it kills it, and fails the test if it panicked.
 pub(crate) struct Program {
     pub(crate) address: SocketAddr,
+    /// The same as clients spell it, with `http://` or `https://`.
+    pub(crate) url: String,
     child: Child,
     log: NamedTempFile,
 }
@@ -234,7 +236,8 @@ impl Program {
         Self::start_command(command).await
     }
 
-    /// Starts `command`, which is or becomes the server program, and waits until it listens.
+    /// Starts `command`, which is or becomes the server program, and waits until it listens. The first
+    /// address that it listens on is of TCP.
     pub(crate) async fn start_command(command: Command) -> Self {
         let log = NamedTempFile::new().unwrap();
         let mut child = tokio::process::Command::from(command)
@@ -249,15 +252,17 @@ impl Program {
             .await
             .unwrap()
             .unwrap_or_default();
-        let address = line
-            .strip_prefix("muxs listening on http://")
+        let announced = line
+            .strip_prefix("muxs listening on ")
             .and_then(|rest| rest.split_once(','))
-            .unwrap_or_else(|| panic!("the server said {line:?}"))
-            .0
-            .parse()
-            .unwrap();
+            .and_then(|(url, _)| Some((url, url.split_once("://")?.1.parse().ok()?)));
+        let Some((url, address)) = announced else {
+            let log = fs::read_to_string(log.path()).unwrap();
+            panic!("the server said {line:?}, and logged {log}");
+        };
         Self {
             address,
+            url: url.to_owned(),
             child,
             log,
         }

@@ -194,7 +194,8 @@ pub(crate) struct TlsArgs {
         long,
         value_name = "WHETHER",
         env = "MUXS_TLS_CLIENT_AUTH",
-        default_value = "require"
+        default_value = "require",
+        requires = "tls_client_ca"
     )]
     tls_client_auth: ClientAuthArg,
 

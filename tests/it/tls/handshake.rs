@@ -1,0 +1,142 @@
+//! How a TLS connection begins, or does not.
+
+use std::{sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use muxs::{
+    pb::greeter_client::GreeterClient,
+    server::{ClientAuth, Limits},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, ProtocolVersion, SupportedProtocolVersion,
+    pki_types::ServerName,
+    version::{TLS12, TLS13},
+};
+use tonic::transport::Endpoint;
+use tower::service_fn;
+
+use super::{Pki, admission, assert_greeted, greet, https, shake, start, with_identity};
+use crate::support::{PATIENCE, TestServer, bounded, hello};
+
+/// gRPC needs HTTP/2, and who does not ask for it may mean something else by what it sends.
+#[tokio::test]
+async fn a_client_that_does_not_ask_for_http_2_is_turned_away_and_the_server_goes_on() {
+    let pki = Pki::new();
+    for clients in [ClientAuth::Off, pki.optional(), pki.required()] {
+        let server = start(pki.load(clients));
+        let client = pki.authority.client();
+        let mut config = pki.raw(Some(&client));
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let refusal = admission(server.address, config.clone()).await;
+        let refusal = refusal.unwrap_err().to_string();
+        assert!(refusal.contains("NoApplicationProtocol"), "{refusal}");
+
+        // The handshake is over before the server sees that none was asked for.
+        config.alpn_protocols = vec![];
+        admission(server.address, config.clone()).await.unwrap_err();
+
+        config.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
+        admission(server.address, config).await.unwrap();
+        let tls = pki.trust().identity(client.identity());
+        assert_greeted(greet(&https(&server), tls).await);
+    }
+}
+
+#[tokio::test]
+async fn tls_1_2_and_1_3_are_spoken() {
+    let pki = Pki::new();
+    for clients in [ClientAuth::Off, pki.optional(), pki.required()] {
+        let server = start(pki.load(clients));
+        for (version, negotiated) in [
+            (&TLS12, ProtocolVersion::TLSv1_2),
+            (&TLS13, ProtocolVersion::TLSv1_3),
+        ] {
+            let config = of_version(&pki, version);
+            let stream = shake(server.address, config.clone()).await.unwrap();
+            assert_eq!(stream.get_ref().1.protocol_version(), Some(negotiated));
+            assert_eq!(greet_with(&server, config).await, "Hello, you!");
+        }
+    }
+}
+
+fn of_version(pki: &Pki, version: &'static SupportedProtocolVersion) -> ClientConfig {
+    let builder = ClientConfig::builder_with_protocol_versions(&[version]);
+    let builder = builder.with_root_certificates(pki.roots());
+    with_identity(builder, Some(&pki.authority.client()))
+}
+
+/// A greeting over a connection that tonic did not make.
+async fn greet_with(server: &TestServer, config: ClientConfig) -> String {
+    let address = server.address;
+    let connector = service_fn(move |_| {
+        let config = config.clone();
+        async move { shake(address, config).await.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://localhost");
+    let channel = bounded(endpoint.connect_with_connector(connector)).await;
+    let mut greeter = GreeterClient::new(channel.unwrap());
+    let reply = bounded(greeter.say_hello(hello("you"))).await.unwrap();
+    reply.into_inner().message
+}
+
+/// What a client says first.
+fn client_hello(pki: &Pki) -> Vec<u8> {
+    let name = ServerName::try_from("localhost").unwrap();
+    let config = Arc::new(pki.raw(None));
+    let mut connection = ClientConnection::new(config, name).unwrap();
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).unwrap();
+    hello
+}
+
+/// Clients that begin a handshake and do not end it.
+async fn stuck(pki: &Pki, server: &TestServer) -> Vec<TcpStream> {
+    let hello = client_hello(pki);
+    let mut stuck = Vec::new();
+    for said in [&[][..], &hello[..1], &hello[..hello.len() / 2], &hello] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(said).await.unwrap();
+        stuck.push(stream);
+    }
+    stuck
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_end_the_handshake_is_not_waited_for() {
+    let pki = Pki::new();
+    let tls = pki.load(ClientAuth::Off);
+    let server = TestServer::start_with(|config| {
+        config.tls = Some(tls);
+        config.limits.handshake_timeout = Duration::from_millis(300);
+    });
+    // Nor is one that ends it and says nothing of HTTP/2.
+    let mut silent = shake(server.address, pki.raw(None)).await.unwrap();
+    for mut stream in stuck(&pki, &server).await {
+        let _ = bounded(stream.read_to_end(&mut Vec::new())).await;
+    }
+    let _ = bounded(silent.read_to_end(&mut Vec::new())).await;
+    assert_greeted(greet(&https(&server), pki.trust()).await);
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_handshakes() {
+    let pki = Pki::new();
+    let tls = pki.load(ClientAuth::Off);
+    let mut server = TestServer::start_with(|config| {
+        config.tls = Some(tls);
+        config.shutdown_grace = PATIENCE * 3;
+        config.limits = Limits {
+            handshake_timeout: PATIENCE * 2,
+            ..Limits::default()
+        };
+    });
+    let _stuck = stuck(&pki, &server).await;
+    // It came after them, so that they have been taken in.
+    assert_greeted(greet(&https(&server), pki.trust()).await);
+    server.stop();
+    server.stopped().await;
+}

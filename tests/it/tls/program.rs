@@ -1,0 +1,299 @@
+//! TLS by the flags of the program, and by those of the examples.
+
+use std::{fs, process::Command};
+
+use rustix::process::Signal;
+use tonic::transport::{Certificate, ClientTlsConfig};
+
+use super::{Pki, assert_greeted, greet, reload::assert_shown};
+use crate::{
+    examples::example,
+    program::{assert_refuses, server},
+    support::{Program, bounded, tree},
+};
+
+impl Pki {
+    /// The flags of a server that encrypts.
+    fn flags(&self) -> [String; 2] {
+        ["cert", "key"].map(|what| format!("--tls-{what}={}", self.flag(&format!("{what}.pem"))))
+    }
+
+    async fn program(&self, more: &[&str]) -> Program {
+        let flags = self.flags();
+        let flags: Vec<_> = flags
+            .iter()
+            .map(String::as_str)
+            .chain(more.to_vec())
+            .collect();
+        Program::start_with(&self.path("root"), &flags).await
+    }
+}
+
+#[tokio::test]
+async fn the_program_encrypts_and_says_so() {
+    let pki = Pki::new();
+    let mut program = pki.program(&[]).await;
+    assert!(program.url.starts_with("https://"), "{}", program.url);
+    assert_greeted(greet(&program.url, pki.trust()).await);
+    program.signal(Signal::TERM);
+    assert!(program.ended().await.success());
+}
+
+#[tokio::test]
+async fn the_program_asks_clients_for_certificates() {
+    let pki = Pki::new();
+    let authority = format!("--tls-client-ca={}", pki.flag("authority.pem"));
+    let known = || pki.trust().identity(pki.authority.client().identity());
+    for (auth, lets_in_all) in [
+        (None, false),
+        (Some("--tls-client-auth=require"), false),
+        (Some("--tls-client-auth=optional"), true),
+    ] {
+        let flags: Vec<_> = [authority.as_str()].into_iter().chain(auth).collect();
+        let program = pki.program(&flags).await;
+        assert_greeted(greet(&program.url, known()).await);
+        let unknown = greet(&program.url, pki.trust()).await;
+        assert_eq!(unknown.is_ok(), lets_in_all, "{auth:?}");
+    }
+}
+
+/// Waits until the log of a program has so many lines with these words.
+async fn logged(program: &Program, words: &str, times: usize) {
+    let logged = async {
+        while program.log().matches(words).count() < times {
+            tokio::task::yield_now().await;
+        }
+    };
+    bounded(logged).await;
+}
+
+#[tokio::test]
+async fn sighup_makes_the_program_read_its_certificate_again_or_keep_it() {
+    const READ: &str = "certificate and key read again";
+    const KEPT: &str = "keeping certificate and key as they were";
+    let pki = Pki::new();
+    let [first, second, third] = [(); 3].map(|()| pki.authority.server());
+    pki.install(&first);
+    let mut program = pki.program(&[]).await;
+    assert_shown(&pki, program.address, &first).await;
+
+    pki.install(&second);
+    program.signal(Signal::HUP);
+    logged(&program, READ, 1).await;
+    assert_shown(&pki, program.address, &second).await;
+
+    pki.write("key.pem", &third.key);
+    program.signal(Signal::HUP);
+    logged(&program, KEPT, 1).await;
+    assert_shown(&pki, program.address, &second).await;
+    let log = program.log();
+    assert!(log.contains(&pki.flag("key.pem")), "which file? {log}");
+
+    pki.install(&third);
+    program.signal(Signal::HUP);
+    logged(&program, READ, 2).await;
+    assert_shown(&pki, program.address, &third).await;
+    program.signal(Signal::TERM);
+    assert!(program.ended().await.success());
+}
+
+#[test]
+fn half_of_what_encryption_needs_is_wrong_usage() {
+    let pki = Pki::new();
+    let [cert, key] = pki.flags();
+    let authority = format!("--tls-client-ca={}", pki.flag("authority.pem"));
+    let cases: [&[&str]; 7] = [
+        &[&cert],
+        &[&key],
+        &[&authority],
+        &["--tls-self-signed", &cert, &key],
+        &["--tls-self-signed", &authority],
+        &[&cert, &key, "--tls-client-auth=require"],
+        &[&cert, &key, &authority, "--tls-client-auth=perhaps"],
+    ];
+    for flags in cases {
+        let run = server()
+            .args(["--listen", "127.0.0.1:0", "--root"])
+            .arg(pki.path("root"))
+            .args(flags)
+            .assert();
+        run.code(2).stdout("");
+    }
+    assert!(!pki.path("root").exists());
+}
+
+#[test]
+fn a_certificate_or_key_that_is_no_good_is_told() {
+    let pki = Pki::new();
+    let refuses = |sentence: String| {
+        let mut command = server();
+        command
+            .args(["--listen", "127.0.0.1:0", "--root"])
+            .arg(pki.path("root"))
+            .args(pki.flags());
+        command.arg(format!("--tls-client-ca={}", pki.flag("authority.pem")));
+        assert_refuses(&mut command, &sentence);
+        assert!(!pki.path("root").exists());
+    };
+    let (cert, key, authority) = (
+        pki.flag("cert.pem"),
+        pki.flag("key.pem"),
+        pki.flag("authority.pem"),
+    );
+    pki.write("key.pem", &pki.authority.server().key);
+    refuses(format!(
+        "{cert} and {key} are no certificate and its key: keys may not be consistent: KeyMismatch"
+    ));
+    pki.write("key.pem", "garbage");
+    refuses(format!("there is no private key in {key}"));
+    fs::remove_file(&key).unwrap();
+    refuses(format!(
+        "cannot read {key}: No such file or directory (os error 2)"
+    ));
+    pki.install(&pki.authority.server());
+    fs::remove_file(&cert).unwrap();
+    refuses(format!(
+        "cannot read {cert}: No such file or directory (os error 2)"
+    ));
+    pki.install(&pki.authority.server());
+    pki.write("authority.pem", "garbage");
+    refuses(format!("there is no certificate in {authority}"));
+}
+
+#[tokio::test]
+async fn a_certificate_to_try_it_out_is_made_and_how_to_trust_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+    command
+        .args(["--listen", "127.0.0.1:0", "--root", "root"])
+        .arg("--tls-self-signed")
+        .current_dir(folder.path());
+    let mut program = Program::start_command(command).await;
+    assert!(program.url.starts_with("https://"), "{}", program.url);
+    let names: Vec<_> = tree(folder.path()).into_keys().collect();
+    assert!(names.contains(&folder.path().join("muxs-dev-cert.pem")));
+    let pem = fs::read_to_string(folder.path().join("muxs-dev-cert.pem")).unwrap();
+    assert!(!pem.contains("PRIVATE"), "the key is nobody's business");
+    let trust = || ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&pem));
+    assert_greeted(greet(&program.url, trust()).await);
+    let by_name = format!("https://localhost:{}", program.address.port());
+    assert_greeted(greet(&by_name, trust()).await);
+
+    let log = program.log();
+    let advice = "cargo run --example hello -- ";
+    let told = log
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(advice));
+    let told = told.unwrap_or_else(|| panic!("no advice in {log}"));
+    let mut hello = example("hello");
+    hello.args(told.split(' ')).current_dir(folder.path());
+    let run = tokio::task::spawn_blocking(move || hello.assert().success());
+    let run = bounded(run).await.unwrap();
+    assert!(run.get_output().stdout.starts_with(b"Hello, you!\n"));
+
+    // There is nothing to read again.
+    program.signal(Signal::HUP);
+    program.signal(Signal::TERM);
+    assert!(program.ended().await.success());
+}
+
+#[tokio::test]
+async fn an_address_that_others_reach_without_encryption_is_warned_of() {
+    const WARNING: &str = "see --tls-cert";
+    let pki = Pki::new();
+    let encrypted = pki.flags();
+    let encrypted: Vec<_> = encrypted.iter().map(String::as_str).collect();
+    for (listen, flags, warned) in [
+        ("0.0.0.0:0", &[][..], true),
+        ("0.0.0.0:0", &encrypted, false),
+        ("127.0.0.1:0", &[], false),
+        ("[::ffff:127.0.0.1]:0", &[], false),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+        command.args(["--listen", listen, "--root"]);
+        command.arg(pki.path("root")).args(flags);
+        let mut program = Program::start_command(command).await;
+        program.signal(Signal::TERM);
+        assert!(program.ended().await.success());
+        let log = program.log();
+        assert_eq!(log.contains(WARNING), warned, "{listen}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn the_examples_show_a_certificate_and_say_what_is_wrong_with_the_encryption() {
+    let pki = Pki::new();
+    let client = pki.authority.client();
+    pki.write("client.pem", &client.cert);
+    pki.write("client-key.pem", &client.key);
+    let stranger = super::Authority::new("another authority");
+    pki.write("stranger.pem", &stranger.pem());
+    let required = format!("--tls-client-ca={}", pki.flag("authority.pem"));
+    let strict = pki.program(&[&required]).await;
+    let plain = Program::start(&pki.path("plain")).await;
+    let (authority, stranger) = (pki.flag("authority.pem"), pki.flag("stranger.pem"));
+    let (cert, key) = (pki.flag("client.pem"), pki.flag("client-key.pem"));
+    let as_plain = strict.url.replace("https", "http");
+    let as_strict = plain.url.replace("http", "https");
+    let missing = pki.flag("missing.pem");
+
+    let shown = ["--ca", &authority, "--cert", &cert, "--key", &key];
+    let with = |address: &str, more: &[&str]| {
+        let mut hello = example("hello");
+        hello.args(["--addr", address]).args(more);
+        hello
+    };
+    let good = with(&strict.url, &shown).assert().success();
+    assert!(good.get_output().stdout.starts_with(b"Hello, you!\n"));
+    let trust = "nobody who is trusted here vouches for its certificate; --ca FILE trusts";
+    let cases: [(&str, &[&str], &str); 9] = [
+        (&strict.url, &[], trust),
+        (&strict.url, &["--ca", &stranger], trust),
+        (&strict.url, &["--ca", &missing], "cannot read "),
+        (&strict.url, &["--ca", &key], "there is no certificate in "),
+        (
+            &strict.url,
+            &shown[..2],
+            "if it wants a certificate, --cert and",
+        ),
+        (
+            &as_plain,
+            &[],
+            "if it encrypts, its address begins with https://",
+        ),
+        (&as_strict, &shown, "the address begins with http://"),
+        (
+            &plain.url,
+            &shown,
+            "--ca and --cert are for addresses that begin with https://",
+        ),
+        (
+            "localhost:50051",
+            &[],
+            "is not an address: those begin with http://, https://, unix:",
+        ),
+    ];
+    for (address, flags, words) in cases {
+        let run = with(address, flags).assert().code(1);
+        let told = String::from_utf8(run.get_output().stderr.clone()).unwrap();
+        assert!(
+            told.starts_with("Failed: ") && told.contains(words),
+            "{told}"
+        );
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+}
+
+/// A transfer does not try again and again what cannot get better.
+#[tokio::test]
+async fn stream_file_does_not_try_a_server_again_that_it_cannot_trust() {
+    let pki = Pki::new();
+    let server = pki.program(&[]).await;
+    let mut stat = example("stream_file");
+    let run = stat.args(["--addr", &server.url, "stat", "a"]).assert();
+    let told = String::from_utf8(run.code(78).get_output().stderr.clone()).unwrap();
+    assert!(
+        told.starts_with(&format!("Failed: cannot use {}: ", server.url)),
+        "{told}"
+    );
+}

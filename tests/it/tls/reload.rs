@@ -1,0 +1,193 @@
+//! Certificates that are replaced under load.
+
+use std::fs;
+
+use muxs::{
+    client,
+    pb::{
+        file_controller_client::FileControllerClient, greeter_client::GreeterClient,
+        read_stream_response::Event,
+    },
+    server::{ClientAuth, Tls, TlsError},
+};
+use tokio::sync::mpsc;
+use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{
+    Pki, admission, assert_greeted,
+    certificates::{Authority, Pem},
+    greet, https, shake, start,
+};
+use crate::{
+    streams::{Upload, content, get, open, whole},
+    support::{TestServer, bounded, hello},
+};
+
+/// Asserts which certificate a new connection is shown.
+pub(super) async fn assert_shown(pki: &Pki, address: std::net::SocketAddr, pair: &Pem) {
+    let stream = shake(address, pki.raw(None)).await.unwrap();
+    let shown = stream.get_ref().1.peer_certificates().unwrap();
+    let installed = CertificateDer::from_pem_slice(pair.cert.as_bytes()).unwrap();
+    assert!(shown[0] == installed, "another certificate is shown");
+}
+
+#[tokio::test]
+async fn calls_under_way_go_on_over_a_reload_and_new_connections_see_the_new_certificate() {
+    let pki = Pki::new();
+    let first = pki.authority.server();
+    pki.install(&first);
+    let tls = pki.load(ClientAuth::Off);
+    let server = start(tls.clone());
+    let endpoint = client::endpoint(https(&server)).unwrap();
+    let endpoint = endpoint.tls_config(pki.trust()).unwrap();
+    let channel = bounded(endpoint.connect()).await.unwrap();
+    let mut greeter = GreeterClient::new(channel.clone());
+    let mut files = FileControllerClient::new(channel);
+
+    let (requests, outgoing) = mpsc::channel(1);
+    let replies = bounded(greeter.bidi_hello(ReceiverStream::new(outgoing))).await;
+    let mut replies = replies.unwrap().into_inner();
+    let content = content(6_000_000);
+    fs::write(server.path("down.bin"), &content).unwrap();
+    let mut upload = Upload::open(&mut files, open("up.bin", "id", &content)).await;
+    assert_eq!(upload.progress().await.persisted_size, 0);
+    upload.chunks(&content[..2_000_000], 0, 64 * 1024).await;
+    let download = bounded(files.read_stream(whole("down.bin"))).await;
+    let mut download = download.unwrap().into_inner();
+    assert!(bounded(download.message()).await.unwrap().is_some());
+    assert_shown(&pki, server.address, &first).await;
+
+    for name in ["A", "B", "C"] {
+        let next = pki.authority.server();
+        pki.install(&next);
+        tls.reload().unwrap();
+        assert_shown(&pki, server.address, &next).await;
+        requests.send(hello(name)).await.unwrap();
+        let reply = bounded(replies.message()).await.unwrap().unwrap();
+        assert_eq!(reply.message, format!("Hello, {name}!"));
+    }
+    upload.chunks(&content, 2_000_000, 64 * 1024).await;
+    upload.finish(&content).await;
+    upload.committed().await;
+    let mut received = Vec::new();
+    while let Some(event) = bounded(download.message()).await.unwrap() {
+        if let Some(Event::Chunk(chunk)) = event.event {
+            received.extend_from_slice(&chunk.data);
+        }
+    }
+    assert!(received == content);
+    assert!(get(&mut files, whole("up.bin")).await.unwrap().1 == content);
+}
+
+/// Puts something to where the server looks that is no good, by itself or with another pair.
+type Spoil = fn(&Pki, &Pem);
+
+/// Whether that is what the server says.
+type Expected = fn(&TlsError) -> bool;
+
+#[tokio::test]
+async fn a_pair_that_is_no_good_changes_nothing_and_a_good_one_later_does() {
+    let pki = Pki::new();
+    let first = pki.authority.server();
+    pki.install(&first);
+    let tls = pki.load(pki.optional());
+    let server = start(tls.clone());
+    let second = pki.authority.server();
+    let spoilt: [(Spoil, Expected); 8] = [
+        (
+            |pki, pair| pki.write("cert.pem", &pair.cert),
+            |error| matches!(error, TlsError::Pair { .. }),
+        ),
+        (
+            |pki, pair| pki.write("key.pem", &pair.key),
+            |error| matches!(error, TlsError::Pair { .. }),
+        ),
+        (
+            |pki, _| pki.write("cert.pem", "garbage"),
+            |error| matches!(error, TlsError::Empty(_)),
+        ),
+        (
+            |pki, pair| pki.write("cert.pem", &pair.cert.replace("MII", "MI*")),
+            |error| matches!(error, TlsError::Unreadable { .. }),
+        ),
+        (
+            |pki, _| pki.write("key.pem", "garbage"),
+            |error| matches!(error, TlsError::NoKey(_)),
+        ),
+        (
+            |pki, _| fs::remove_file(pki.path("key.pem")).unwrap(),
+            |error| matches!(error, TlsError::Unreadable { .. }),
+        ),
+        (
+            |pki, _| fs::remove_file(pki.path("cert.pem")).unwrap(),
+            |error| matches!(error, TlsError::Unreadable { .. }),
+        ),
+        (
+            |pki, _| pki.write("authority.pem", "garbage"),
+            |error| matches!(error, TlsError::Empty(_)),
+        ),
+    ];
+    for (spoil, expected) in spoilt {
+        spoil(&pki, &second);
+        let error = tls.reload().unwrap_err();
+        assert!(expected(&error), "{error}");
+        let sentence = error.to_string();
+        assert!(sentence.contains(&pki.flag("")), "which file? {sentence}");
+        assert_shown(&pki, server.address, &first).await;
+        // As it was, for the next.
+        pki.install(&first);
+        pki.write("authority.pem", &pki.authority.pem());
+    }
+    pki.install(&second);
+    tls.reload().unwrap();
+    assert_shown(&pki, server.address, &second).await;
+    assert_greeted(greet(&https(&server), pki.trust()).await);
+}
+
+#[tokio::test]
+async fn a_pair_that_is_no_good_is_told_at_the_start() {
+    let pki = Pki::new();
+    pki.write("cert.pem", &pki.authority.server().cert);
+    let error = Tls::load(pki.files(ClientAuth::Off)).unwrap_err();
+    assert!(matches!(error, TlsError::Pair { .. }), "{error}");
+    pki.install(&pki.authority.server());
+    fs::remove_file(pki.path("authority.pem")).unwrap();
+    for clients in [pki.required(), pki.optional()] {
+        let error = Tls::load(pki.files(clients)).unwrap_err();
+        assert!(matches!(error, TlsError::Unreadable { .. }), "{error}");
+    }
+}
+
+/// A client that has been there before does not get in by what TLS remembers of it.
+#[tokio::test]
+async fn other_authorities_for_clients_hold_from_the_reload_on() {
+    let pki = Pki::new();
+    let tls = pki.load(pki.required());
+    let server: TestServer = start(tls.clone());
+    let (before, after) = (pki.authority.client(), Authority::new("the next authority"));
+    let known = pki.raw(Some(&before));
+    for _ in 0..2 {
+        admission(server.address, known.clone()).await.unwrap();
+    }
+    pki.write("authority.pem", &after.pem());
+    tls.reload().unwrap();
+    admission(server.address, known).await.unwrap_err();
+    let client = after.client();
+    admission(server.address, pki.raw(Some(&client)))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_for_development_is_trusted_by_itself_and_has_nothing_to_reload() {
+    let names = ["localhost", "127.0.0.1"].map(str::to_owned);
+    let (tls, pem) = Tls::development(names.to_vec()).unwrap();
+    let server = start(tls.clone());
+    tls.reload().unwrap();
+    let trust = tonic::transport::ClientTlsConfig::new()
+        .ca_certificate(tonic::transport::Certificate::from_pem(pem));
+    assert_greeted(greet(&https(&server), trust).await);
+    let strangers = Pki::new().trust();
+    greet(&https(&server), strangers).await.unwrap_err();
+}
