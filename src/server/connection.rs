@@ -7,13 +7,17 @@ use std::{
     time::Duration,
 };
 
-use futures::future::{Either, select};
-use hyper::server::conn::http2;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use bytes::Bytes;
+use h2::{
+    Ping, PingPong, RecvStream,
+    server::{self, SendResponse},
+};
+use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{sleep, timeout},
 };
+use tokio_util::task::TaskTracker;
 
 use super::{
     accept::{Incoming, Stream},
@@ -21,7 +25,6 @@ use super::{
     config::Limits,
     lifetime::Lifetime,
     socket::{Moved, Socket},
-    task::Tasks,
     tls::Tls,
 };
 
@@ -69,16 +72,17 @@ impl Connections {
     pub(super) fn serve(&self, incoming: Incoming) {
         let connections = self.clone();
         self.lifetime.tasks.spawn(async move {
-            let calls = Tasks::default();
+            let calls = TaskTracker::new();
             let cut = &connections.lifetime.cut;
             cut.run_until_cancelled(connections.drive(incoming, &calls))
                 .await;
             // They notice that their connection is gone.
-            calls.ended().await;
+            calls.close();
+            calls.wait().await;
         });
     }
 
-    async fn drive(&self, incoming: Incoming, calls: &Tasks) {
+    async fn drive(&self, incoming: Incoming, calls: &TaskTracker) {
         let Incoming {
             stream,
             peer,
@@ -105,55 +109,95 @@ impl Connections {
     }
 
     /// Speaks HTTP/2 until the client goes, or has no more business here.
-    async fn speak<S>(&self, stream: S, admitted: bool, tasks: &Tasks) -> Result<(), BoxError>
+    async fn speak<S>(&self, stream: S, admitted: bool, tasks: &TaskTracker) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limits = &self.limits;
         let socket = Socket::new(stream, limits.handshake_timeout, limits.write_stall_timeout);
         let moved = socket.moved();
+        // Counted for this connection alone, and so on this core.
         let (age, grace, calls) = match admitted {
             true => (
                 limits.max_connection_age.map(jittered),
                 self.grace,
-                self.calls.clone(),
+                Arc::new(self.calls.clone()),
             ),
-            false => (Some(REFUSAL), REFUSAL, self.calls.clone().refused()),
+            false => (
+                Some(REFUSAL),
+                REFUSAL,
+                Arc::new(self.calls.clone().refused()),
+            ),
         };
-        let connection = self
-            .http2(tasks.clone())
-            .serve_connection(TokioIo::new(socket), calls);
-        let mut connection = pin!(connection);
-        let (draining, old) = (pin!(self.lifetime.draining.cancelled()), pin!(passed(age)));
-        let grace = match select(connection.as_mut(), select(draining, old)).await {
-            Either::Left((ended, _)) => return Ok(ended?),
-            // The drain has a grace of its own for all of them, and cuts.
-            Either::Right((Either::Left(_), _)) => None,
-            Either::Right((Either::Right(_), _)) => Some(grace),
+        let handshake = self.http2().handshake::<_, Bytes>(socket);
+        let draining = &self.lifetime.draining;
+        let Some(connection) = draining.run_until_cancelled(handshake).await else {
+            return Ok(());
         };
-        connection.as_mut().graceful_shutdown();
-        let (silent, cut) = (pin!(silence(tasks, &moved)), pin!(passed(grace)));
-        match select(connection, select(silent, cut)).await {
-            Either::Left((ended, _)) => Ok(ended?),
-            Either::Right(_) => Err("it did not end by itself".into()),
+        let mut connection = connection?;
+        let pings = connection.ping_pong().expect("it is asked for once");
+        let begin = |(request, respond): (Request<RecvStream>, SendResponse<Bytes>)| {
+            tasks.spawn(Arc::clone(&calls).serve(request, respond));
+        };
+        let mut gone = pin!(self.gone(pings, &moved));
+        let mut old = pin!(passed(age));
+        let grace = loop {
+            tokio::select! {
+                biased;
+                accepted = connection.accept() => match accepted {
+                    Some(call) => begin(call?),
+                    None => return Ok(()),
+                },
+                // The drain has a grace of its own for all of them, and cuts.
+                () = draining.cancelled() => break None,
+                () = &mut old => break Some(grace),
+                () = &mut gone => return Err("it does not answer".into()),
+            }
+        };
+        connection.graceful_shutdown();
+        let mut late = pin!(passed(grace));
+        let mut silent = pin!(silence(tasks, &moved));
+        loop {
+            tokio::select! {
+                biased;
+                accepted = connection.accept() => match accepted {
+                    // It was on its way.
+                    Some(call) => begin(call?),
+                    None => return Ok(()),
+                },
+                () = &mut late => return Err("its calls did not end in time".into()),
+                () = &mut silent => return Err("it did not go by itself".into()),
+                () = &mut gone => return Err("it does not answer".into()),
+            }
         }
     }
 
-    fn http2(&self, tasks: Tasks) -> http2::Builder<Tasks> {
-        let mut http2 = http2::Builder::new(tasks);
+    /// Completes when the client does not answer whether it is there.
+    async fn gone(&self, mut pings: PingPong, moved: &Moved) {
+        loop {
+            let before = moved.received();
+            sleep(self.limits.keepalive_interval).await;
+            if moved.received() != before {
+                continue;
+            }
+            let answer = timeout(self.limits.keepalive_timeout, pings.ping(Ping::opaque()));
+            // An error is that of the connection, which ends by itself.
+            if answer.await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn http2(&self) -> server::Builder {
+        let mut http2 = server::Builder::new();
         http2
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(SEND_BUFFER)
+            .max_send_buffer_size(SEND_BUFFER)
             .max_concurrent_streams(self.limits.max_streams)
-            .max_local_error_reset_streams(MAX_LOCAL_RESETS)
+            .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-            .max_header_list_size(MAX_HEADERS)
-            // gRPC knows no date.
-            .auto_date_header(false)
-            .keep_alive_interval(self.limits.keepalive_interval)
-            .keep_alive_timeout(self.limits.keepalive_timeout);
+            .max_header_list_size(MAX_HEADERS);
         http2
     }
 }
@@ -168,7 +212,7 @@ async fn passed(time: Option<Duration>) {
 
 /// Completes when a connection without calls has moved nothing for a while: its client does not
 /// take the last bytes, or does not acknowledge that it may go.
-async fn silence(calls: &Tasks, moved: &Moved) {
+async fn silence(calls: &TaskTracker, moved: &Moved) {
     loop {
         let before = moved.bytes();
         sleep(SILENCE).await;

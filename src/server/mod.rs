@@ -3,12 +3,14 @@
 //! [`run`] is the only door. Connections come in by `accept`, as far as `admission` has room for
 //! them, and are handed to one of the `workers`, each a thread with a runtime of its own. There
 //! `connection` speaks HTTP/2 over TLS (`tls`) or without, and `calls` is what every call goes
-//! through on its way to the routes of `services`. `socket`, `task` and `wait` bound how long a
+//! through on its way to the routes of `services` and back. `socket` and `wait` bound how long a
 //! client is waited for; `lifetime` is how all of it ends.
 //!
-//! hyper and tonic alone leave a server to the goodwill of its clients: they wait for ever for the
-//! first byte, cut no stream at its deadline, know no limit for connections, and a drain is over
-//! when the last client likes. Hence all this in place of `tonic::transport::Server`.
+//! All this stands in place of `tonic::transport::Server`, which leaves a server to the goodwill of
+//! its clients: it waits for ever for the first byte, cuts no stream at its deadline, knows no limit
+//! for connections, and its drain is over when the last client likes. hyper, which it speaks HTTP/2
+//! with, keeps what a handler has not read in pieces of larger buffers: a few bytes can hold
+//! gigabytes. So this speaks HTTP/2 with h2 itself, the crate below hyper.
 
 mod accept;
 mod admission;
@@ -19,7 +21,6 @@ mod lifetime;
 mod listener;
 mod services;
 mod socket;
-mod task;
 mod tls;
 mod wait;
 mod workers;

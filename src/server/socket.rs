@@ -1,6 +1,6 @@
 //! The bytes of a connection, and the patience of the server with them.
 //!
-//! HTTP/2 has timeouts for nothing: hyper waits for ever for a client that connects and says
+//! HTTP/2 has timeouts for nothing: h2 waits for ever for a client that connects and says
 //! nothing, and for one that takes nothing from its socket. So they are kept here, where every byte
 //! comes by.
 
@@ -43,17 +43,24 @@ struct Opening {
     wait: Wait,
 }
 
-/// How many bytes a socket has moved, in both directions.
+/// How many bytes a socket has moved.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Moved(Arc<AtomicU64>);
+pub(super) struct Moved(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
 
 impl Moved {
+    /// In both directions.
     pub(super) fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.received() + self.0.sent.load(Ordering::Relaxed)
     }
 
-    fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    pub(super) fn received(&self) -> u64 {
+        self.0.received.load(Ordering::Relaxed)
     }
 }
 
@@ -87,7 +94,7 @@ impl<S: AsyncRead> AsyncRead for Socket<S> {
         let before = buffer.filled().len();
         let read = this.inner.poll_read(cx, buffer);
         let bytes = buffer.filled().len() - before;
-        this.moved.add(bytes);
+        count(&this.moved.0.received, bytes);
         if let Some(opening) = this.opening {
             opening.left = opening.left.saturating_sub(bytes);
             if opening.left == 0 {
@@ -128,7 +135,7 @@ impl<S: AsyncWrite> AsyncWrite for Socket<S> {
     ) -> Poll<io::Result<usize>> {
         let write = |inner: Pin<&mut S>, cx: &mut Context<'_>| inner.poll_write(cx, bytes);
         let written = ready!(self.as_mut().bounded(cx, write))?;
-        self.moved.add(written);
+        count(&self.moved.0.sent, written);
         Poll::Ready(Ok(written))
     }
 
@@ -140,7 +147,7 @@ impl<S: AsyncWrite> AsyncWrite for Socket<S> {
         let write =
             |inner: Pin<&mut S>, cx: &mut Context<'_>| inner.poll_write_vectored(cx, buffers);
         let written = ready!(self.as_mut().bounded(cx, write))?;
-        self.moved.add(written);
+        count(&self.moved.0.sent, written);
         Poll::Ready(Ok(written))
     }
 
@@ -155,6 +162,10 @@ impl<S: AsyncWrite> AsyncWrite for Socket<S> {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.bounded(cx, |inner, cx| inner.poll_shutdown(cx))
     }
+}
+
+fn count(counter: &AtomicU64, bytes: usize) {
+    counter.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
 fn late(what: &'static str) -> io::Error {

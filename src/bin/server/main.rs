@@ -65,9 +65,7 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
         true => Some(development::certificate(&addresses)?),
         false => args.tls.load()?,
     };
-    if let Some(tls) = &tls
-        && !args.tls.tls_self_signed
-    {
+    if let Some(tls) = &tls {
         reload_at_hangup(tls.clone())?;
     }
     let (root, settings) = (args.files.root.clone(), args.files.settings());

@@ -11,35 +11,23 @@ mod room;
 mod tests;
 mod timeout;
 
-use std::{
-    convert::Infallible,
-    future::{Ready, ready},
-    panic::AssertUnwindSafe,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
-use futures::{
-    FutureExt,
-    future::{CatchUnwind, Either},
-};
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use hyper::{body::Incoming, service::Service};
-use pin_project_lite::pin_project;
+use bytes::Bytes;
+use h2::{RecvStream, server::SendResponse};
+use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
 use tokio::time::Instant;
 use tonic::{Status, service::Routes};
 use tower::Service as _;
 
-pub(super) use self::response::ResponseBody;
 use self::{
     methods::Methods,
-    request::{RequestBody, Rules},
+    request::Rules,
+    response::Call,
     room::{Place, Room},
 };
 use super::{
     config::Limits,
-    task,
     wait::{Wait, after},
 };
 
@@ -96,37 +84,57 @@ impl Calls {
         self
     }
 
-    fn begin(&self, request: Request<Incoming>) -> Result<Call, Refused> {
-        if request.method() != Method::POST {
+    /// Serves one call, to its end.
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+    ) {
+        let (head, stream) = request.into_parts();
+        let refused = match self.admit(&head) {
+            Ok((until, _place)) => {
+                let (intake, body) = request::request(stream, self.rules(head.uri.path()));
+                let call = Call {
+                    intake,
+                    deadline: until.map(Wait::until).unwrap_or_default(),
+                    respond,
+                };
+                let mut routes = self.routes.clone();
+                let request = Request::from_parts(answered_in_kind(head), body);
+                return call.answer(routes.call(request)).await;
+            }
+            Err(Refused::Http(code)) => refusal::http(code),
+            Err(Refused::Grpc(status)) => status.into_http(),
+        };
+        // It fails when the client has gone.
+        let _ = respond.send_response(refused, true);
+    }
+
+    /// When the call has to be over, and room for it until then.
+    fn admit(&self, head: &Parts) -> Result<(Option<Instant>, Option<Place<'_>>), Refused> {
+        if head.method != Method::POST {
             return Err(Refused::Http(StatusCode::METHOD_NOT_ALLOWED));
         }
-        if !is_grpc(request.headers()) {
+        if !is_grpc(&head.headers) {
             return Err(Refused::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
-        let (mut parts, body) = request.into_parts();
-        let path = parts.uri.path();
-        let until = self.until(&parts.headers)?;
-        let place = match self.always.contains(&path) {
+        let until = self.until(&head.headers)?;
+        let place = match self.always.contains(&head.uri.path()) {
             true => None,
             false => Some(self.room.take().ok_or_else(refusal::busy)?),
         };
-        let rules = Rules {
+        Ok((until, place))
+    }
+
+    fn rules(&self, path: &str) -> Rules {
+        Rules {
             requests: self.methods.requests(path),
             max_message_bytes: match self.any_size.contains(&path) {
                 true => u64::MAX,
                 false => MAX_MESSAGE_BYTES,
             },
             idle_timeout: self.limits.idle_timeout,
-        };
-        answer_in_kind(&mut parts.headers);
-        let body = RequestBody::new(body, rules, wait(until));
-        let answer = self.routes.clone().call(Request::from_parts(parts, body));
-        Ok(Call {
-            answer: AssertUnwindSafe(answer).catch_unwind(),
-            deadline: wait(until),
-            until,
-            place,
-        })
+        }
     }
 
     /// When the call has to be over.
@@ -140,22 +148,6 @@ impl Calls {
     }
 }
 
-impl Service<Request<Incoming>> for Calls {
-    type Response = Response<ResponseBody>;
-    type Error = Infallible;
-    type Future = Either<Call, Ready<Result<Self::Response, Infallible>>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        match self.begin(request) {
-            Ok(call) => Either::Left(call),
-            Err(refused) => Either::Right(ready(Ok(refused.into_response()))),
-        }
-    }
-}
-
-/// What a handler says.
-type Answer = <Routes as tower::Service<Request<RequestBody<Incoming>>>>::Future;
-
 /// Why a call does not get to its handler.
 enum Refused {
     /// It is no gRPC.
@@ -163,60 +155,10 @@ enum Refused {
     Grpc(Status),
 }
 
-impl Refused {
-    fn into_response(self) -> Response<ResponseBody> {
-        match self {
-            Self::Http(code) => refusal::http(code),
-            Self::Grpc(status) => status.into_http(),
-        }
-    }
-}
-
 impl From<Status> for Refused {
     fn from(status: Status) -> Self {
         Self::Grpc(status)
     }
-}
-
-pin_project! {
-    /// A call that waits for its handler's answer.
-    pub(super) struct Call {
-        #[pin]
-        answer: CatchUnwind<AssertUnwindSafe<Answer>>,
-        deadline: Wait,
-        until: Option<Instant>,
-        place: Option<Place>,
-    }
-}
-
-impl Future for Call {
-    type Output = Result<Response<ResponseBody>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if let Some(until) = this.until.take() {
-            task::end_at(until);
-        }
-        let answered = match this.deadline.is_over() {
-            true => Poll::Pending,
-            false => this.answer.poll(cx),
-        };
-        Poll::Ready(Ok(match answered {
-            Poll::Ready(Ok(Ok(response))) => {
-                let (deadline, place) = (std::mem::take(this.deadline), this.place.take());
-                response.map(|body| ResponseBody::new(body, deadline, place))
-            }
-            Poll::Ready(Err(panic)) => response::panicked(panic).into_http(),
-            Poll::Pending => {
-                std::task::ready!(this.deadline.poll(cx));
-                refusal::deadline().into_http()
-            }
-        }))
-    }
-}
-
-fn wait(until: Option<Instant>) -> Wait {
-    until.map(Wait::until).unwrap_or_default()
 }
 
 /// Whether the content is what gRPC calls its own, in protobuf.
@@ -235,11 +177,13 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// A client that compresses is answered in kind. One that only could is not: most say so always, and
 /// what is small grows by being compressed.
-fn answer_in_kind(headers: &mut HeaderMap) {
-    let compresses = headers
+fn answered_in_kind(mut head: Parts) -> Parts {
+    let compresses = head
+        .headers
         .get(GRPC_ENCODING)
         .is_some_and(|encoding| encoding != "identity");
     if !compresses {
-        headers.remove(GRPC_ACCEPT_ENCODING);
+        head.headers.remove(GRPC_ACCEPT_ENCODING);
     }
+    head
 }

@@ -44,8 +44,8 @@ pub(super) fn panicked() -> Status {
 }
 
 /// An answer of HTTP, for what is no gRPC.
-pub(super) fn http<B: Default>(code: StatusCode) -> http::Response<B> {
-    let mut response = http::Response::new(B::default());
+pub(super) fn http(code: StatusCode) -> http::Response<()> {
+    let mut response = http::Response::new(());
     *response.status_mut() = code;
     if code == StatusCode::METHOD_NOT_ALLOWED {
         let allowed = HeaderValue::from_static("POST");

@@ -1,21 +1,30 @@
-//! The request half of a call, watched on its way to the handler.
+//! The request half of a call, on its way to the handler.
 
 use std::{
+    collections::VecDeque,
     error::Error,
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
-use hyper::body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
+use bytes::{Buf, Bytes, BytesMut};
+use h2::RecvStream;
+use http_body::{Body, Frame};
 use tonic::Status;
 
 use super::{super::wait::Wait, methods::Requests, refusal};
 
 /// In front of each message: a byte that says whether it is compressed, and its length in four.
 const HEAD_BYTES: usize = 5;
+
+/// A frame that is smaller, in bytes, is copied. HTTP/2 gives a part of a larger buffer, and while
+/// one byte of it waits for the handler, all of it would be kept.
+const COPIED_BELOW: usize = 8 * 1024;
+
+/// How much of what is copied goes into one piece, in bytes.
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// What a request may be.
 #[derive(Clone, Copy, Debug)]
@@ -27,96 +36,207 @@ pub(super) struct Rules {
     pub(super) idle_timeout: Duration,
 }
 
-pin_project! {
-    /// The body of a request. It fails, with the status for the client, where it breaks the rules or
-    /// its time is over.
-    pub(super) struct RequestBody<B> {
-        #[pin]
-        inner: B,
-        rules: Rules,
-        messages: Messages,
-        deadline: Wait,
-        // Only what the handler waits for is waited for: this begins when it asks in vain.
-        idle: Wait,
-        failed: bool,
-    }
+/// Where the bytes of a request come in. It takes them from HTTP/2 as they come, for the handler to
+/// take when it likes; the client may send more only as the handler takes what is there.
+pub(super) struct Intake(Arc<Mutex<Waiting>>);
+
+/// The body of a request. It fails, with the status for the client, where it breaks the rules.
+pub(super) struct RequestBody {
+    waiting: Arc<Mutex<Waiting>>,
+    rules: Rules,
+    messages: Messages,
+    // Only what the handler waits for is waited for: this begins when it asks in vain.
+    idle: Wait,
+    failed: bool,
 }
 
-impl<B> RequestBody<B> {
-    pub(super) fn new(inner: B, rules: Rules, deadline: Wait) -> Self {
-        Self {
-            inner,
-            rules,
-            messages: Messages::default(),
-            deadline,
-            idle: Wait::default(),
-            failed: false,
+/// What has come and was not taken.
+struct Waiting {
+    stream: RecvStream,
+    /// Whether nothing more comes of it.
+    ended: bool,
+    /// Why, if it is not the end.
+    failed: Option<Box<dyn Error + Send + Sync>>,
+    pieces: VecDeque<Bytes>,
+    /// Behind them, what was copied.
+    copied: BytesMut,
+    handler: Option<Waker>,
+}
+
+/// The two ends of a request.
+pub(super) fn request(stream: RecvStream, rules: Rules) -> (Intake, RequestBody) {
+    let waiting = Arc::new(Mutex::new(Waiting {
+        ended: stream.is_end_stream(),
+        stream,
+        failed: None,
+        pieces: VecDeque::new(),
+        copied: BytesMut::new(),
+        handler: None,
+    }));
+    let body = RequestBody {
+        waiting: Arc::clone(&waiting),
+        rules,
+        messages: Messages::default(),
+        idle: Wait::default(),
+        failed: false,
+    };
+    (Intake(waiting), body)
+}
+
+impl Intake {
+    /// Takes what has come. To be called whenever the task of the call is woken, before its handler
+    /// is asked.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) {
+        let mut waiting = locked(&self.0);
+        if waiting.take_in(cx)
+            && let Some(handler) = waiting.handler.take_if(|it| !it.will_wake(cx.waker()))
+        {
+            drop(waiting);
+            handler.wake();
+        }
+    }
+
+    /// Ends the request, whatever is still to come of it. A handler that goes on hears why.
+    pub(super) fn close(&self, why: Status) {
+        let mut waiting = locked(&self.0);
+        if !waiting.ended {
+            waiting.ended = true;
+            waiting.failed = Some(why.into());
+        }
+        let handler = waiting.handler.take();
+        drop(waiting);
+        if let Some(handler) = handler {
+            handler.wake();
         }
     }
 }
 
-impl<B> Body for RequestBody<B>
-where
-    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>,
-{
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.close(Status::cancelled("the call is over"));
+    }
+}
+
+impl Waiting {
+    /// Whether anything has come.
+    fn take_in(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut news = false;
+        while !self.ended
+            && let Poll::Ready(next) = self.stream.poll_data(cx)
+        {
+            news = true;
+            match next {
+                Some(Ok(bytes)) => self.push(bytes),
+                Some(Err(error)) => {
+                    self.failed = Some(error.into());
+                    self.ended = true;
+                }
+                // Nobody asks for the trailers of a request.
+                None => self.ended = true,
+            }
+        }
+        news
+    }
+
+    fn push(&mut self, bytes: Bytes) {
+        if bytes.len() < COPIED_BELOW {
+            self.copied.extend_from_slice(&bytes);
+            if self.copied.len() >= PIECE_BYTES {
+                self.pieces.push_back(self.copied.split().freeze());
+            }
+            return;
+        }
+        if !self.copied.is_empty() {
+            self.pieces.push_back(self.copied.split().freeze());
+        }
+        self.pieces.push_back(bytes);
+    }
+
+    /// Gives the next bytes away, and lets the client send as many.
+    fn pop(&mut self) -> Option<Bytes> {
+        let copied = &mut self.copied;
+        let piece = self.pieces.pop_front();
+        let piece = piece.or_else(|| (!copied.is_empty()).then(|| copied.split().freeze()))?;
+        // It fails when the stream is over, and then nothing more is sent.
+        let _ = self.stream.flow_control().release_capacity(piece.len());
+        Some(piece)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.copied.is_empty()
+    }
+}
+
+fn locked(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    // Nothing that panics leaves it half changed.
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl RequestBody {
+    /// The next bytes; the end; or why there are none.
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
+        let mut waiting = locked(&self.waiting);
+        if let Some(bytes) = waiting.pop() {
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        if waiting.ended {
+            return Poll::Ready(waiting.failed.take().map(Err));
+        }
+        waiting.handler = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// The same, as far as it keeps the rules.
+    fn poll_checked(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
+        let next = self.poll_bytes(cx);
+        if next.is_pending() {
+            if self.rules.requests != Requests::AtLeisure {
+                self.idle.begin(self.rules.idle_timeout);
+            }
+            ready!(self.idle.poll(cx));
+            return Poll::Ready(Some(Err(refusal::idle().into())));
+        }
+        self.idle.end();
+        next.map(|next| match next {
+            Some(Ok(bytes)) => match self.messages.pass(&bytes, &self.rules) {
+                Ok(()) => Some(Ok(bytes)),
+                Err(status) => Some(Err(status.into())),
+            },
+            Some(failed) => Some(failed),
+            None => self
+                .messages
+                .end(&self.rules)
+                .err()
+                .map(|status| Err(status.into())),
+        })
+    }
+}
+
+impl Body for RequestBody {
     type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = BoxError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.project();
-        if *this.failed {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.failed {
             return Poll::Ready(None);
         }
-        let next = match this.deadline.is_over() {
-            // However much there is to take.
-            true => Poll::Pending,
-            false => this.inner.poll_frame(cx),
-        };
-        let checked = match next {
-            Poll::Ready(next) => {
-                this.idle.end();
-                let checked = match &next {
-                    Some(Ok(frame)) => frame
-                        .data_ref()
-                        .map_or(Ok(()), |data| this.messages.pass(data, this.rules)),
-                    Some(Err(_)) => Ok(()),
-                    None => this.messages.end(this.rules),
-                };
-                checked.map(|()| next)
-            }
-            Poll::Pending => {
-                if this.rules.requests != Requests::AtLeisure {
-                    this.idle.begin(this.rules.idle_timeout);
-                }
-                if this.deadline.poll(cx).is_ready() {
-                    Err(refusal::deadline())
-                } else {
-                    ready!(this.idle.poll(cx));
-                    Err(refusal::idle())
-                }
-            }
-        };
-        Poll::Ready(match checked {
-            Ok(next) => next.map(|frame| frame.map_err(Into::into)),
-            Err(status) => {
-                *this.failed = true;
-                Some(Err(status.into()))
-            }
-        })
+        let next = ready!(self.poll_checked(cx));
+        self.failed = matches!(next, Some(Err(_)));
+        Poll::Ready(next.map(|bytes| bytes.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
+        let waiting = locked(&self.waiting);
+        let ended = waiting.ended && waiting.failed.is_none() && waiting.is_empty();
         // Else nobody would ask, and miss that the one message is not there.
-        self.inner.is_end_stream() && self.messages.end(&self.rules).is_ok()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        ended && self.messages.end(&self.rules).is_ok()
     }
 }
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Counts messages by the heads in front of them.
 #[derive(Debug, Default)]

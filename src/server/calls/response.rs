@@ -1,84 +1,187 @@
-//! The response half of a call, and what a call holds as long as it lasts.
+//! The response half of a call, and with it the call's whole life.
 
 use std::{
-    any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
-    task::{Context, Poll, ready},
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
-use hyper::body::{Body, Frame, SizeHint};
-use tonic::Status;
+use futures::FutureExt;
+use h2::{Reason, SendStream, server::SendResponse};
+use http::{HeaderMap, Response};
+use http_body::{Body as _, Frame};
+use std::future::poll_fn;
+use tokio::time::timeout;
+use tonic::{Status, body::Body};
 
-use super::{super::wait::Wait, refusal, room::Place};
+use super::{super::wait::Wait, refusal, request::Intake};
 
-/// The body of a response. When its time is over, or its handler panics, it lets go of the handler
-/// and ends with the status for the client.
-#[derive(Default)]
-pub(in crate::server) struct ResponseBody {
-    inner: Option<tonic::body::Body>,
-    deadline: Wait,
-    _place: Option<Place>,
+/// How long after its deadline a call may take to get the word through to its client that it is
+/// over.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// One call under way: where its request comes in, where its response goes, and when it is over.
+pub(super) struct Call {
+    pub(super) intake: Intake,
+    pub(super) deadline: Wait,
+    pub(super) respond: SendResponse<Bytes>,
 }
 
-impl ResponseBody {
-    pub(super) fn new(inner: tonic::body::Body, deadline: Wait, place: Option<Place>) -> Self {
-        Self {
-            inner: Some(inner),
-            deadline,
-            _place: place,
+/// What comes next of a response.
+enum Next {
+    Data(Bytes),
+    Trailers(HeaderMap),
+    End,
+    /// The handler failed, or panicked.
+    Failed(Status),
+    DeadlinePassed,
+    ClientGone,
+}
+
+impl Call {
+    /// Brings a call to its end, with what its handler answers: or without, if that takes too long,
+    /// panics, or the client has gone.
+    pub(super) async fn answer<E>(
+        mut self,
+        answer: impl Future<Output = Result<Response<Body>, E>>,
+    ) {
+        let response = {
+            let mut answer = pin!(AssertUnwindSafe(answer).catch_unwind());
+            let answered = poll_fn(|cx| {
+                self.intake.poll(cx);
+                if self.deadline.is_over() {
+                    return Poll::Ready(Some(refusal::deadline().into_http()));
+                }
+                if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                    return Poll::Ready(Some(match answer {
+                        Ok(Ok(response)) => response,
+                        _ => refusal::panicked().into_http(),
+                    }));
+                }
+                if self.respond.poll_reset(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                let late = self.deadline.poll(cx);
+                late.map(|()| Some(refusal::deadline().into_http()))
+            });
+            answered.await
+        };
+        if let Some(response) = response {
+            self.send(response).await;
         }
     }
-}
 
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = Status;
+    async fn send(mut self, response: Response<Body>) {
+        if self.deadline.is_over() {
+            self.intake.close(refusal::deadline());
+        }
+        let (head, body) = response.into_parts();
+        let ended = body.is_end_stream();
+        // It fails when the client has gone.
+        let head = Response::from_parts(head, ());
+        if let Ok(stream) = self.respond.send_response(head, ended)
+            && !ended
+        {
+            self.send_body(stream, body).await;
+        }
+    }
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = &mut *self;
-        let Some(inner) = &mut this.inner else {
-            return Poll::Ready(None);
-        };
-        let next = match this.deadline.is_over() {
-            // However much there is to send.
-            true => Ok(Poll::Pending),
-            false => catch_unwind(AssertUnwindSafe(|| Pin::new(inner).poll_frame(cx))),
-        };
-        let status = match next {
-            Err(panic) => panicked(panic),
-            Ok(Poll::Ready(next)) => return Poll::Ready(next),
-            Ok(Poll::Pending) => {
-                ready!(this.deadline.poll(cx));
-                refusal::deadline()
+    async fn send_body(&mut self, mut stream: SendStream<Bytes>, body: Body) {
+        let mut body = Some(body);
+        loop {
+            let next = match &mut body {
+                Some(body) => poll_fn(|cx| self.poll_next(&mut stream, body, cx)).await,
+                None => return,
+            };
+            let trailers = match next {
+                Next::Data(bytes) => match stream.send_data(bytes, false) {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                },
+                Next::End => {
+                    let _ = stream.send_data(Bytes::new(), true);
+                    return;
+                }
+                Next::Trailers(trailers) => trailers,
+                Next::Failed(status) => trailers_of(&status),
+                Next::DeadlinePassed => {
+                    // What the handler holds is not kept for a client that does not read.
+                    body = None;
+                    self.intake.close(refusal::deadline());
+                    trailers_of(&refusal::deadline())
+                }
+                Next::ClientGone => return,
+            };
+            let _ = stream.send_trailers(trailers);
+            if body.is_none() {
+                // They wait behind what the client has not taken.
+                let gone = poll_fn(|cx| stream.poll_reset(cx));
+                let _ = timeout(LAST_WORDS, gone).await;
+                stream.send_reset(Reason::CANCEL);
             }
-        };
-        this.inner = None;
-        let mut trailers = HeaderMap::new();
-        Poll::Ready(Some(
-            status
-                .add_header(&mut trailers)
-                .map(|()| Frame::trailers(trailers)),
-        ))
+            return;
+        }
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or(SizeHint::with_exact(0), Body::size_hint)
+    fn poll_next(
+        &mut self,
+        stream: &mut SendStream<Bytes>,
+        body: &mut Body,
+        cx: &mut Context<'_>,
+    ) -> Poll<Next> {
+        self.intake.poll(cx);
+        // However much there is to send.
+        if self.deadline.is_over() {
+            return Poll::Ready(Next::DeadlinePassed);
+        }
+        match poll_room(stream, cx) {
+            Poll::Ready(true) => {
+                let frame = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx)));
+                match frame {
+                    Ok(Poll::Ready(frame)) => return Poll::Ready(next(frame)),
+                    Ok(Poll::Pending) => {}
+                    Err(_) => return Poll::Ready(Next::Failed(refusal::panicked())),
+                }
+                if stream.poll_reset(cx).is_ready() {
+                    return Poll::Ready(Next::ClientGone);
+                }
+            }
+            Poll::Ready(false) => return Poll::Ready(Next::ClientGone),
+            Poll::Pending => {}
+        }
+        self.deadline.poll(cx).map(|()| Next::DeadlinePassed)
     }
 }
 
-/// The status for a handler that panicked. The panic itself has been told where all are.
-pub(super) fn panicked(_panic: Box<dyn Any + Send>) -> Status {
-    refusal::panicked()
+/// Waits until the client takes more; false when it takes nothing any more.
+fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
+    // How much there is to send nobody knows yet; that there is room for some is enough.
+    stream.reserve_capacity(1);
+    while stream.capacity() == 0 {
+        match std::task::ready!(stream.poll_capacity(cx)) {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Poll::Ready(false),
+        }
+    }
+    Poll::Ready(true)
+}
+
+fn next(frame: Option<Result<Frame<Bytes>, Status>>) -> Next {
+    match frame {
+        None => Next::End,
+        Some(Err(status)) => Next::Failed(status),
+        Some(Ok(frame)) => match frame.into_data() {
+            Ok(bytes) => Next::Data(bytes),
+            Err(frame) => Next::Trailers(frame.into_trailers().unwrap_or_default()),
+        },
+    }
+}
+
+fn trailers_of(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // It fails for a message that is no header, and then the client hears of an end without status.
+    let _ = status.add_header(&mut trailers);
+    trailers
 }

@@ -14,7 +14,7 @@ pub(super) struct Room {
 
 /// Room for one call, until it is dropped.
 #[derive(Debug)]
-pub(in crate::server) struct Place(Arc<AtomicUsize>);
+pub(super) struct Place<'a>(&'a Room);
 
 impl Room {
     pub(super) fn new(max: usize) -> Self {
@@ -25,15 +25,15 @@ impl Room {
     }
 
     /// Takes a place, if one is left.
-    pub(super) fn take(&self) -> Option<Place> {
+    pub(super) fn take(&self) -> Option<Place<'_>> {
         // Given back at once where it is one too many.
-        let place = Place(Arc::clone(&self.taken));
+        let place = Place(self);
         (self.taken.fetch_add(1, Ordering::Relaxed) < self.max).then_some(place)
     }
 }
 
-impl Drop for Place {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }

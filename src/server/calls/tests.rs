@@ -13,15 +13,14 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::BoxStream;
 use h2::{Reason, SendStream, client};
-use hyper::server::conn::http2;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use prost::Message;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
+use tokio_util::task::TaskTracker;
 use tonic::{Code, Response as Answer, Streaming};
 use tonic_types::StatusExt;
 
-use super::{super::task::Tasks, *};
+use super::*;
 use crate::pb::{self, HelloReply, HelloRequest, Number, greeter_server::GreeterServer};
 
 const SAY_HELLO: &str = "/muxs.Greeter/SayHello";
@@ -131,7 +130,7 @@ impl pb::greeter_server::Greeter for Stubborn {
 struct Pipe {
     client: client::SendRequest<Bytes>,
     handlers: Stubborn,
-    calls: Tasks,
+    calls: TaskTracker,
 }
 
 impl Pipe {
@@ -150,11 +149,15 @@ impl Pipe {
             always: &[SQUARE],
         };
         let (near, far) = tokio::io::duplex(1 << 20);
-        let calls = Tasks::default();
-        let mut http2 = http2::Builder::new(calls.clone());
-        http2.timer(TokioTimer::new());
-        let served = Calls::new(served, Arc::new(limits));
-        tokio::spawn(http2.serve_connection(TokioIo::new(far), served));
+        let calls = TaskTracker::new();
+        let running = calls.clone();
+        let served = Arc::new(Calls::new(served, Arc::new(limits)));
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                running.spawn(Arc::clone(&served).serve(request, respond));
+            }
+        });
         let mut builder = client::Builder::new();
         builder.initial_window_size(window);
         let (client, connection) = builder.handshake(near).await.unwrap();
@@ -183,6 +186,12 @@ impl Pipe {
         let mut client = self.client.clone().ready().await.unwrap();
         let (response, requests) = client.send_request(request, false).unwrap();
         RawCall { response, requests }
+    }
+
+    /// Waits until no call is under way.
+    async fn ended(&self) {
+        self.calls.close();
+        self.calls.wait().await;
     }
 
     fn held(&self) -> usize {
@@ -278,7 +287,7 @@ async fn a_deadline_is_kept_to_the_millisecond_in_every_shape() {
             ended.assert(Code::DeadlineExceeded, "DEADLINE");
             let late = begin.elapsed() - TIME;
             assert!(late < Duration::from_millis(5), "{path}: {late:?} late");
-            pipe.calls.ended().await;
+            pipe.ended().await;
             assert_eq!(pipe.held(), 0, "{path}");
         }
     }
@@ -295,7 +304,7 @@ async fn a_client_that_does_not_read_cannot_keep_what_a_call_held_beyond_its_dea
     call.close();
     tokio::time::sleep(TIME - Duration::from_millis(100)).await;
     assert_eq!(pipe.held(), 1);
-    pipe.calls.ended().await;
+    pipe.ended().await;
     assert_eq!(pipe.held(), 0);
     let reset = call.ended().await.unwrap_err();
     assert_eq!(reset.reason(), Some(Reason::CANCEL));
@@ -518,7 +527,7 @@ async fn a_call_takes_its_room_until_its_last_byte() {
     assert_eq!(next.ended().await.unwrap().status.unwrap().code(), Code::Ok);
     // A client that cancels makes room, too.
     waiting.requests.send_reset(Reason::CANCEL);
-    pipe.calls.ended().await;
+    pipe.ended().await;
     let _first = pipe.call(BIDI_HELLO, &[]).await;
     let mut second = pipe.call(BIDI_HELLO, &[]).await;
     second.close();
