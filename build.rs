@@ -10,6 +10,9 @@ use tonic_build::manual::{Builder, Method, Service};
 
 const PROTOS: [&str; 2] = ["proto/mux.proto", "proto/helloworld.proto"];
 
+/// In `src/`.
+const CODEC: &str = "crate::codec::Codec";
+
 #[expect(
     clippy::disallowed_methods,
     reason = "generated code goes to cargo's own folder"
@@ -31,6 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .collect(),
     };
     tonic_prost_build::configure()
+        .codec_path(CODEC)
         // Not copied out of the message it came in.
         .bytes(".muxs.Chunk.data")
         .compile_fds(muxs)?;
@@ -63,7 +67,7 @@ fn helloworld(descriptors: &FileDescriptorSet) -> Service {
                         .route_name(method.name())
                         .input_type(rust_type(method.input_type()))
                         .output_type(rust_type(method.output_type()))
-                        .codec_path("tonic_prost::ProstCodec")
+                        .codec_path(CODEC)
                         .build(),
                 )
             },

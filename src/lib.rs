@@ -13,6 +13,7 @@
 //!   of the contract only.
 //! * `greeter`: the greeter, private: there is nothing to configure.
 //! * `failure`: how every failure looks on the wire.
+//! * `codec`: how messages travel.
 //! * [`checksum`]: CRC-32C, the checksum of chunks and files.
 //!
 //! Imports point down that list, and the greeter and the files never see each other.
@@ -46,6 +47,7 @@
 
 pub mod checksum;
 pub mod client;
+mod codec;
 mod failure;
 pub mod files;
 mod greeter;

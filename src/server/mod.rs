@@ -30,7 +30,10 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 use self::{
-    admission::Admission, calls::Calls, connection::Connections, lifetime::Lifetime,
+    admission::Admission,
+    calls::{Calls, Room},
+    connection::Connections,
+    lifetime::Lifetime,
     workers::Workers,
 };
 pub use self::{
@@ -80,17 +83,22 @@ pub async fn run(
         tasks: lifetime.uploads.clone(),
         ending: lifetime.ending.clone(),
     };
-    let (served, health) = services::services(files).await;
+    let health = services::serving().await;
     let admission = Admission::new(&config.limits);
     let limits = Arc::new(config.limits);
-    let connections = Connections {
-        calls: Calls::new(served, Arc::clone(&limits)),
-        tls: config.tls,
-        limits,
+    let room = Room::new(limits.max_calls);
+    let connections = || Connections {
+        calls: Calls::new(
+            services::services(files.clone(), health.clone()),
+            room.clone(),
+            Arc::clone(&limits),
+        ),
+        tls: config.tls.clone(),
+        limits: Arc::clone(&limits),
         grace: config.shutdown_grace,
         lifetime: lifetime.clone(),
     };
-    let (workers, workers_ended) = Workers::start(config.workers, &connections)?;
+    let (workers, workers_ended) = Workers::start(config.workers, connections)?;
     for listener in listeners {
         let accept = accept::accept(listener, admission.clone(), workers.clone());
         let accept = accepting.clone().run_until_cancelled_owned(accept);

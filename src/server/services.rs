@@ -37,14 +37,19 @@ const DESCRIPTORS: [&[u8]; 4] = [
     tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
 ];
 
-/// The services of a server, all of them serving, and the reporter of their health.
-pub(super) async fn services(files: Files) -> (Served, HealthReporter) {
+/// Tells that all services are serving.
+pub(super) async fn serving() -> HealthReporter {
     let health = HealthReporter::new();
     for name in HEALTH_NAMES {
         health
             .set_service_status(name, ServingStatus::Serving)
             .await;
     }
+    health
+}
+
+/// The services of a server.
+pub(super) fn services(files: Files, health: HealthReporter) -> Served {
     // Files are not compressed: most are already, and their chunks have checksums as they are.
     let greeter = GreeterServer::new(Greeter)
         .accept_compressed(Gzip)
@@ -56,16 +61,15 @@ pub(super) async fn services(files: Files) -> (Served, HealthReporter) {
         .add_service(helloworld)
         .add_service(file_controller(files))
         .add_service(HealthServer::new(HealthService::from_health_reporter(
-            health.clone(),
+            health,
         )));
-    let served = Served {
+    Served {
         routes: reflected(routes).prepare(),
         descriptors: &DESCRIPTORS,
         steady: &[WRITE_STREAM],
         any_size: &[WRITE],
         always: &[HEALTH_CHECK],
-    };
-    (served, health)
+    }
 }
 
 /// Tells whoever watches that nothing is served any more, and ends their watches, which by

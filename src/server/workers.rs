@@ -47,11 +47,12 @@ enum Detached {
 pub(super) struct Ended(mpsc::Receiver<()>);
 
 impl Workers {
-    /// Starts `count` of them. They end when the last clone is dropped and what belongs to the
+    /// Starts `count` of them, each with connections of its own: what they share is counted by all
+    /// cores, at each call. They end when the last clone is dropped and what belongs to the
     /// server has ended.
     pub(super) fn start(
         count: NonZero<usize>,
-        connections: &Connections,
+        connections: impl Fn() -> Connections,
     ) -> io::Result<(Self, Ended)> {
         let (running, ended) = mpsc::channel(1);
         let start = |_| {
@@ -60,7 +61,7 @@ impl Workers {
                 .thread_name(THREAD)
                 .build()?;
             let (inbox, incoming) = mpsc::unbounded_channel();
-            let (connections, running) = (connections.clone(), running.clone());
+            let (connections, running) = (connections(), running.clone());
             thread::Builder::new()
                 .name(THREAD.to_owned())
                 .spawn(move || {

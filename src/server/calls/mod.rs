@@ -20,12 +20,8 @@ use tokio::time::Instant;
 use tonic::{Status, service::Routes};
 use tower::Service as _;
 
-use self::{
-    methods::Methods,
-    request::Rules,
-    response::Call,
-    room::{Place, Room},
-};
+pub(super) use self::room::Room;
+use self::{methods::Methods, request::Rules, response::Call, room::Place};
 use super::{
     config::Limits,
     wait::{Wait, after},
@@ -66,13 +62,13 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    pub(super) fn new(served: Served, limits: Arc<Limits>) -> Self {
+    pub(super) fn new(served: Served, room: Room, limits: Arc<Limits>) -> Self {
         Self {
             routes: served.routes,
             methods: Arc::new(Methods::new(served.descriptors, served.steady)),
             any_size: served.any_size,
             always: served.always,
-            room: Room::new(limits.max_calls),
+            room,
             limits,
         }
     }

@@ -139,7 +139,8 @@ impl Waiting {
     }
 
     fn push(&mut self, bytes: Bytes) {
-        if bytes.len() < COPIED_BELOW {
+        // The last piece of a request is one, however small.
+        if bytes.len() < COPIED_BELOW && !self.stream.is_end_stream() {
             self.copied.extend_from_slice(&bytes);
             if self.copied.len() >= PIECE_BYTES {
                 self.pieces.push_back(self.copied.split().freeze());

@@ -7,7 +7,7 @@ use std::sync::{
 
 /// Counts the calls under way, on all workers. Clones count together.
 #[derive(Clone, Debug)]
-pub(super) struct Room {
+pub(in crate::server) struct Room {
     max: usize,
     taken: Arc<AtomicUsize>,
 }
@@ -17,7 +17,7 @@ pub(super) struct Room {
 pub(super) struct Place<'a>(&'a Room);
 
 impl Room {
-    pub(super) fn new(max: usize) -> Self {
+    pub(in crate::server) fn new(max: usize) -> Self {
         Self {
             max,
             taken: Arc::default(),

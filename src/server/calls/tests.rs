@@ -151,7 +151,11 @@ impl Pipe {
         let (near, far) = tokio::io::duplex(1 << 20);
         let calls = TaskTracker::new();
         let running = calls.clone();
-        let served = Arc::new(Calls::new(served, Arc::new(limits)));
+        let served = Arc::new(Calls::new(
+            served,
+            Room::new(limits.max_calls),
+            Arc::new(limits),
+        ));
         tokio::spawn(async move {
             let mut connection = h2::server::handshake(far).await.unwrap();
             while let Some(Ok((request, respond))) = connection.accept().await {
