@@ -31,9 +31,9 @@ use super::{
 /// How much of one stream a client may send ahead of the handler, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
-/// The same for all streams of a connection. It is large because h2 closes a connection
-/// (`too_many_data_frames`) when its unread small frames, filled up to 256 bytes each, exceed half
-/// of this. A whole stream window of the smallest messages, 5 bytes each, makes 50 MiB.
+/// The same for all streams of a connection: as much as the windows of the 128 it may have, so that
+/// a call that does not read holds back no other. Half of it is, for h2, also the room for small
+/// frames, filled up to 256 bytes each, that have come and that no call has taken in yet.
 const CONNECTION_WINDOW: u32 = 128 * 1024 * 1024;
 
 /// How much of one stream is kept for a client that does not read it, in bytes.
@@ -137,7 +137,9 @@ impl Connections {
         let mut connection = connection?;
         let pings = connection.ping_pong().expect("it is asked for once");
         let begin = |(request, respond): (Request<RecvStream>, SendResponse<Bytes>)| {
-            tasks.spawn(Arc::clone(&calls).serve(request, respond));
+            if let Some(call) = calls.begin(request, respond) {
+                tasks.spawn(call);
+            }
         };
         let mut gone = pin!(self.gone(pings, &moved));
         let mut old = pin!(passed(age));

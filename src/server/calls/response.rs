@@ -2,7 +2,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use std::future::poll_fn;
 use tokio::time::timeout;
 use tonic::{Status, body::Body};
 
-use super::{super::wait::Wait, refusal, request::Intake};
+use super::{super::wait::Wait, refusal, request::Intake, room::Place};
 
 /// How long after its deadline a call may take to get the word through to its client that it is
 /// over.
@@ -27,6 +27,7 @@ pub(super) struct Call {
     pub(super) intake: Intake,
     pub(super) deadline: Wait,
     pub(super) respond: SendResponse<Bytes>,
+    pub(super) _place: Option<Place>,
 }
 
 /// What comes next of a response.
@@ -45,16 +46,16 @@ impl Call {
     /// panics, or the client has gone.
     pub(super) async fn answer<E>(
         mut self,
-        answer: impl Future<Output = Result<Response<Body>, E>>,
+        answer: impl Future<Output = Result<Response<Body>, E>> + Unpin,
     ) {
         let response = {
-            let mut answer = pin!(AssertUnwindSafe(answer).catch_unwind());
+            let mut answer = AssertUnwindSafe(answer).catch_unwind();
             let answered = poll_fn(|cx| {
                 self.intake.poll(cx);
                 if self.deadline.is_over() {
                     return Poll::Ready(Some(refusal::deadline().into_http()));
                 }
-                if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                if let Poll::Ready(answer) = answer.poll_unpin(cx) {
                     return Poll::Ready(Some(match answer {
                         Ok(Ok(response)) => response,
                         _ => refusal::panicked().into_http(),
@@ -73,7 +74,7 @@ impl Call {
         }
     }
 
-    async fn send(mut self, response: Response<Body>) {
+    async fn send(&mut self, response: Response<Body>) {
         if self.deadline.is_over() {
             self.intake.close(refusal::deadline());
         }

@@ -14,7 +14,7 @@ pub(in crate::server) struct Room {
 
 /// Room for one call, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place<'a>(&'a Room);
+pub(super) struct Place(Room);
 
 impl Room {
     pub(in crate::server) fn new(max: usize) -> Self {
@@ -25,14 +25,14 @@ impl Room {
     }
 
     /// Takes a place, if one is left.
-    pub(super) fn take(&self) -> Option<Place<'_>> {
+    pub(super) fn take(&self) -> Option<Place> {
         // Given back at once where it is one too many.
-        let place = Place(self);
+        let place = Place(self.clone());
         (self.taken.fetch_add(1, Ordering::Relaxed) < self.max).then_some(place)
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }

@@ -159,7 +159,9 @@ impl Pipe {
         tokio::spawn(async move {
             let mut connection = h2::server::handshake(far).await.unwrap();
             while let Some(Ok((request, respond))) = connection.accept().await {
-                running.spawn(Arc::clone(&served).serve(request, respond));
+                if let Some(call) = served.begin(request, respond) {
+                    running.spawn(call);
+                }
             }
         });
         let mut builder = client::Builder::new();
