@@ -60,7 +60,7 @@ pub struct Limits {
     /// by default.
     pub write_stall_timeout: Duration,
     /// How long a connection may be silent before the client is asked (HTTP/2 PING) whether it is
-    /// there. 60 s by default.
+    /// there; it is asked after twice that at the latest. 60 s by default.
     pub keepalive_interval: Duration,
     /// How long it may take to answer that. 20 s by default.
     pub keepalive_timeout: Duration,

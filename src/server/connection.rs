@@ -15,6 +15,7 @@ use h2::{
 use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    task::unconstrained,
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -71,9 +72,10 @@ impl Connections {
     /// Serves one connection in a task of its own.
     pub(super) fn serve(&self, incoming: Incoming) {
         let connections = self.clone();
+        // Its own, or all connections would ask the same one whenever they are woken.
+        let cut = self.lifetime.cut.child_token();
         self.lifetime.tasks.spawn(async move {
             let calls = TaskTracker::new();
-            let cut = &connections.lifetime.cut;
             cut.run_until_cancelled(connections.drive(incoming, &calls))
                 .await;
             // They notice that their connection is gone.
@@ -130,7 +132,7 @@ impl Connections {
             ),
         };
         let handshake = self.http2().handshake::<_, Bytes>(socket);
-        let draining = &self.lifetime.draining;
+        let draining = self.lifetime.draining.child_token();
         let Some(connection) = draining.run_until_cancelled(handshake).await else {
             return Ok(());
         };
@@ -141,8 +143,11 @@ impl Connections {
                 tasks.spawn(call);
             }
         };
-        let mut gone = pin!(self.gone(pings, &moved));
-        let mut old = pin!(passed(age));
+        // Unconstrained: else a client that keeps the connection busy could keep them from being
+        // asked.
+        let mut gone = pin!(unconstrained(self.gone(pings, &moved)));
+        let mut old = pin!(unconstrained(passed(age)));
+        let mut drained = pin!(draining.cancelled());
         let grace = loop {
             tokio::select! {
                 biased;
@@ -151,14 +156,14 @@ impl Connections {
                     None => return Ok(()),
                 },
                 // The drain has a grace of its own for all of them, and cuts.
-                () = draining.cancelled() => break None,
+                () = &mut drained => break None,
                 () = &mut old => break Some(grace),
                 () = &mut gone => return Err("it does not answer".into()),
             }
         };
         connection.graceful_shutdown();
-        let mut late = pin!(passed(grace));
-        let mut silent = pin!(silence(tasks, &moved));
+        let mut late = pin!(unconstrained(passed(grace)));
+        let mut silent = pin!(unconstrained(silence(tasks, &moved)));
         loop {
             tokio::select! {
                 biased;

@@ -3,7 +3,9 @@
 use std::{num::NonZero, path::PathBuf};
 
 use bytesize::ByteSize;
-use clap::{ArgGroup, Args as Flags, Parser, ValueEnum, builder::BoolishValueParser};
+use clap::{
+    Args as Flags, CommandFactory, Parser, ValueEnum, builder::BoolishValueParser, error::ErrorKind,
+};
 use humantime::Duration;
 use muxs::{
     files::{Access, MAX_CHUNK_BYTES, Settings},
@@ -55,6 +57,20 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
+}
+
+impl Args {
+    /// The flags of this process, which ends here if they are wrong.
+    pub(crate) fn of_the_process() -> Self {
+        let args = Self::parse();
+        // Not left to clap, for which a variable that says no is there like one that says yes.
+        if args.tls.tls_self_signed && args.tls.tls_cert.is_some() {
+            let conflict = "--tls-self-signed and --tls-cert are two certificates for one server";
+            let mut command = Self::command();
+            command.error(ErrorKind::ArgumentConflict, conflict).exit();
+        }
+        args
+    }
 }
 
 const EXAMPLES: &str = "\
@@ -170,7 +186,6 @@ fn chunk_bytes(text: &str) -> Result<u32, String> {
 
 #[derive(Debug, Flags)]
 #[command(next_help_heading = "Encryption")]
-#[command(group = ArgGroup::new("certificate").args(["tls_cert", "tls_self_signed"]))]
 pub(crate) struct TlsArgs {
     /// Encrypt TCP with this certificate, and those between it and an authority, in PEM
     #[arg(long, value_name = "FILE", env = "MUXS_TLS_CERT", requires = "tls_key")]

@@ -12,7 +12,6 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::Parser;
 use muxs::{
     files::Store,
     server::{self, Address, Config, Limits, Listener, Tls},
@@ -24,7 +23,7 @@ use tracing_subscriber::EnvFilter;
 use self::args::{Args, LogFormat};
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::of_the_process();
     start_logging(args.log_format);
     match serve(args) {
         Ok(()) => ExitCode::SUCCESS,

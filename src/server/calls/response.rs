@@ -1,6 +1,7 @@
 //! The response half of a call, and with it the call's whole life.
 
 use std::{
+    future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll},
@@ -12,7 +13,6 @@ use futures::FutureExt;
 use h2::{Reason, SendStream, server::SendResponse};
 use http::{HeaderMap, Response};
 use http_body::{Body as _, Frame};
-use std::future::poll_fn;
 use tokio::time::timeout;
 use tonic::{Status, body::Body};
 

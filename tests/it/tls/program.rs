@@ -40,6 +40,19 @@ async fn the_program_encrypts_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_variable_that_says_no_stands_in_the_way_of_no_flag() {
+    let pki = Pki::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+    command
+        .env("MUXS_TLS_SELF_SIGNED", "0")
+        .args(["--listen", "127.0.0.1:0", "--root"])
+        .arg(pki.path("root"))
+        .args(pki.flags());
+    let program = Program::start_command(command).await;
+    assert_greeted(greet(&program.url, pki.trust()).await);
+}
+
+#[tokio::test]
 async fn the_program_asks_clients_for_certificates() {
     let pki = Pki::new();
     let authority = format!("--tls-client-ca={}", pki.flag("authority.pem"));
