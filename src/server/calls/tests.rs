@@ -482,6 +482,15 @@ async fn a_method_that_takes_one_message_takes_one() {
             ended.assert(Code::Unimplemented, "BAD_REQUEST");
             assert_eq!(pipe.held(), 0, "no handler was asked");
         }
+        // None that ends with its headers.
+        let mut pipe = Pipe::new(Limits::default()).await;
+        let request = Request::post(format!("http://muxs{path}"))
+            .header("content-type", "application/grpc")
+            .body(())
+            .unwrap();
+        let (response, requests) = pipe.client.send_request(request, true).unwrap();
+        let ended = RawCall { response, requests }.ended().await.unwrap();
+        ended.assert(Code::Unimplemented, "BAD_REQUEST");
     }
 }
 
