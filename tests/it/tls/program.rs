@@ -63,10 +63,13 @@ async fn the_program_asks_clients_for_certificates() {
         (Some("--tls-client-auth=optional"), true),
     ] {
         let flags: Vec<_> = [authority.as_str()].into_iter().chain(auth).collect();
-        let program = pki.program(&flags).await;
+        let mut program = pki.program(&flags).await;
         assert_greeted(greet(&program.url, known()).await);
         let unknown = greet(&program.url, pki.trust()).await;
         assert_eq!(unknown.is_ok(), lets_in_all, "{auth:?}");
+        // The next one has the same root.
+        program.signal(Signal::TERM);
+        assert!(program.ended().await.success());
     }
 }
 
