@@ -89,41 +89,30 @@ impl Call {
         }
     }
 
-    async fn send_body(&mut self, mut stream: SendStream<Bytes>, body: Body) {
-        let mut body = Some(body);
-        loop {
-            let next = match &mut body {
-                Some(body) => poll_fn(|cx| self.poll_next(&mut stream, body, cx)).await,
-                None => return,
-            };
-            let trailers = match next {
-                Next::Data(bytes) => match stream.send_data(bytes, false) {
-                    Ok(()) => continue,
-                    Err(_) => return,
-                },
+    async fn send_body(&mut self, mut stream: SendStream<Bytes>, mut body: Body) {
+        let trailers = loop {
+            match poll_fn(|cx| self.poll_next(&mut stream, &mut body, cx)).await {
+                Next::Data(bytes) => {
+                    if stream.send_data(bytes, false).is_err() {
+                        return;
+                    }
+                }
                 Next::End => {
                     let _ = stream.send_data(Bytes::new(), true);
                     return;
                 }
-                Next::Trailers(trailers) => trailers,
-                Next::Failed(status) => trailers_of(&status),
+                Next::Trailers(trailers) => break trailers,
+                Next::Failed(status) => break trailers_of(&status),
                 Next::DeadlinePassed => {
                     // What the handler holds is not kept for a client that does not read.
-                    body = None;
+                    drop(body);
                     self.intake.close(refusal::deadline());
-                    trailers_of(&refusal::deadline())
+                    return last_words(stream).await;
                 }
                 Next::ClientGone => return,
-            };
-            let _ = stream.send_trailers(trailers);
-            if body.is_none() {
-                // They wait behind what the client has not taken.
-                let gone = poll_fn(|cx| stream.poll_reset(cx));
-                let _ = timeout(LAST_WORDS, gone).await;
-                stream.send_reset(Reason::CANCEL);
             }
-            return;
-        }
+        };
+        let _ = stream.send_trailers(trailers);
     }
 
     fn poll_next(
@@ -154,6 +143,15 @@ impl Call {
         }
         self.deadline.poll(cx).map(|()| Next::DeadlinePassed)
     }
+}
+
+/// Says that the time is over, behind what the client has not taken, and waits a moment for it to be
+/// heard.
+async fn last_words(mut stream: SendStream<Bytes>) {
+    let _ = stream.send_trailers(trailers_of(&refusal::deadline()));
+    let gone = poll_fn(|cx| stream.poll_reset(cx));
+    let _ = timeout(LAST_WORDS, gone).await;
+    stream.send_reset(Reason::CANCEL);
 }
 
 /// Waits until the client takes more; false when it takes nothing any more.
