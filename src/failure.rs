@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -10,6 +11,14 @@ const DOMAIN: &str = "muxs";
 
 /// The reason for a request that breaks the contract in a way that has no word of its own.
 pub(crate) const BAD_REQUEST: &str = "BAD_REQUEST";
+
+/// What ends a response of streamed messages.
+pub(crate) fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // It fails for a message that is no header, and then the client hears of an end without status.
+    let _ = status.add_header(&mut trailers);
+    trailers
+}
 
 /// What a program needs to know of a failure: its code, its reason and the values that go with the
 /// reason.

@@ -54,13 +54,37 @@ async fn a_deadline_closes_a_file_that_nobody_reads() {
     request.set_timeout(SHORT);
     let unread = files.read_stream(request).await.unwrap();
     assert!(is_open(&file));
+    closed(&file).await;
+    drop(unread);
+}
+
+#[tokio::test]
+async fn a_cancel_closes_a_file_that_is_being_read() {
+    let server = TestServer::start();
+    let file = server.path("a.bin");
+    fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
+    let mut files = server.files().await;
+    let mut events = files
+        .read_stream(whole("a.bin"))
+        .await
+        .unwrap()
+        .into_inner();
+    for _ in 0..10 {
+        bounded(events.message()).await.unwrap().unwrap();
+    }
+    assert!(is_open(&file));
+    drop(events);
+    closed(&file).await;
+}
+
+/// Waits until nobody in this process has a file open.
+async fn closed(file: &Path) {
     let closed = async {
-        while is_open(&file) {
+        while is_open(file) {
             tokio::task::yield_now().await;
         }
     };
     bounded(closed).await;
-    drop(unread);
 }
 
 /// Whether this process, and so a server under test in it, has a file open.

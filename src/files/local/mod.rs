@@ -81,7 +81,9 @@ impl Local {
         if size > limit {
             return Err(Error::TooLarge { limit, size });
         }
-        file.read(0, size as usize)
+        let mut content = vec![0; size as usize];
+        file.read(0, &mut content)?;
+        Ok(content)
     }
 
     /// Opens a file as it is now.
@@ -180,17 +182,19 @@ fn can_be_told(time: SystemTime) -> bool {
     }
 }
 
-/// Inode, size and time of change. A replacement is another inode as long as somebody has the old
+/// What tells the versions of a file apart: inode, size and time of change. A replacement is another inode as long as somebody has the old
 /// one open, and `Staging::commit` stamps each version with its own nanosecond. The time of change
 /// of the inode (ctime) is left out: it moves when a file that is being read is replaced.
+type Stamp = (u64, u64, i64, i64);
+
+fn stamp(metadata: &Metadata) -> Stamp {
+    let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
+    (metadata.ino(), metadata.len(), seconds, nanoseconds)
+}
+
 fn etag(metadata: &Metadata) -> String {
-    format!(
-        "{:x}-{:x}-{:x}.{:x}",
-        metadata.ino(),
-        metadata.len(),
-        metadata.mtime(),
-        metadata.mtime_nsec()
-    )
+    let (inode, size, seconds, nanoseconds) = stamp(metadata);
+    format!("{inode:x}-{size:x}-{seconds:x}.{nanoseconds:x}")
 }
 
 #[cfg(test)]

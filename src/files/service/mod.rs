@@ -1,6 +1,7 @@
 //! `muxs.FileController`: calls into domain types, failures into codes. All that the files know of
 //! gRPC is here.
 
+mod framed;
 mod oversize;
 mod read_stream;
 mod write_stream;
@@ -11,7 +12,10 @@ use futures::{StreamExt, stream::BoxStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use self::oversize::{DropOversize, Oversize};
+use self::{
+    framed::Framed,
+    oversize::{DropOversize, Oversize},
+};
 use super::{Error, FilePath, Store, Version, upload::UploadId};
 use crate::{
     failure::{BAD_REQUEST, Cause},
@@ -43,7 +47,7 @@ pub(crate) const WRITE: &str = "/muxs.FileController/Write";
 pub(crate) const WRITE_STREAM: &str = "/muxs.FileController/WriteStream";
 
 /// `muxs.FileController`, ready to be served.
-pub(crate) type FileController = DropOversize<FileControllerServer<Files>>;
+pub(crate) type FileController = Framed<DropOversize<FileControllerServer<Files>>>;
 
 /// What the service needs.
 #[derive(Clone, Debug)]
@@ -60,7 +64,7 @@ pub(crate) struct Files {
 /// Serves files.
 pub(crate) fn file_controller(files: Files) -> FileController {
     let server = FileControllerServer::new(files).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    DropOversize::new(server, WRITE, MAX_MESSAGE_BYTES as u64)
+    Framed(DropOversize::new(server, WRITE, MAX_MESSAGE_BYTES as u64))
 }
 
 impl Files {
@@ -140,8 +144,11 @@ impl pb::file_controller_server::FileController for Files {
         &self,
         request: Request<pb::ReadStreamRequest>,
     ) -> Result<Response<Self::ReadStreamStream>, Status> {
-        let responses = self.read_stream(request.into_inner()).await?;
-        Ok(Response::new(responses.boxed()))
+        let reading = self.read_stream(request.into_inner()).await?;
+        let mut response = Response::new(reading.clone().responses().boxed());
+        // For `framed`.
+        response.extensions_mut().insert(reading);
+        Ok(response)
     }
 
     type WriteStreamStream = BoxStream<'static, Result<pb::WriteStreamResponse, Status>>;

@@ -5,22 +5,36 @@ use tonic::Status;
 
 use super::{Files, MAX_CHUNK_BYTES, file_info, log};
 use crate::{
+    checksum::Crc32c,
     files::{Error, FilePath, store::Download},
-    pb,
+    pb::{self, read_stream_response::Event},
 };
+
+/// A ReadStream that nothing stands in the way of. Clones read the same.
+#[derive(Clone)]
+pub(super) struct Reading {
+    pub(super) path: FilePath,
+    pub(super) file: Download,
+    /// Where the next chunk begins.
+    pub(super) offset: u64,
+    /// Where the last one ends.
+    pub(super) end: u64,
+    /// The size of all but the last.
+    pub(super) chunk_bytes: u32,
+}
 
 impl Files {
     /// Opens what was asked for; everything that can fail before the first byte fails here.
     pub(super) async fn read_stream(
         &self,
         request: pb::ReadStreamRequest,
-    ) -> Result<impl Stream<Item = Result<pb::ReadStreamResponse, Status>> + use<>, Error> {
+    ) -> Result<Reading, Error> {
         let path: FilePath = request.filename.parse()?;
         let opened = self.store.open_file(path.clone()).await;
         let file = opened.inspect_err(|error| log(&path, error))?;
-        let version = file.version().clone();
+        let version = file.version();
         if !request.if_etag.is_empty() && request.if_etag != version.etag {
-            let etag = Some(version.etag);
+            let etag = Some(version.etag.clone());
             return Err(Error::EtagMismatch { etag });
         }
         let size = version.size;
@@ -32,42 +46,59 @@ impl Files {
             0 => rest,
             length => length.min(rest),
         };
-        let chunk_bytes = match request.max_chunk_bytes {
-            0 => self.chunk_bytes,
-            wanted => wanted.min(MAX_CHUNK_BYTES),
-        };
-        let info = pb::read_stream_response::Event::Info(file_info(&path, version));
-        let chunks =
-            chunks(file, request.offset, request.offset + length, chunk_bytes).map(move |chunk| {
-                let chunk = chunk.inspect_err(|error| log(&path, error))?;
-                Ok(response(pb::read_stream_response::Event::Chunk(chunk)))
-            });
-        Ok(stream::iter([Ok(response(info))]).chain(chunks))
+        Ok(Reading {
+            path,
+            file,
+            offset: request.offset,
+            end: request.offset + length,
+            chunk_bytes: match request.max_chunk_bytes {
+                0 => self.chunk_bytes,
+                wanted => wanted.min(MAX_CHUNK_BYTES),
+            },
+        })
     }
 }
 
-/// The bytes from `offset` to `end`. Each chunk is read when it is asked for.
-fn chunks(
-    file: Download,
-    offset: u64,
-    end: u64,
-    chunk_bytes: u32,
-) -> impl Stream<Item = Result<pb::Chunk, Error>> {
-    stream::try_unfold((file, offset), move |(file, offset)| async move {
-        let length = u64::from(chunk_bytes).min(end - offset);
+impl Reading {
+    /// What comes first.
+    pub(super) fn info(&self) -> pb::ReadStreamResponse {
+        response(Event::Info(file_info(
+            &self.path,
+            self.file.version().clone(),
+        )))
+    }
+
+    /// All of it, for the generated code to send. Each chunk is read when it is asked for.
+    pub(super) fn responses(
+        self,
+    ) -> impl Stream<Item = Result<pb::ReadStreamResponse, Status>> + use<> {
+        let info = stream::iter([Ok(self.info())]);
+        let chunks = stream::try_unfold(self, async |mut reading| {
+            let Some(chunk) = reading.chunk().await? else {
+                return Ok(None);
+            };
+            Ok(Some((response(Event::Chunk(chunk)), reading)))
+        });
+        info.chain(chunks)
+    }
+
+    async fn chunk(&mut self) -> Result<Option<pb::Chunk>, Error> {
+        let offset = self.offset;
+        let length = u64::from(self.chunk_bytes).min(self.end - offset) as usize;
         if length == 0 {
             return Ok(None);
         }
-        let (bytes, crc32c) = file.read(offset, length as usize).await?;
-        let chunk = pb::Chunk {
+        let read = self.file.read(offset, vec![0; length], 0..length).await;
+        let data = read.inspect_err(|error| log(&self.path, error))?;
+        self.offset += length as u64;
+        Ok(Some(pb::Chunk {
             offset,
-            crc32c: Some(crc32c.value()),
-            data: bytes.into(),
-        };
-        Ok(Some((chunk, (file, offset + length))))
-    })
+            crc32c: Some(Crc32c::of(&data).value()),
+            data: data.into(),
+        }))
+    }
 }
 
-fn response(event: pb::read_stream_response::Event) -> pb::ReadStreamResponse {
+fn response(event: Event) -> pb::ReadStreamResponse {
     pb::ReadStreamResponse { event: Some(event) }
 }

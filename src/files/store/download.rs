@@ -1,12 +1,9 @@
 //! A file that is read in pieces.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use super::joined;
-use crate::{
-    checksum::Crc32c,
-    files::{error::Error, local::Reader, version::Version},
-};
+use crate::files::{error::Error, local::Reader, version::Version};
 
 /// An open file, one version of it however long reading takes.
 #[derive(Clone, Debug)]
@@ -25,18 +22,23 @@ impl Download {
         &self.file.version
     }
 
-    /// Reads `length` bytes, all of which the file has, and sums them up while they are in the
-    /// processor's cache.
+    /// Fills `part` of `buffer` from `offset` on. The file has to have all of it.
     pub(crate) async fn read(
         &self,
         offset: u64,
-        length: usize,
-    ) -> Result<(Vec<u8>, Crc32c), Error> {
+        mut buffer: Vec<u8>,
+        mut part: Range<usize>,
+    ) -> Result<Vec<u8>, Error> {
+        // What is in memory is copied sooner than another thread is woken.
+        let cached = self.file.read_cached(offset, &mut buffer[part.clone()])?;
+        part.start += cached;
+        if part.is_empty() {
+            return Ok(buffer);
+        }
         let file = Arc::clone(&self.file);
         joined(tokio::task::spawn_blocking(move || {
-            let bytes = file.read(offset, length)?;
-            let crc32c = Crc32c::of(&bytes);
-            Ok((bytes, crc32c))
+            file.read(offset + cached as u64, &mut buffer[part])?;
+            Ok(buffer)
         }))
         .await
     }

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tonic::{Status, body::Body};
 
 use super::{super::wait::Wait, refusal, request::Intake, room::Place};
+use crate::failure::trailers;
 
 /// How long after its deadline a call may take to get the word through to its client that it is
 /// over.
@@ -102,7 +103,7 @@ impl Call {
                     return;
                 }
                 Next::Trailers(trailers) => break trailers,
-                Next::Failed(status) => break trailers_of(&status),
+                Next::Failed(status) => break trailers(&status),
                 Next::DeadlinePassed => {
                     // What the handler holds is not kept for a client that does not read.
                     drop(body);
@@ -148,7 +149,7 @@ impl Call {
 /// Says that the time is over, behind what the client has not taken, and waits a moment for it to be
 /// heard.
 async fn last_words(mut stream: SendStream<Bytes>) {
-    let _ = stream.send_trailers(trailers_of(&refusal::deadline()));
+    let _ = stream.send_trailers(trailers(&refusal::deadline()));
     let gone = poll_fn(|cx| stream.poll_reset(cx));
     let _ = timeout(LAST_WORDS, gone).await;
     stream.send_reset(Reason::CANCEL);
@@ -176,11 +177,4 @@ fn next(frame: Option<Result<Frame<Bytes>, Status>>) -> Next {
             Err(frame) => Next::Trailers(frame.into_trailers().unwrap_or_default()),
         },
     }
-}
-
-fn trailers_of(status: &Status) -> HeaderMap {
-    let mut trailers = HeaderMap::new();
-    // It fails for a message that is no header, and then the client hears of an end without status.
-    let _ = status.add_header(&mut trailers);
-    trailers
 }
