@@ -9,7 +9,8 @@
 //! with carries the [`Reading`], from which this makes the body anew.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -43,6 +44,10 @@ const LONGEST_HEAD: usize = HEAD_BYTES + 1 + 4 + 11 + 5 + 1 + 4;
 
 /// As many small chunks as fit in this, in bytes, travel together: as for any other message.
 const GATHERED_BYTES: usize = 32 * 1024;
+
+/// Bytes of the file are read to where a page begins. Processors copy from one page to another at a
+/// quarter of the speed where the same byte is a few bytes further on in the second.
+const PAGE_BYTES: usize = 4096;
 
 /// Answers ReadStream with bodies of its own making. All else is left as it is.
 #[derive(Clone, Debug)]
@@ -130,15 +135,19 @@ impl Chunks {
             return Ok(None);
         }
         let length = heads_length + data_length;
+        let longest = heads.clone().count() * LONGEST_HEAD + data_length;
+        let mut buffer = self.buffers.take(longest + PAGE_BYTES);
+        let begin = buffer[heads_length..].as_ptr().align_offset(PAGE_BYTES);
+        let mut unread = begin + heads_length;
+
         let Reading {
             path, file, offset, ..
         } = &mut self.reading;
         // Behind all the heads. The last chunk belongs there; and so the only one, if there is one.
-        let buffer = self.buffers.take(length);
-        let read = file.read(*offset, buffer, heads_length..length).await;
-        let mut buffer = read.inspect_err(|error| log(path, error))?;
+        let read = file.read(*offset, buffer, unread..begin + length).await;
+        buffer = read.inspect_err(|error| log(path, error))?;
         *offset += data_length as u64;
-        let (mut unread, mut filled) = (heads_length, 0);
+        let mut filled = begin;
         for head in heads {
             let data = filled + head.length();
             if data != unread {
@@ -149,7 +158,7 @@ impl Chunks {
             head.put(Crc32c::of(&data[..head.data_length]), before);
             filled += head.length() + head.data_length;
         }
-        Ok(Some(self.buffers.lend(buffer, length)))
+        Ok(Some(self.buffers.lend(buffer, begin..filled)))
     }
 
     /// Those of the next chunks that travel together.
@@ -229,7 +238,7 @@ struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
 /// A buffer on its way. When it is dropped, there is one more to be taken.
 struct Lent {
     buffer: Vec<u8>,
-    length: usize,
+    part: Range<usize>,
     buffers: Buffers,
 }
 
@@ -242,16 +251,16 @@ impl Buffers {
             .unwrap_or_else(|| vec![0; length])
     }
 
-    /// The first `length` bytes of one.
-    fn lend(&self, buffer: Vec<u8>, length: usize) -> Bytes {
+    /// A part of one.
+    fn lend(&self, buffer: Vec<u8>, part: Range<usize>) -> Bytes {
         Bytes::from_owner(Lent {
             buffer,
-            length,
+            part,
             buffers: self.clone(),
         })
     }
 
-    fn all(&self) -> std::sync::MutexGuard<'_, Vec<Vec<u8>>> {
+    fn all(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         // Nothing that panics leaves it half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -259,7 +268,7 @@ impl Buffers {
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
-        &self.buffer[..self.length]
+        &self.buffer[self.part.clone()]
     }
 }
 
