@@ -13,9 +13,6 @@ impl Crc32c {
     }
 
     /// Of these bytes with `next` behind them.
-    ///
-    /// Where the checksum of `next` alone is known, the two could be combined without a look at the
-    /// bytes. For a chunk that takes longer than looking at it again.
     pub fn extended_by(self, next: &[u8]) -> Self {
         // Inside, the register is the complement of the checksum.
         let register = u64::from(!self.0);
@@ -25,10 +22,48 @@ impl Crc32c {
         Self(digest.finalize() as u32)
     }
 
+    /// Of these bytes with `length` others behind them, whose checksum is `next`. Does not take
+    /// longer for more of them.
+    pub fn followed_by(self, next: Self, length: u64) -> Self {
+        // A checksum is the remainder of a division of polynomials. Bytes behind it shift it, which
+        // multiplies it by a power of x.
+        let bits = (0..u64::BITS).filter(|bit| length >> bit & 1 == 1);
+        let shifted = bits.fold(self.0, |sum, bit| product(sum, SHIFTS[bit as usize]));
+        Self(shifted ^ next.0)
+    }
+
     /// As it travels.
     pub fn value(self) -> u32 {
         self.0
     }
+}
+
+/// The divisor, and all other polynomials here, with the highest power of x in the lowest bit.
+const CASTAGNOLI: u32 = 0x82f6_3b78;
+
+/// What shifts by 1, 2, 4, 8, ... bytes: x to the power of 8, 16, 32, 64, ...
+const SHIFTS: [u32; u64::BITS as usize] = {
+    let mut shifts = [1 << (31 - 8); u64::BITS as usize];
+    let mut bit = 1;
+    while bit < shifts.len() {
+        shifts[bit] = product(shifts[bit - 1], shifts[bit - 1]);
+        bit += 1;
+    }
+    shifts
+};
+
+/// The product of two polynomials, without multiples of the divisor.
+const fn product(a: u32, mut b: u32) -> u32 {
+    let mut product = 0;
+    let mut power = 1 << 31;
+    while power != 0 {
+        if a & power != 0 {
+            product ^= b;
+        }
+        power >>= 1;
+        b = b >> 1 ^ if b & 1 == 1 { CASTAGNOLI } else { 0 };
+    }
+    product
 }
 
 impl From<u32> for Crc32c {
@@ -57,6 +92,24 @@ mod tests {
         fn pieces_make_the_whole(whole: Vec<u8>, at: prop::sample::Index) {
             let (first, second) = whole.split_at(at.index(whole.len() + 1));
             prop_assert_eq!(Crc32c::of(first).extended_by(second), Crc32c::of(&whole));
+        }
+
+        #[test]
+        fn so_do_their_checksums(whole: Vec<u8>, at: prop::sample::Index) {
+            let (first, second) = whole.split_at(at.index(whole.len() + 1));
+            let (first, length) = (Crc32c::of(first), second.len() as u64);
+            let second = Crc32c::of(second);
+            prop_assert_eq!(first.followed_by(second, length), Crc32c::of(&whole));
+        }
+
+        /// Lengths that nobody has bytes for.
+        #[test]
+        fn lengths_add_up(sum: u32, a in 0..1_u64 << 63, b in 0..1_u64 << 63) {
+            let (sum, nothing) = (Crc32c(sum), Crc32c::default());
+            prop_assert_eq!(
+                sum.followed_by(nothing, a).followed_by(nothing, b),
+                sum.followed_by(nothing, a + b)
+            );
         }
     }
 }

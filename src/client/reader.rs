@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
     fn forget(&mut self, length: u64) {
         while let Some(piece) = self.kept.pop_front_if(|piece| piece.end() <= length) {
             self.dropped = piece.end();
-            self.dropped_checksum = self.dropped_checksum.extended_by(&piece.data);
+            self.dropped_checksum = piece.behind(self.dropped_checksum);
             self.sent = self.sent.saturating_sub(1);
         }
     }
@@ -112,7 +112,7 @@ impl Source for Reader<'_> {
         let length = self.partial.len().min(self.piece);
         let piece = Piece::new(self.read, self.partial.split_to(length).freeze());
         self.read = piece.end();
-        self.checksum = self.checksum.extended_by(&piece.data);
+        self.checksum = piece.behind(self.checksum);
         self.kept.push_back(piece.clone());
         self.sent += 1;
         Ok(Some(piece))

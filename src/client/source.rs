@@ -27,6 +27,11 @@ impl Piece {
         self.offset + self.data.len() as u64
     }
 
+    /// The checksum of all up to its end, where `before` is that of all before it.
+    pub(super) fn behind(&self, before: Crc32c) -> Crc32c {
+        before.followed_by(self.checksum, self.data.len() as u64)
+    }
+
     /// The same bytes in pieces of at most `most`.
     pub(super) fn cut(self, most: usize) -> Vec<Self> {
         if self.data.len() <= most {

@@ -87,10 +87,10 @@ pub(crate) struct Extent {
 
 impl Extent {
     /// These bytes with `next` behind them.
-    pub(crate) fn extended_by(self, next: &[u8]) -> Self {
+    pub(crate) fn followed_by(self, next: Self) -> Self {
         Self {
-            size: self.size + next.len() as u64,
-            crc32c: self.crc32c.extended_by(next),
+            size: self.size + next.size,
+            crc32c: self.crc32c.followed_by(next.crc32c, next.size),
         }
     }
 }

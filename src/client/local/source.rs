@@ -155,7 +155,7 @@ impl Source for LocalFile {
         let piece = self.reading.done().await;
         let piece = piece.map_err(|error| self.unreadable(error))?;
         self.offset = piece.end();
-        self.checksum = self.checksum.extended_by(&piece.data);
+        self.checksum = piece.behind(self.checksum);
         self.known.insert(self.offset, self.checksum);
         self.reading = self.read_ahead();
         Ok(Some(piece))

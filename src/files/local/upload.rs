@@ -249,12 +249,18 @@ impl Unfinished {
             let expected = accepted.size;
             return Err(Error::OffsetMismatch { expected });
         }
-        self.check_size(offset.saturating_add(bytes.len() as u64))?;
-        if crc32c.is_some_and(|crc32c| crc32c != Crc32c::of(bytes)) {
+        let size = bytes.len() as u64;
+        self.check_size(offset.saturating_add(size))?;
+        let found = Crc32c::of(bytes);
+        if crc32c.is_some_and(|crc32c| crc32c != found) {
             return Err(Error::ChunkCorrupt { offset });
         }
         self.data.write(bytes, offset)?;
-        *accepted = accepted.extended_by(bytes);
+        let chunk = Extent {
+            size,
+            crc32c: found,
+        };
+        *accepted = accepted.followed_by(chunk);
         Ok(())
     }
 

@@ -138,6 +138,9 @@ impl Call {
         loop {
             let step = tokio::select! {
                 biased;
+                () = self.files.ending.cancelled() => return Err(Failure::Draining),
+                // First all that is there: the more is written at once, the better.
+                step = self.steps.next(), if upload.has_room() => step,
                 advanced = upload.advanced() => {
                     if let Some(so_far) = advanced?
                         && self.answers.capacity() > LAST_WORDS
@@ -146,8 +149,6 @@ impl Call {
                     }
                     continue;
                 }
-                () = self.files.ending.cancelled() => return Err(Failure::Draining),
-                step = self.steps.next(), if upload.has_room() => step,
             };
             let Some(step) = step else {
                 return Ok(progress(id, upload.pause().await?));

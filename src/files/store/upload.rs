@@ -85,14 +85,14 @@ impl Upload {
         self.batch_bytes < BATCH_BYTES
     }
 
-    /// Takes a chunk in. Whether it fits, and is what it should be, shows when it is written.
+    /// Takes a chunk in, to be written by [`Upload::advanced`]. Whether it fits, and is what it should
+    /// be, shows then.
     pub(crate) fn push(&mut self, chunk: Chunk) {
         self.batch_bytes += chunk.bytes.len() + CHUNK_OVERHEAD;
         self.received += chunk.bytes.len() as u64;
         self.due
             .get_or_insert_with(|| Instant::now() + CHECKPOINT_AFTER);
         self.batch.push(chunk);
-        self.write();
     }
 
     /// Drives the writing. Completes when something has been written, without progress; at the end

@@ -20,8 +20,9 @@ use super::{super::wait::Wait, methods::Requests, refusal};
 const HEAD_BYTES: usize = 5;
 
 /// A frame that is smaller, in bytes, is copied. HTTP/2 gives a part of a larger buffer, and while
-/// one byte of it waits for the handler, all of it would be kept.
-const COPIED_BELOW: usize = 8 * 1024;
+/// one byte of it waits for the handler, all of it would be kept. It is the size that most clients
+/// cut frames to.
+const COPIED_BELOW: usize = 16 * 1024;
 
 /// How much of what is copied goes into one piece, in bytes.
 const PIECE_BYTES: usize = 16 * 1024;
