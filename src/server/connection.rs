@@ -1,6 +1,7 @@
 //! One HTTP/2 connection, from its first byte to its end.
 
 use std::{
+    future::ready,
     hash::{BuildHasher, RandomState},
     pin::pin,
     sync::Arc,
@@ -15,7 +16,7 @@ use h2::{
 use http::Request;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    task::unconstrained,
+    task::{coop::consume_budget, unconstrained},
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -143,9 +144,15 @@ impl Connections {
         };
         let mut connection = connection?;
         let pings = connection.ping_pong().expect("it is asked for once");
-        let begin = |(request, respond): (Request<RecvStream>, SendResponse<Bytes>)| {
-            if let Some(call) = calls.begin(request, respond) {
-                tasks.spawn(call);
+        // All that has come begins together, so that what is answered at once leaves together.
+        let mut come: Vec<(Request<RecvStream>, SendResponse<Bytes>)> = Vec::new();
+        let begin = async |come: &mut Vec<_>| {
+            for (request, respond) in come.drain(..) {
+                if let Some(call) = calls.begin(request, respond) {
+                    tasks.spawn(call);
+                }
+                // After so many, the others of this thread have their turn.
+                consume_budget().await;
             }
         };
         // Unconstrained: else a client that keeps the connection busy could keep them from being
@@ -157,9 +164,10 @@ impl Connections {
             tokio::select! {
                 biased;
                 accepted = connection.accept() => match accepted {
-                    Some(call) => begin(call?),
+                    Some(call) => come.push(call?),
                     None => return Ok(()),
                 },
+                () = ready(()), if !come.is_empty() => begin(&mut come).await,
                 // The drain has a grace of its own for all of them, and cuts.
                 () = &mut drained => break None,
                 () = &mut old => break Some(grace),
@@ -174,9 +182,10 @@ impl Connections {
                 biased;
                 accepted = connection.accept() => match accepted {
                     // It was on its way.
-                    Some(call) => begin(call?),
+                    Some(call) => come.push(call?),
                     None => return Ok(()),
                 },
+                () = ready(()), if !come.is_empty() => begin(&mut come).await,
                 () = &mut late => return Err("its calls did not end in time".into()),
                 () = &mut silent => return Err("it did not go by itself".into()),
                 () = &mut gone => return Err("it does not answer".into()),

@@ -1,6 +1,6 @@
 //! What is served: the two packages of the contract, health and reflection.
 
-use tonic::{codec::CompressionEncoding::Gzip, server::NamedService, service::Routes};
+use tonic::{codec::CompressionEncoding::Gzip, server::NamedService};
 use tonic_health::{
     ServingStatus,
     pb::health_server::HealthServer,
@@ -8,7 +8,7 @@ use tonic_health::{
 };
 use tonic_reflection::server::Builder as Reflection;
 
-use super::calls::Served;
+use super::calls::{Routes, Served};
 use crate::{
     files::{FileController, Files, WRITE, WRITE_STREAM, file_controller},
     greeter::Greeter,
@@ -57,14 +57,14 @@ pub(super) fn services(files: Files, health: HealthReporter) -> Served {
     let helloworld = HelloworldServer::new(Greeter)
         .accept_compressed(Gzip)
         .send_compressed(Gzip);
-    let routes = Routes::new(greeter)
-        .add_service(helloworld)
-        .add_service(file_controller(files))
-        .add_service(HealthServer::new(HealthService::from_health_reporter(
-            health,
-        )));
+    let health = HealthServer::new(HealthService::from_health_reporter(health));
+    let routes = Routes::default()
+        .with(greeter)
+        .with(helloworld)
+        .with(file_controller(files))
+        .with(health);
     Served {
-        routes: reflected(routes).prepare(),
+        routes: reflected(routes),
         descriptors: &DESCRIPTORS,
         steady: &[WRITE_STREAM],
         any_size: &[WRITE],
@@ -97,6 +97,6 @@ fn reflected(routes: Routes) -> Routes {
     };
     let broken = "these descriptors were written by a compiler";
     routes
-        .add_service(builder().build_v1().expect(broken))
-        .add_service(builder().build_v1alpha().expect(broken))
+        .with(builder().build_v1().expect(broken))
+        .with(builder().build_v1alpha().expect(broken))
 }

@@ -16,7 +16,7 @@ use std::{
 
 use async_stream::stream;
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::{TryFutureExt, future::MapOk};
+use futures::{FutureExt, TryFutureExt, future::BoxFuture};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -57,20 +57,21 @@ impl<S: NamedService> NamedService for Framed<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> Service<Request<Body>> for Framed<S>
+impl<S, B> Service<Request<B>> for Framed<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<B>, Response = Response<Body>>,
+    S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = MapOk<S::Future, fn(Response<Body>) -> Response<Body>>;
+    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        self.0.call(request).map_ok(framed)
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.0.call(request).map_ok(framed).boxed()
     }
 }
 

@@ -4,7 +4,10 @@
 //! what to do instead. So this looks at the length that stands in front of the message, drops what
 //! is too long, unread, and hands the call on with [`Oversize`] in its place.
 
-use std::task::{Context, Poll};
+use std::{
+    error::Error,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, Either};
@@ -52,10 +55,12 @@ impl<S: NamedService> NamedService for DropOversize<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S> Service<Request<Body>> for DropOversize<S>
+impl<S, B> Service<Request<B>> for DropOversize<S>
 where
     S: Service<Request<Body>> + Clone + Send + 'static,
     S::Future: Send,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -65,7 +70,8 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let request = request.map(Body::new);
         if request.uri().path() != self.method {
             return Either::Left(self.inner.call(request));
         }

@@ -7,21 +7,24 @@ mod refusal;
 mod request;
 mod response;
 mod room;
+mod routes;
 #[cfg(test)]
 mod tests;
 mod timeout;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Waker},
+};
 
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
 use tokio::time::Instant;
-use tonic::{Status, service::Routes};
-use tower::Service as _;
+use tonic::Status;
 
-pub(super) use self::room::Room;
 use self::{methods::Methods, request::Rules, response::Call, room::Place};
+pub(super) use self::{room::Room, routes::Routes};
 use super::{
     config::Limits,
     wait::{Wait, after},
@@ -80,12 +83,14 @@ impl Calls {
         self
     }
 
-    /// What brings one call to its end. None where there is nothing left to do: it was refused.
+    /// Begins a call, and gives what brings it to its end. None where there is nothing left to do: it
+    /// was refused, or is over already, as a small call is that has come whole. So that takes no
+    /// task, and is done while all of it is in the processor's cache.
     pub(super) fn begin(
-        self: &Arc<Self>,
+        &self,
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
-    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+    ) -> Option<impl Future<Output = ()> + Send + Unpin + use<>> {
         let (head, stream) = request.into_parts();
         let refused = match self.admit(&head) {
             Ok((until, place)) => {
@@ -97,9 +102,10 @@ impl Calls {
                     _place: place,
                 };
                 let request = Request::from_parts(answered_in_kind(head), body);
-                // Boxed: two small pieces of memory are had sooner than a larger one.
-                let answer = Box::pin(self.routes.clone().call(request));
-                return Some(call.answer(answer));
+                let mut call = Box::pin(call.answer(self.routes.call(request)));
+                // Whoever takes it asks it again, and is woken then.
+                let mut nobody = Context::from_waker(Waker::noop());
+                return call.as_mut().poll(&mut nobody).is_pending().then_some(call);
             }
             Err(Refused::Http(code)) => refusal::http(code),
             Err(Refused::Grpc(status)) => status.into_http(),

@@ -42,7 +42,7 @@ pub(super) struct Rules {
 pub(super) struct Intake(Arc<Mutex<Waiting>>);
 
 /// The body of a request. It fails, with the status for the client, where it breaks the rules.
-pub(super) struct RequestBody {
+pub(in crate::server) struct RequestBody {
     waiting: Arc<Mutex<Waiting>>,
     rules: Rules,
     messages: Messages,

@@ -142,7 +142,7 @@ impl Pipe {
     async fn with_window(limits: Limits, window: u32) -> Self {
         let handlers = Stubborn::default();
         let served = Served {
-            routes: Routes::new(GreeterServer::new(handlers.clone())).prepare(),
+            routes: Routes::default().with(GreeterServer::new(handlers.clone())),
             descriptors: &[pb::FILE_DESCRIPTOR_SET],
             steady: &[LOTS_OF_GREETINGS],
             any_size: &[],
