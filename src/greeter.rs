@@ -136,7 +136,7 @@ fn hello(request: pb::HelloRequest) -> Result<pb::HelloReply, Status> {
 fn greeting(language: usize, name: &str) -> pb::HelloReply {
     let (before, after) = GREETINGS[language % GREETINGS.len()];
     pb::HelloReply {
-        message: format!("{before}{name}{after}"),
+        message: [before, name, after].concat(),
     }
 }
 
