@@ -1,0 +1,73 @@
+//! What the machine gives: a copy, a checksum, and sockets and files without a protocol between
+//! them. No server can be faster than that.
+
+mod serve;
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use clap::Parser;
+use muxs_bench::{Report, crc32c, noise};
+
+use serve::Serve;
+
+/// How much is moved at once, in bytes.
+const BUFFER: usize = 256 << 10;
+
+/// Measures the machine, or serves as fast as it can.
+#[derive(Debug, Parser)]
+enum Floor {
+    /// Copy a buffer again and again
+    Memcpy(Amount),
+    /// Take the CRC-32C of a buffer again and again
+    Crc(Amount),
+    /// Move bytes between connections and files
+    Serve(Serve),
+}
+
+#[derive(clap::Args, Debug)]
+struct Amount {
+    /// How much, in all
+    #[arg(long, value_name = "COUNT")]
+    bytes: u64,
+}
+
+impl Amount {
+    /// Times `work` on a buffer until it had so many bytes.
+    fn measure(&self, mut work: impl FnMut(&[u8])) -> Result<()> {
+        let hot = noise(BUFFER);
+        let mut rest = self.bytes;
+        let from = Instant::now();
+        while rest > 0 {
+            let next = rest.min(BUFFER as u64);
+            work(black_box(&hot[..next as usize]));
+            rest -= next;
+        }
+        print(self.bytes, from.elapsed())
+    }
+}
+
+fn print(bytes: u64, time: Duration) -> Result<()> {
+    let report = Report {
+        bytes,
+        seconds: time.as_secs_f64(),
+        ..Report::default()
+    };
+    Ok(report.print()?)
+}
+
+fn main() -> Result<()> {
+    match Floor::parse() {
+        Floor::Memcpy(amount) => {
+            let mut copy = vec![0; BUFFER];
+            amount.measure(|hot| black_box(&mut copy)[..hot.len()].copy_from_slice(hot))
+        }
+        Floor::Crc(amount) => amount.measure(|hot| {
+            black_box(crc32c(0, hot));
+        }),
+        Floor::Serve(serve) => serve.run(),
+    }
+}

@@ -1,0 +1,243 @@
+//! A file there, and a file back.
+
+use std::{sync::Arc, time::Instant};
+
+use anyhow::{Result, ensure};
+use muxs_bench::{
+    Report, Span, crc32c, noise,
+    pb::{
+        FinishUpload, OpenUpload, ReadStreamRequest, WriteStreamRequest, write_stream_request::Step,
+    },
+};
+use uuid::Uuid;
+
+use crate::{
+    Server,
+    grpc::{self, Messages, Once},
+    http2::{Outgoing, Source},
+    protobuf::{COMMITTED, Chunk, INFO, before_data},
+    streams,
+};
+
+/// The size of chunks unless another is asked for, in bytes.
+const CHUNK_BYTES: u32 = 256 * 1024;
+
+/// A file, and how to move it.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Transfer {
+    #[command(flatten)]
+    server: Server,
+    /// Name of the file; of an upload, what its streams put their number behind
+    #[arg(long, value_name = "NAME")]
+    filename: String,
+    /// Size of the file
+    #[arg(long, value_name = "COUNT")]
+    bytes: u64,
+    /// How many streams at once, each on a connection of its own
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    streams: usize,
+    /// Size of the chunks
+    #[arg(long, value_name = "COUNT", default_value_t = CHUNK_BYTES, value_parser = clap::value_parser!(u32).range(1..))]
+    chunk_bytes: u32,
+}
+
+impl Transfer {
+    fn chunks(&self) -> u64 {
+        self.bytes.div_ceil(self.chunk_bytes.into())
+    }
+
+    fn report(&self, span: Span, messages: u64) -> Report {
+        Report {
+            bytes: self.bytes * self.streams as u64,
+            messages: messages * self.streams as u64,
+            seconds: span.length().as_secs_f64(),
+            ..Report::default()
+        }
+    }
+}
+
+/// Reads the file with ReadStream.
+pub(crate) fn read(transfer: &Transfer) -> Result<Report> {
+    let connect = |_| transfer.server.connect(Arc::new([]));
+    let connections = (0..transfer.streams).map(connect).collect::<Result<_>>()?;
+    let span = streams::at_once(connections, |mut connection| {
+        let mut request = Once::whole(&ReadStreamRequest {
+            filename: transfer.filename.clone(),
+            max_chunk_bytes: transfer.chunk_bytes,
+            ..ReadStreamRequest::default()
+        });
+        let from = Instant::now();
+        let stream = grpc::call(&mut connection, "/muxs.FileController/ReadStream");
+        let mut messages = Messages::default();
+        let mut count = 0;
+        let mut bytes = 0;
+        let ended = connection.run(stream, &mut request, &mut |_, content| {
+            messages.feed(content, &mut |message| {
+                if count > 0 {
+                    let chunk = Chunk::beginning(message.beginning, message.length)?;
+                    ensure!(chunk.offset == bytes, "{chunk:?} does not go on at {bytes}");
+                    bytes += chunk.data as u64;
+                } else {
+                    ensure!(
+                        message.beginning.first() == Some(&INFO),
+                        "info is not first"
+                    );
+                }
+                count += 1;
+                Ok(())
+            })
+        })?;
+        let span = Span::since(from);
+        ensure!(
+            bytes == transfer.bytes && count == 1 + transfer.chunks() && messages.is_whole(),
+            "{bytes} bytes in {count} messages"
+        );
+        grpc::check_end(ended)?;
+        Ok(span)
+    })?;
+    Ok(transfer.report(span, 1 + transfer.chunks()))
+}
+
+/// Writes a file with WriteStream.
+pub(crate) fn write(transfer: &Transfer) -> Result<Report> {
+    let hot: Arc<[u8]> = noise(transfer.chunk_bytes as usize).into();
+    let sums = Sums::of(&hot, transfer.bytes);
+    let connect = |number| {
+        let filename = format!("{}-{number}", transfer.filename);
+        let upload = Upload::new(filename, transfer.bytes, &sums);
+        Ok((transfer.server.connect(hot.clone())?, upload))
+    };
+    let uploads = (0..transfer.streams).map(connect).collect::<Result<_>>()?;
+    let span = streams::at_once(uploads, |(mut connection, mut upload)| {
+        let from = Instant::now();
+        let stream = grpc::call(&mut connection, "/muxs.FileController/WriteStream");
+        let mut messages = Messages::default();
+        let mut committed = false;
+        let ended = connection.run(stream, &mut upload, &mut |_, content| {
+            messages.feed(content, &mut |message| {
+                ensure!(!committed, "something comes after committed");
+                committed = message.beginning.first() == Some(&COMMITTED);
+                Ok(())
+            })
+        })?;
+        let span = Span::since(from);
+        ensure!(committed, "the file was not committed");
+        ensure!(upload.is_empty(), "the file was committed before its end");
+        grpc::check_end(ended)?;
+        Ok(span)
+    })?;
+    // Those that went: `open`, the chunks, `finish`.
+    Ok(transfer.report(span, 2 + transfer.chunks()))
+}
+
+/// Checksums of a file that is one chunk again and again.
+struct Sums {
+    chunk_bytes: u64,
+    chunk: u32,
+    last: u32,
+    whole: u32,
+}
+
+impl Sums {
+    fn of(chunk: &[u8], bytes: u64) -> Self {
+        let chunk_bytes = chunk.len() as u64;
+        let last = &chunk[..(bytes % chunk_bytes) as usize];
+        let all_but_last = (0..bytes / chunk_bytes).fold(0, |sum, _| crc32c(sum, chunk));
+        Self {
+            chunk_bytes,
+            chunk: crc32c(0, chunk),
+            last: crc32c(0, last),
+            whole: crc32c(all_but_last, last),
+        }
+    }
+}
+
+/// The request of WriteStream: `open`, chunks, `finish`.
+struct Upload<'a> {
+    sums: &'a Sums,
+    /// Of the file.
+    bytes: u64,
+    /// How much of it was begun to be given.
+    offset: u64,
+    /// What is given before data, or instead of it.
+    head: Vec<u8>,
+    head_given: usize,
+    /// What is given of the data.
+    data: std::ops::Range<usize>,
+    finished: bool,
+}
+
+impl<'a> Upload<'a> {
+    fn new(filename: String, bytes: u64, sums: &'a Sums) -> Self {
+        let open = Step::Open(OpenUpload {
+            filename,
+            upload_id: Uuid::new_v4().to_string(),
+            ..OpenUpload::default()
+        });
+        Self {
+            sums,
+            bytes,
+            offset: 0,
+            head: encoded(open),
+            head_given: 0,
+            data: 0..0,
+            finished: false,
+        }
+    }
+
+    fn message_is_given(&self) -> bool {
+        self.head_given == self.head.len() && self.data.is_empty()
+    }
+
+    fn next_message(&mut self) {
+        let rest = self.bytes - self.offset;
+        self.head_given = 0;
+        if rest == 0 {
+            self.finished = true;
+            self.head = encoded(Step::Finish(FinishUpload {
+                size: self.bytes,
+                crc32c: Some(self.sums.whole),
+            }));
+            return;
+        }
+        let (length, sum) = match rest >= self.sums.chunk_bytes {
+            true => (self.sums.chunk_bytes, self.sums.chunk),
+            false => (rest, self.sums.last),
+        };
+        let before = before_data(self.offset, sum, length as usize);
+        self.head.clear();
+        self.head.extend(grpc::head(before.len() + length as usize));
+        self.head.extend(before);
+        self.data = 0..length as usize;
+        self.offset += length;
+    }
+}
+
+impl Source for Upload<'_> {
+    fn give(&mut self, limit: usize, to: &mut Outgoing) -> usize {
+        let mut room = limit;
+        while room > 0 && !self.is_empty() {
+            if self.message_is_given() {
+                self.next_message();
+            }
+            let head = &self.head[self.head_given..];
+            let head = &head[..head.len().min(room)];
+            to.push(head);
+            self.head_given += head.len();
+            room -= head.len();
+            let from = self.data.start;
+            self.data.start += self.data.len().min(room);
+            to.push_hot(from..self.data.start);
+            room -= self.data.start - from;
+        }
+        limit - room
+    }
+
+    fn is_empty(&self) -> bool {
+        self.finished && self.message_is_given()
+    }
+}
+
+fn encoded(step: Step) -> Vec<u8> {
+    grpc::encoded(&WriteStreamRequest { step: Some(step) })
+}

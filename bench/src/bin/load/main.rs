@@ -1,0 +1,103 @@
+//! One client for all servers: it makes them work, and measures how long that takes.
+//!
+//! It speaks HTTP/2 by hand, so that it is never what is waited for, and accepts no answer that is
+//! not whole: then it ends with a sentence instead of figures.
+
+mod files;
+mod get;
+mod greeter;
+mod grpc;
+mod http2;
+mod idle;
+mod protobuf;
+mod raw;
+mod streams;
+mod through_tonic;
+
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+
+use anyhow::Result;
+use clap::Parser;
+
+use files::Transfer;
+use get::Get;
+use greeter::{Amount, Bidi, Greetings};
+use http2::Connection;
+use idle::Idle;
+use raw::Raw;
+use through_tonic::Check;
+
+/// How much is received at once, at most, in bytes: it shall stay in the cache of one core.
+const INBOX: usize = 256 << 10;
+
+/// Measures a server, and prints a line of JSON.
+#[derive(Debug, Parser)]
+enum Load {
+    /// Read a file with ReadStream
+    Read(Transfer),
+    /// Write a file with WriteStream
+    Write(Transfer),
+    /// Get a file over plain HTTP
+    Get(Get),
+    /// Receive bytes over bare TCP
+    RawRead(Raw),
+    /// Send bytes over bare TCP
+    RawWrite(Raw),
+    /// Receive many messages with LotsOfReplies
+    Replies(Amount),
+    /// Send many messages with LotsOfGreetings
+    Greetings(Greetings),
+    /// Send and receive many messages with BidiHello
+    Bidi(Bidi),
+    /// Send and receive many messages with BidiHello, through the client that tonic generates
+    OwnBidi(Amount),
+    /// Hold open connections until standard input ends
+    Idle(Idle),
+    /// Read a file with ReadStream, and check every byte of it
+    Check(Check),
+}
+
+/// Where the server is, and what it is told at first.
+#[derive(clap::Args, Debug)]
+struct Server {
+    /// Where the server listens
+    #[arg(long)]
+    address: SocketAddr,
+    /// The largest frame that the server may send
+    #[arg(long, value_name = "COUNT", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(16_384..1 << 24))]
+    frame_bytes: u32,
+}
+
+impl Server {
+    fn connect(&self, hot: Arc<[u8]>) -> Result<Connection> {
+        Connection::open(self.address, self.frame_bytes, hot, INBOX)
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Load::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("load: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(load: Load) -> Result<()> {
+    let report = match load {
+        Load::Read(transfer) => files::read(&transfer)?,
+        Load::Write(transfer) => files::write(&transfer)?,
+        Load::Get(get) => get::get(&get)?,
+        Load::RawRead(raw) => raw::read(&raw)?,
+        Load::RawWrite(raw) => raw::write(&raw)?,
+        Load::Replies(amount) => greeter::replies(&amount)?,
+        Load::Greetings(greetings) => greeter::greetings(&greetings)?,
+        Load::Bidi(bidi) => greeter::bidi(&bidi)?,
+        Load::OwnBidi(amount) => through_tonic::bidi(&amount)?,
+        Load::Idle(idle) => return idle::idle(&idle),
+        Load::Check(check) => through_tonic::check(&check)?,
+    };
+    report.print()?;
+    Ok(())
+}
