@@ -85,7 +85,7 @@ async fn greet(channel: Channel, messages: u32) -> Result<Span> {
     let mut greeter = GreeterClient::new(channel);
     let names = (0..messages).map(|_| request("Margaret"));
     let from = Instant::now();
-    let names = tokio_stream::iter(names);
+    let names = futures::stream::iter(names);
     let mut replies = greeter.bidi_hello(names).await?.into_inner();
     let mut count = 0;
     while let Some(reply) = replies.message().await? {

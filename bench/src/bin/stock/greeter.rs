@@ -35,7 +35,7 @@ impl greeter_server::Greeter for Greeter {
     ) -> Result<Response<Replies>, Status> {
         let HelloRequest { name, replies, .. } = request.into_inner();
         let replies = (0..replies).map(move |_| Ok(hello(&name)));
-        Ok(Response::new(Box::pin(tokio_stream::iter(replies))))
+        Ok(Response::new(Box::pin(futures::stream::iter(replies))))
     }
 
     async fn lots_of_greetings(
