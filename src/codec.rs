@@ -6,6 +6,9 @@ use prost::Message;
 use tonic::codec::{self, BufferSettings};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
+/// In front of each message: a byte that says whether it is compressed, and its length in four.
+pub(crate) const HEAD_BYTES: usize = 5;
+
 /// What a call gets for its messages to begin with, in bytes, in each direction. Most have no more,
 /// and memory allocators have such pieces at hand; tonic's 8 KiB they have to look for.
 const BUFFER_BYTES: usize = 1000;

@@ -28,11 +28,7 @@ use tonic::{Status, body::Body, server::NamedService};
 use tower::Service;
 
 use super::{log, read_stream::Reading};
-use crate::{checksum::Crc32c, failure::trailers, files::Error, pb};
-
-/// In front of each gRPC message: a byte that says whether it is compressed, and its length in
-/// four.
-const HEAD_BYTES: usize = 5;
+use crate::{checksum::Crc32c, codec::HEAD_BYTES, failure::trailers, files::Error, pb};
 
 /// Fields of the contract that are encoded here.
 const RESPONSE_CHUNK: u32 = 2;

@@ -17,9 +17,7 @@ use tokio_stream::StreamExt;
 use tonic::{body::Body, server::NamedService};
 use tower::Service;
 
-/// In front of each gRPC message: a byte that says whether it is compressed, and its length in
-/// four.
-const HEAD_BYTES: usize = 5;
+use crate::codec::HEAD_BYTES;
 
 /// How much of a message is waited for before it is answered. A client that is answered while it
 /// still sends may take that for a broken connection and never see the answer.

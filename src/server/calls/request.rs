@@ -15,9 +15,7 @@ use http_body::{Body, Frame};
 use tonic::Status;
 
 use super::{super::wait::Wait, methods::Requests, refusal};
-
-/// In front of each message: a byte that says whether it is compressed, and its length in four.
-const HEAD_BYTES: usize = 5;
+use crate::codec::HEAD_BYTES;
 
 /// A frame that is smaller, in bytes, is copied. HTTP/2 gives a part of a larger buffer, and while
 /// one byte of it waits for the handler, all of it would be kept. It is the size that most clients

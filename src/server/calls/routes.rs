@@ -15,7 +15,7 @@ pub(super) type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 /// Services by their names. Clones share them.
 ///
 /// tonic's own leave this to the router of a web framework, which looks for patterns in paths, and
-/// takes a sixth of the time of a small call. A path of gRPC is a service and a method.
+/// takes an eighth of the time of a small call. A path of gRPC is a service and a method.
 #[derive(Clone, Default)]
 pub(in crate::server) struct Routes(Arc<Vec<(&'static str, Box<dyn Route>)>>);
 
