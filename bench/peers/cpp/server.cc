@@ -322,7 +322,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "server: cannot listen on %s\n", address.c_str());
     return 1;
   }
-  std::printf("listening on %s\n", address.c_str());
+  std::printf("listening on %s:%d\n", address.substr(0, address.rfind(':')).c_str(), port);
   std::fflush(stdout);
   server->Wait();
 }
