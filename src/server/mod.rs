@@ -19,6 +19,7 @@ mod config;
 mod connection;
 mod lifetime;
 mod listener;
+mod metrics;
 mod services;
 mod socket;
 mod tls;
@@ -88,11 +89,15 @@ pub async fn run(
     let limits = Arc::new(config.limits);
     let room = Room::new(limits.max_calls);
     let connections = || Connections {
-        calls: Calls::new(
-            services::services(files.clone(), health.clone()),
-            room.clone(),
-            Arc::clone(&limits),
-        ),
+        calls: Calls {
+            routes: services::routes(files.clone(), health.clone()),
+            // Each worker its own: clones are counted by all cores, at each call.
+            methods: Arc::new(services::methods()),
+            room: room.clone(),
+            limits: Arc::clone(&limits),
+            meters: None,
+            refused: false,
+        },
         tls: config.tls.clone(),
         limits: Arc::clone(&limits),
         grace: config.shutdown_grace,

@@ -8,7 +8,7 @@ use tonic_health::{
 };
 use tonic_reflection::server::Builder as Reflection;
 
-use super::calls::{Routes, Served};
+use super::calls::{Methods, Notes, Routes};
 use crate::{
     files::{FileController, Files, WRITE, WRITE_STREAM, file_controller},
     greeter::Greeter,
@@ -49,7 +49,7 @@ pub(super) async fn serving() -> HealthReporter {
 }
 
 /// The services of a server.
-pub(super) fn services(files: Files, health: HealthReporter) -> Served {
+pub(super) fn routes(files: Files, health: HealthReporter) -> Routes {
     // Files are not compressed: most are already, and their chunks have checksums as they are.
     let greeter = GreeterServer::new(Greeter)
         .accept_compressed(Gzip)
@@ -63,13 +63,17 @@ pub(super) fn services(files: Files, health: HealthReporter) -> Served {
         .with(helloworld)
         .with(file_controller(files))
         .with(health);
-    Served {
-        routes: reflected(routes),
-        descriptors: &DESCRIPTORS,
+    reflected(routes)
+}
+
+/// What is known of their methods.
+pub(super) fn methods() -> Methods {
+    let notes = Notes {
         steady: &[WRITE_STREAM],
         any_size: &[WRITE],
         always: &[HEALTH_CHECK],
-    }
+    };
+    Methods::new(&DESCRIPTORS, &notes)
 }
 
 /// Tells whoever watches that nothing is served any more, and ends their watches, which by

@@ -2,7 +2,9 @@
 //! as many and as large as they may be, it ends in time, and a handler that panics takes nobody
 //! along.
 
+mod messages;
 mod methods;
+mod record;
 mod refusal;
 mod request;
 mod response;
@@ -19,14 +21,25 @@ use std::{
 
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
-use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
+use http::{HeaderMap, Request, StatusCode, header, request::Parts};
 use tokio::time::Instant;
 use tonic::Status;
 
-use self::{methods::Methods, request::Rules, response::Call, room::Place};
-pub(super) use self::{room::Room, routes::Routes};
+use self::{
+    methods::Method,
+    record::Record,
+    request::Rules,
+    response::{Call, Ending},
+    room::Place,
+};
+pub(super) use self::{
+    methods::{Methods, Notes},
+    room::Room,
+    routes::Routes,
+};
 use super::{
     config::Limits,
+    metrics::Meters,
     wait::{Wait, after},
 };
 
@@ -37,49 +50,23 @@ const GRPC: &[u8] = b"application/grpc";
 const GRPC_ENCODING: &str = "grpc-encoding";
 const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
-/// The largest message that gRPC servers take unless told otherwise, in bytes.
-const MAX_MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
-
-/// What is served, and what is said of it.
-pub(super) struct Served {
-    pub(super) routes: Routes,
-    /// Serialized `google.protobuf.FileDescriptorSet`s of the methods of `routes`.
-    pub(super) descriptors: &'static [&'static [u8]],
-    /// Paths of methods with streams of requests that always have something to say.
-    pub(super) steady: &'static [&'static str],
-    /// Paths of methods that look after the size of their messages themselves.
-    pub(super) any_size: &'static [&'static str],
-    /// Paths of methods that are served however busy the server is.
-    pub(super) always: &'static [&'static str],
-}
-
 /// The calls of a server. Clones count together.
 #[derive(Clone)]
 pub(super) struct Calls {
-    routes: Routes,
-    methods: Arc<Methods>,
-    any_size: &'static [&'static str],
-    always: &'static [&'static str],
-    room: Room,
-    limits: Arc<Limits>,
+    pub(super) routes: Routes,
+    pub(super) methods: Arc<Methods>,
+    pub(super) room: Room,
+    pub(super) limits: Arc<Limits>,
+    /// Where they are counted, if they are.
+    pub(super) meters: Option<Arc<Meters>>,
+    /// Whether none is taken, however much room there is.
+    pub(super) refused: bool,
 }
 
 impl Calls {
-    pub(super) fn new(served: Served, room: Room, limits: Arc<Limits>) -> Self {
-        Self {
-            routes: served.routes,
-            methods: Arc::new(Methods::new(served.descriptors, served.steady)),
-            any_size: served.any_size,
-            always: served.always,
-            room,
-            limits,
-        }
-    }
-
-    /// The same, but that there is room for none.
+    /// The same, but that none is taken.
     pub(super) fn refused(mut self) -> Self {
-        self.room = Room::new(0);
-        self.always = &[];
+        self.refused = true;
         self
     }
 
@@ -87,18 +74,26 @@ impl Calls {
     /// was refused, or is over already, as a small call is that has come whole. So that takes no
     /// task, and is done while all of it is in the processor's cache.
     pub(super) fn begin(
-        &self,
+        self: &Arc<Self>,
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
     ) -> Option<impl Future<Output = ()> + Send + Unpin + use<>> {
         let (head, stream) = request.into_parts();
-        let refused = match self.admit(&head) {
+        let number = self.methods.number(head.uri.path());
+        let method = self.methods.method(number);
+        let mut record = Record::new(Arc::clone(self), number);
+        let refused = match self.admit(&head, method) {
             Ok((until, place)) => {
-                let (intake, body) = request::request(stream, self.rules(head.uri.path()));
+                let rules = self.rules(method, &record);
+                let (intake, body) = request::request(stream, rules);
                 let call = Call {
                     intake,
-                    deadline: until.map(Wait::until).unwrap_or_default(),
+                    ending: Ending {
+                        time: until.map(Wait::until).unwrap_or_default(),
+                        why: refusal::deadline,
+                    },
                     respond,
+                    record,
                     _place: place,
                 };
                 let request = Request::from_parts(answered_in_kind(head), body);
@@ -111,34 +106,42 @@ impl Calls {
             Err(Refused::Grpc(status)) => status.into_http(),
         };
         // It fails when the client has gone.
-        let _ = respond.send_response(refused, true);
+        let code = record::code(refused.headers());
+        if respond.send_response(refused, true).is_ok() {
+            record.ends(code);
+        }
         None
     }
 
     /// When the call has to be over, and room for it until then.
-    fn admit(&self, head: &Parts) -> Result<(Option<Instant>, Option<Place>), Refused> {
-        if head.method != Method::POST {
+    fn admit(
+        &self,
+        head: &Parts,
+        method: &Method,
+    ) -> Result<(Option<Instant>, Option<Place>), Refused> {
+        if head.method != http::Method::POST {
             return Err(Refused::Http(StatusCode::METHOD_NOT_ALLOWED));
         }
         if !is_grpc(&head.headers) {
             return Err(Refused::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
         let until = self.until(&head.headers)?;
-        let place = match self.always.contains(&head.uri.path()) {
+        if self.refused {
+            return Err(refusal::busy().into());
+        }
+        let place = match method.always {
             true => None,
             false => Some(self.room.take().ok_or_else(refusal::busy)?),
         };
         Ok((until, place))
     }
 
-    fn rules(&self, path: &str) -> Rules {
+    fn rules(&self, method: &Method, record: &Record) -> Rules {
         Rules {
-            requests: self.methods.requests(path),
-            max_message_bytes: match self.any_size.contains(&path) {
-                true => u64::MAX,
-                false => MAX_MESSAGE_BYTES,
-            },
+            requests: method.requests,
+            max_message_bytes: method.max_message_bytes,
             idle_timeout: self.limits.idle_timeout,
+            received: record.of_request(),
         }
     }
 

@@ -9,13 +9,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http_body::{Body, Frame};
 use tonic::Status;
 
-use super::{super::wait::Wait, methods::Requests, refusal};
-use crate::codec::HEAD_BYTES;
+use super::{super::wait::Wait, messages::Messages, methods::Requests, record::Received, refusal};
 
 /// A frame that is smaller, in bytes, is copied. HTTP/2 gives a part of a larger buffer, and while
 /// one byte of it waits for the handler, all of it would be kept. It is the size that most clients
@@ -25,14 +24,14 @@ const COPIED_BELOW: usize = 16 * 1024;
 /// How much of what is copied goes into one piece, in bytes.
 const PIECE_BYTES: usize = 16 * 1024;
 
-/// What a request may be.
-#[derive(Clone, Copy, Debug)]
+/// What a request may be, and who counts what it is.
 pub(super) struct Rules {
     pub(super) requests: Requests,
     /// The largest message, in bytes.
     pub(super) max_message_bytes: u64,
     /// How long the server waits for the next bytes, unless they may come at leisure.
     pub(super) idle_timeout: Duration,
+    pub(super) received: Option<Received>,
 }
 
 /// Where the bytes of a request come in. It takes them from HTTP/2 as they come, for the handler to
@@ -60,6 +59,8 @@ struct Waiting {
     /// Behind them, what was copied.
     copied: BytesMut,
     handler: Option<Waker>,
+    /// How much of it the handler has taken, in bytes.
+    taken: u64,
 }
 
 /// The two ends of a request.
@@ -71,6 +72,7 @@ pub(super) fn request(stream: RecvStream, rules: Rules) -> (Intake, RequestBody)
         pieces: VecDeque::new(),
         copied: BytesMut::new(),
         handler: None,
+        taken: 0,
     }));
     let body = RequestBody {
         waiting: Arc::clone(&waiting),
@@ -93,6 +95,11 @@ impl Intake {
             drop(waiting);
             handler.wake();
         }
+    }
+
+    /// How much of the request the handler has taken, in bytes.
+    pub(super) fn taken(&self) -> u64 {
+        locked(&self.0).taken
     }
 
     /// Ends the request, whatever is still to come of it. A handler that goes on hears why.
@@ -157,6 +164,7 @@ impl Waiting {
         let copied = &mut self.copied;
         let piece = self.pieces.pop_front();
         let piece = piece.or_else(|| (!copied.is_empty()).then(|| copied.split().freeze()))?;
+        self.taken += piece.len() as u64;
         // It fails when the stream is over, and then nothing more is sent.
         let _ = self.stream.flow_control().release_capacity(piece.len());
         Some(piece)
@@ -198,17 +206,27 @@ impl RequestBody {
         }
         self.idle.end();
         next.map(|next| match next {
-            Some(Ok(bytes)) => match self.messages.pass(&bytes, &self.rules) {
+            Some(Ok(bytes)) => match self.pass(&bytes) {
                 Ok(()) => Some(Ok(bytes)),
                 Err(status) => Some(Err(status.into())),
             },
             Some(failed) => Some(failed),
             None => self
-                .messages
-                .end(&self.rules)
+                .rules
+                .end(&self.messages)
                 .err()
                 .map(|status| Err(status.into())),
         })
+    }
+
+    /// Follows the messages in the next bytes, and says what is wrong with them.
+    fn pass(&mut self, bytes: &[u8]) -> Result<(), Status> {
+        let before = self.messages.begun;
+        let passed = self.rules.pass(&mut self.messages, bytes);
+        if let Some(received) = &self.rules.received {
+            received.messages(self.messages.begun - before);
+        }
+        passed
     }
 }
 
@@ -232,58 +250,32 @@ impl Body for RequestBody {
         let waiting = locked(&self.waiting);
         let ended = waiting.ended && waiting.failed.is_none() && waiting.is_empty();
         // Else nobody would ask, and miss that the one message is not there.
-        ended && self.messages.end(&self.rules).is_ok()
+        ended && self.rules.end(&self.messages).is_ok()
     }
 }
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Counts messages by the heads in front of them.
-#[derive(Debug, Default)]
-struct Messages {
-    begun: u64,
-    head: [u8; HEAD_BYTES],
-    /// How much of the next head is there.
-    head_bytes: usize,
-    /// How much of the message under way is not, in bytes.
-    rest: u64,
-}
-
-impl Messages {
-    /// Follows the next bytes, and says what is wrong with them.
-    fn pass(&mut self, mut data: &[u8], rules: &Rules) -> Result<(), Status> {
-        while !data.is_empty() {
-            if self.rest > 0 {
-                let passed = self.rest.min(data.len() as u64);
-                self.rest -= passed;
-                data.advance(passed as usize);
-                continue;
-            }
-            if rules.requests == Requests::One && self.begun == 1 {
-                return Err(refusal::not_one_message());
-            }
-            let taken = data.len().min(HEAD_BYTES - self.head_bytes);
-            data.copy_to_slice(&mut self.head[self.head_bytes..][..taken]);
-            self.head_bytes += taken;
-            if self.head_bytes == HEAD_BYTES {
-                self.head_bytes = 0;
-                self.begun += 1;
-                let [_compressed, a, b, c, d] = self.head;
-                self.rest = u32::from_be_bytes([a, b, c, d]).into();
-                if self.rest > rules.max_message_bytes {
-                    return Err(refusal::too_large(rules.max_message_bytes, self.rest));
-                }
-            }
-        }
-        Ok(())
+impl Rules {
+    /// What is wrong with the next bytes of a request.
+    fn pass(&self, messages: &mut Messages, data: &[u8]) -> Result<(), Status> {
+        messages.pass(
+            data,
+            |begun| match self.requests == Requests::One && begun == 1 {
+                true => Err(refusal::not_one_message()),
+                false => Ok(()),
+            },
+            |size| match size > self.max_message_bytes {
+                true => Err(refusal::too_large(self.max_message_bytes, size)),
+                false => Ok(()),
+            },
+        )
     }
 
     /// Whether they may end here. A message that is cut off is refused where it is decoded.
-    fn end(&self, rules: &Rules) -> Result<(), Status> {
-        match rules.requests {
-            Requests::One if self.begun == 0 && self.head_bytes == 0 => {
-                Err(refusal::not_one_message())
-            }
+    fn end(&self, messages: &Messages) -> Result<(), Status> {
+        match self.requests {
+            Requests::One if messages.is_empty() => Err(refusal::not_one_message()),
             _ => Ok(()),
         }
     }
@@ -300,6 +292,7 @@ mod tests {
             requests,
             max_message_bytes: 3,
             idle_timeout: Duration::ZERO,
+            received: None,
         }
     }
 
@@ -308,8 +301,8 @@ mod tests {
         let mut messages = Messages::default();
         let rules = rules(requests);
         body.chunks(size)
-            .try_for_each(|piece| messages.pass(piece, &rules))
-            .and_then(|()| messages.end(&rules))
+            .try_for_each(|piece| rules.pass(&mut messages, piece))
+            .and_then(|()| rules.end(&messages))
             .map_err(|status| status.code())
     }
 

@@ -14,9 +14,15 @@ use h2::{Reason, SendStream, server::SendResponse};
 use http::{HeaderMap, Response};
 use http_body::{Body as _, Frame};
 use tokio::time::timeout;
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 
-use super::{super::wait::Wait, refusal, request::Intake, room::Place};
+use super::{
+    super::wait::Wait,
+    record::{Record, code},
+    refusal,
+    request::Intake,
+    room::Place,
+};
 use crate::failure::trailers;
 
 /// How long after its deadline a call may take to get the word through to its client that it is
@@ -26,9 +32,22 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// One call under way: where its request comes in, where its response goes, and when it is over.
 pub(super) struct Call {
     pub(super) intake: Intake,
-    pub(super) deadline: Wait,
+    pub(super) ending: Ending,
     pub(super) respond: SendResponse<Bytes>,
+    pub(super) record: Record,
     pub(super) _place: Option<Place>,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.record.received = self.intake.taken();
+    }
+}
+
+/// When a call is over, whatever its handler does, and what its client is told then.
+pub(super) struct Ending {
+    pub(super) time: Wait,
+    pub(super) why: fn() -> Status,
 }
 
 /// What comes next of a response.
@@ -38,7 +57,7 @@ enum Next {
     End,
     /// The handler failed, or panicked.
     Failed(Status),
-    DeadlinePassed,
+    TimePassed,
     ClientGone,
 }
 
@@ -53,8 +72,8 @@ impl Call {
             let mut answer = AssertUnwindSafe(answer).catch_unwind();
             let answered = poll_fn(|cx| {
                 self.intake.poll(cx);
-                if self.deadline.is_over() {
-                    return Poll::Ready(Some(refusal::deadline().into_http()));
+                if self.ending.time.is_over() {
+                    return Poll::Ready(Some((self.ending.why)().into_http()));
                 }
                 if let Poll::Ready(answer) = answer.poll_unpin(cx) {
                     return Poll::Ready(Some(match answer {
@@ -65,8 +84,8 @@ impl Call {
                 if self.respond.poll_reset(cx).is_ready() {
                     return Poll::Ready(None);
                 }
-                let late = self.deadline.poll(cx);
-                late.map(|()| Some(refusal::deadline().into_http()))
+                let late = self.ending.time.poll(cx);
+                late.map(|()| Some((self.ending.why)().into_http()))
             });
             answered.await
         };
@@ -76,11 +95,14 @@ impl Call {
     }
 
     async fn send(&mut self, response: Response<Body>) {
-        if self.deadline.is_over() {
-            self.intake.close(refusal::deadline());
+        if self.ending.time.is_over() {
+            self.intake.close((self.ending.why)());
         }
         let (head, body) = response.into_parts();
         let ended = body.is_end_stream();
+        if ended {
+            self.record.ends(code(&head.headers));
+        }
         // It fails when the client has gone.
         let head = Response::from_parts(head, ());
         if let Ok(stream) = self.respond.send_response(head, ended)
@@ -94,26 +116,34 @@ impl Call {
         let trailers = loop {
             match poll_fn(|cx| self.poll_next(&mut stream, &mut body, cx)).await {
                 Next::Data(bytes) => {
+                    self.record.sends(&bytes);
                     if stream.send_data(bytes, false).is_err() {
                         return;
                     }
                 }
                 Next::End => {
+                    self.record.ends(Code::Unknown);
                     let _ = stream.send_data(Bytes::new(), true);
                     return;
                 }
                 Next::Trailers(trailers) => break trailers,
                 Next::Failed(status) => break trailers(&status),
-                Next::DeadlinePassed => {
+                Next::TimePassed => {
+                    let why = (self.ending.why)();
+                    self.record.ends(why.code());
                     // What the handler holds is not kept for a client that does not read.
                     drop(body);
-                    self.intake.close(refusal::deadline());
-                    return last_words(stream).await;
+                    self.intake.close(why.clone());
+                    return last_words(stream, &why).await;
                 }
                 Next::ClientGone => return,
             }
         };
-        let _ = stream.send_trailers(trailers);
+        let code = code(&trailers);
+        // It fails when the client has gone.
+        if stream.send_trailers(trailers).is_ok() {
+            self.record.ends(code);
+        }
     }
 
     fn poll_next(
@@ -124,8 +154,8 @@ impl Call {
     ) -> Poll<Next> {
         self.intake.poll(cx);
         // However much there is to send.
-        if self.deadline.is_over() {
-            return Poll::Ready(Next::DeadlinePassed);
+        if self.ending.time.is_over() {
+            return Poll::Ready(Next::TimePassed);
         }
         match poll_room(stream, cx) {
             Poll::Ready(true) => {
@@ -142,14 +172,14 @@ impl Call {
             Poll::Ready(false) => return Poll::Ready(Next::ClientGone),
             Poll::Pending => {}
         }
-        self.deadline.poll(cx).map(|()| Next::DeadlinePassed)
+        self.ending.time.poll(cx).map(|()| Next::TimePassed)
     }
 }
 
 /// Says that the time is over, behind what the client has not taken, and waits a moment for it to be
 /// heard.
-async fn last_words(mut stream: SendStream<Bytes>) {
-    let _ = stream.send_trailers(trailers(&refusal::deadline()));
+async fn last_words(mut stream: SendStream<Bytes>, why: &Status) {
+    let _ = stream.send_trailers(trailers(why));
     let gone = poll_fn(|cx| stream.poll_reset(cx));
     let _ = timeout(LAST_WORDS, gone).await;
     stream.send_reset(Reason::CANCEL);

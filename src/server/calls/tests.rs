@@ -141,21 +141,22 @@ impl Pipe {
     /// With a client that takes so many bytes of a stream before it has read them.
     async fn with_window(limits: Limits, window: u32) -> Self {
         let handlers = Stubborn::default();
-        let served = Served {
-            routes: Routes::default().with(GreeterServer::new(handlers.clone())),
-            descriptors: &[pb::FILE_DESCRIPTOR_SET],
+        let notes = Notes {
             steady: &[LOTS_OF_GREETINGS],
-            any_size: &[],
             always: &[SQUARE],
+            ..Notes::default()
         };
         let (near, far) = tokio::io::duplex(1 << 20);
         let calls = TaskTracker::new();
         let running = calls.clone();
-        let served = Arc::new(Calls::new(
-            served,
-            Room::new(limits.max_calls),
-            Arc::new(limits),
-        ));
+        let served = Arc::new(Calls {
+            routes: Routes::default().with(GreeterServer::new(handlers.clone())),
+            methods: Arc::new(Methods::new(&[pb::FILE_DESCRIPTOR_SET], &notes)),
+            room: Room::new(limits.max_calls),
+            limits: Arc::new(limits),
+            meters: None,
+            refused: false,
+        });
         tokio::spawn(async move {
             let mut connection = h2::server::handshake(far).await.unwrap();
             while let Some(Ok((request, respond))) = connection.accept().await {
@@ -453,7 +454,7 @@ async fn what_is_no_grpc_is_told_so_in_http() {
         let ended = call.ended().await.unwrap();
         assert_eq!(ended.status.unwrap().code(), Code::Ok, "{content_type}");
     }
-    for method in [Method::GET, Method::PUT, Method::OPTIONS] {
+    for method in [http::Method::GET, http::Method::PUT, http::Method::OPTIONS] {
         let request = Request::builder()
             .method(method)
             .uri(format!("http://muxs{SAY_HELLO}"))
@@ -499,7 +500,7 @@ async fn a_message_that_is_too_large_is_refused_by_its_length() {
     for path in SHAPES {
         let mut pipe = Pipe::new(Limits::default()).await;
         let mut call = pipe.call(path, &[]).await;
-        let size = MAX_MESSAGE_BYTES as u32 + 1;
+        let size = methods::MAX_MESSAGE_BYTES as u32 + 1;
         let head = [&[0][..], &size.to_be_bytes()].concat();
         call.requests.send_data(head.into(), false).unwrap();
         let ended = call.ended().await.unwrap();
@@ -554,8 +555,12 @@ async fn a_call_takes_its_room_until_its_last_byte() {
 
 #[test]
 fn the_methods_are_those_of_the_contract() {
-    let methods = Methods::new(&[pb::FILE_DESCRIPTOR_SET], &[LOTS_OF_GREETINGS]);
-    let requests = |path| methods.requests(path);
+    let notes = Notes {
+        steady: &[LOTS_OF_GREETINGS],
+        ..Notes::default()
+    };
+    let methods = Methods::new(&[pb::FILE_DESCRIPTOR_SET], &notes);
+    let requests = |path| methods.method(methods.number(path)).requests;
     assert_eq!(requests(SAY_HELLO), methods::Requests::One);
     assert_eq!(
         requests("/helloworld.Greeter/SayHello"),
