@@ -12,6 +12,7 @@
 //! * [`client`]: transfers files to and from a server, and continues what was interrupted. It knows
 //!   of the contract only.
 //! * `greeter`: the greeter, private: there is nothing to configure.
+//! * `issuer`: what an authorization server says over HTTP, for the server and the client.
 //! * `failure`: how every failure looks on the wire.
 //! * `codec`: how messages travel.
 //! * [`checksum`]: CRC-32C, the checksum of chunks and files.
@@ -51,6 +52,7 @@ mod codec;
 mod failure;
 pub mod files;
 mod greeter;
+mod issuer;
 pub mod server;
 
 /// The contract of `proto/mux.proto`: messages, servers and clients.

@@ -17,6 +17,10 @@ pub enum Error {
     /// A link on the way leads outside the root.
     #[error("the filename leads outside the root")]
     OutsideRoot,
+    /// The name lies outside the folder that its caller is restricted to, or a link on the way leads
+    /// out of it.
+    #[error("the caller is restricted to another folder")]
+    OutsideFolder,
     /// The store was opened read-only.
     #[error("the server is read-only")]
     ReadOnly,

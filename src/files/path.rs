@@ -1,6 +1,10 @@
 //! Filenames: parsed once, valid ever after.
 
-use std::{path::Path, str::FromStr};
+use std::{
+    hash::{Hash, Hasher},
+    path::Path,
+    str::FromStr,
+};
 
 /// The server's own folder in the root. No filename begins with it, in upper or lower case, which
 /// some filesystems take for the same.
@@ -12,23 +16,48 @@ const MAX_COMPONENT_BYTES: usize = 255;
 
 /// The name of a file, relative to the root: `/`-separated, without a component that could lead out
 /// of it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct FilePath(String);
+///
+/// Two are equal where they name the same file.
+#[derive(Clone, Debug)]
+pub struct FilePath {
+    text: String,
+    /// How much of it, in bytes, is a folder that no link leads out of.
+    within: usize,
+}
 
 impl FilePath {
     /// The name as the client wrote it.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
-    /// The folders on the way, empty for a file in the root itself.
-    pub(crate) fn folder(&self) -> &Path {
-        Path::new(self.0.rsplit_once('/').map_or("", |(folder, _)| folder))
+    /// The same, if it lies in `folder`, where no link leads out of that. Else none.
+    pub(crate) fn within(mut self, folder: &Self) -> Option<Self> {
+        let rest = self.text.strip_prefix(&folder.text)?;
+        self.within = folder.text.len();
+        rest.starts_with('/').then_some(self)
     }
 
-    /// The last component.
-    pub(crate) fn name(&self) -> &str {
-        self.0.rsplit_once('/').map_or(&self.0, |(_, name)| name)
+    /// The folder that no link leads out of, if it is not the root, and the name below it.
+    pub(crate) fn split(&self) -> (Option<&Path>, &Path) {
+        match self.text.split_at(self.within) {
+            ("", whole) => (None, Path::new(whole)),
+            (folder, rest) => (Some(Path::new(folder)), Path::new(&rest[1..])),
+        }
+    }
+}
+
+impl PartialEq for FilePath {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for FilePath {}
+
+impl Hash for FilePath {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
     }
 }
 
@@ -106,7 +135,10 @@ impl FromStr for FilePath {
         if first.is_some_and(|first| first.eq_ignore_ascii_case(OWN_FOLDER)) {
             return Err(InvalidPath::Reserved);
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self {
+            text: text.to_owned(),
+            within: 0,
+        })
     }
 }
 
@@ -176,7 +208,7 @@ mod tests {
             prop_assert!(!text.ends_with('/') && !text.contains("//"));
             let clean = !text.contains(['\\', '\u{0}', '\u{7f}']);
             prop_assert!(clean);
-            prop_assert_eq!(path.folder().join(path.name()), Path::new(&text));
+            prop_assert_eq!(path.split(), (None, Path::new(&text)));
         }
     }
 }

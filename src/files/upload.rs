@@ -70,8 +70,10 @@ impl Precondition {
 pub(crate) struct UploadPlan {
     /// The file it becomes.
     pub(crate) path: FilePath,
-    /// With the path, what it is known by.
+    /// With the path, and whose it is, what it is known by.
     pub(crate) id: UploadId,
+    /// Who may have to do with it, where callers say who they are.
+    pub(crate) owner: Option<String>,
     /// What the file may replace.
     pub(crate) precondition: Precondition,
     /// Of the whole file in bytes, where the client knows it.

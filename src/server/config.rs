@@ -2,7 +2,7 @@
 
 use std::{num::NonZero, thread, time::Duration};
 
-use super::tls::Tls;
+use super::{auth::Auth, tls::Tls};
 use crate::files::Store;
 
 /// How to serve.
@@ -18,6 +18,10 @@ pub struct Config {
     pub workers: NonZero<usize>,
     /// Encrypts what is spoken on TCP. Off by default; Unix domain sockets never need it.
     pub tls: Option<Tls>,
+    /// Lets in those with an access token only. Off by default: whoever can connect may call.
+    pub auth: Option<Auth>,
+    /// Who may ask what is served.
+    pub reflection: Reflection,
     /// What clients may take.
     pub limits: Limits,
     /// How long calls under way may go on after the server was told to stop, or their connection
@@ -33,10 +37,23 @@ impl Config {
             chunk_bytes: 256 * 1024,
             workers: thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN),
             tls: None,
+            auth: None,
+            reflection: Reflection::Public,
             limits: Limits::default(),
             shutdown_grace: Duration::from_secs(30),
         }
     }
+}
+
+/// Who may ask what is served, by gRPC reflection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reflection {
+    /// Everybody. The default.
+    Public,
+    /// Those with an access token, whatever it is good for; everybody where none is needed.
+    Authenticated,
+    /// Nobody: it is not served.
+    Off,
 }
 
 /// What clients may take, and how long they may keep the server waiting. `docs/limits.md` has them

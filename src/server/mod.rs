@@ -14,6 +14,7 @@
 
 mod accept;
 mod admission;
+mod auth;
 mod calls;
 mod config;
 mod connection;
@@ -32,13 +33,15 @@ use tokio::time::timeout;
 
 use self::{
     admission::Admission,
+    auth::Gate,
     calls::{Calls, Room},
     connection::Connections,
     lifetime::Lifetime,
     workers::Workers,
 };
 pub use self::{
-    config::{Config, Limits},
+    auth::{Auth, AuthError, AuthSettings, KeySource, ScopeNames},
+    config::{Config, Limits, Reflection},
     listener::{Address, Listener},
     tls::{ClientAuth, Tls, TlsError, TlsFiles},
 };
@@ -77,6 +80,11 @@ pub async fn run(
     let sweep = config.store.clone().sweep();
     let sweep = accepting.clone().run_until_cancelled_owned(sweep);
     lifetime.tasks.spawn(sweep);
+    if let Some(auth) = &config.auth {
+        let refresh = auth.keys.clone().refresh();
+        let refresh = accepting.clone().run_until_cancelled_owned(refresh);
+        lifetime.tasks.spawn(refresh);
+    }
 
     let files = Files {
         store: config.store,
@@ -90,11 +98,12 @@ pub async fn run(
     let room = Room::new(limits.max_calls);
     let connections = || Connections {
         calls: Calls {
-            routes: services::routes(files.clone(), health.clone()),
+            routes: services::routes(files.clone(), health.clone(), config.reflection),
             // Each worker its own: clones are counted by all cores, at each call.
-            methods: Arc::new(services::methods()),
+            methods: Arc::new(services::methods(config.reflection)),
             room: room.clone(),
             limits: Arc::clone(&limits),
+            gate: config.auth.as_ref().map(Gate::new).map(Arc::new),
             meters: None,
             refused: false,
         },

@@ -6,9 +6,13 @@ use tonic_health::{
     pb::health_server::HealthServer,
     server::{HealthReporter, HealthService},
 };
-use tonic_reflection::server::Builder as Reflection;
+use tonic_reflection::server::Builder as ReflectionBuilder;
 
-use super::calls::{Methods, Notes, Routes};
+use super::{
+    auth::{Access, Scope},
+    calls::{Methods, Notes, Routes},
+    config::Reflection,
+};
 use crate::{
     files::{FileController, Files, WRITE, WRITE_STREAM, file_controller},
     greeter::Greeter,
@@ -28,6 +32,35 @@ const HEALTH_NAMES: [&str; 4] = [
 
 /// Asked by whoever decides whether the server lives.
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// What methods ask of their callers, where callers have to say who they are: a method, or all of a
+/// service. What has no line here asks for a token, and no more.
+const ACCESS: [(&str, Access); 9] = [
+    ("/grpc.health.v1.Health/", Access::Public),
+    ("/muxs.Greeter/", Access::Scope(Scope::Greeter)),
+    ("/helloworld.Greeter/", Access::Scope(Scope::Greeter)),
+    ("/muxs.FileController/Read", Access::Scope(Scope::Read)),
+    (
+        "/muxs.FileController/ReadStream",
+        Access::Scope(Scope::Read),
+    ),
+    ("/muxs.FileController/Stat", Access::Scope(Scope::Read)),
+    ("/muxs.FileController/Write", Access::Scope(Scope::Write)),
+    (
+        "/muxs.FileController/WriteStream",
+        Access::Scope(Scope::Write),
+    ),
+    (
+        "/muxs.FileController/AbortUpload",
+        Access::Scope(Scope::Write),
+    ),
+];
+
+/// The same of reflection, where anybody may ask for it.
+const PUBLIC_REFLECTION: [(&str, Access); 2] = [
+    ("/grpc.reflection.v1.ServerReflection/", Access::Public),
+    ("/grpc.reflection.v1alpha.ServerReflection/", Access::Public),
+];
 
 /// The descriptors of all that is served.
 const DESCRIPTORS: [&[u8]; 4] = [
@@ -49,7 +82,7 @@ pub(super) async fn serving() -> HealthReporter {
 }
 
 /// The services of a server.
-pub(super) fn routes(files: Files, health: HealthReporter) -> Routes {
+pub(super) fn routes(files: Files, health: HealthReporter, reflection: Reflection) -> Routes {
     // Files are not compressed: most are already, and their chunks have checksums as they are.
     let greeter = GreeterServer::new(Greeter)
         .accept_compressed(Gzip)
@@ -63,15 +96,23 @@ pub(super) fn routes(files: Files, health: HealthReporter) -> Routes {
         .with(helloworld)
         .with(file_controller(files))
         .with(health);
-    reflected(routes)
+    match reflection {
+        Reflection::Off => routes,
+        Reflection::Public | Reflection::Authenticated => reflected(routes),
+    }
 }
 
 /// What is known of their methods.
-pub(super) fn methods() -> Methods {
+pub(super) fn methods(reflection: Reflection) -> Methods {
+    let mut access = ACCESS.to_vec();
+    if reflection == Reflection::Public {
+        access.extend(PUBLIC_REFLECTION);
+    }
     let notes = Notes {
         steady: &[WRITE_STREAM],
         any_size: &[WRITE],
         always: &[HEALTH_CHECK],
+        access: &access,
     };
     Methods::new(&DESCRIPTORS, &notes)
 }
@@ -95,8 +136,8 @@ fn reflected(routes: Routes) -> Routes {
             .into_iter()
             .chain([tonic_types::pb::FILE_DESCRIPTOR_SET]);
         descriptors.fold(
-            Reflection::configure().include_reflection_service(false),
-            Reflection::register_encoded_file_descriptor_set,
+            ReflectionBuilder::configure().include_reflection_service(false),
+            ReflectionBuilder::register_encoded_file_descriptor_set,
         )
     };
     let broken = "these descriptors were written by a compiler";

@@ -67,6 +67,7 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
     if let Some(tls) = &tls {
         reload_at_hangup(tls.clone())?;
     }
+    let auth = args.auth.load()?;
     let (root, settings) = (args.files.root.clone(), args.files.settings());
     // After a crash this may take its time, in which it can be stopped too.
     let store = tokio::select! {
@@ -78,10 +79,15 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
         limits: within_descriptors(args.limits.limits()),
         shutdown_grace: args.shutdown_grace.into(),
         tls,
+        auth,
+        reflection: args.auth.reflection(),
         ..Config::new(store)
     };
     if let Some(workers) = args.workers {
         config.workers = workers;
+    }
+    if config.auth.is_none() {
+        tracing::info!("open: whoever can connect may call; see --auth-issuer");
     }
     announce(&addresses, config.tls.is_some(), &args.files.root);
     server::run(listeners, config, stop).await?;

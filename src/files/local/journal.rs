@@ -50,6 +50,9 @@ enum Entry {
     Opened {
         filename: String,
         upload_id: String,
+        /// Left out where there is none, and by servers that knew of none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        owner: Option<String>,
         if_etag: Option<String>,
         size: Option<u64>,
     },
@@ -86,6 +89,7 @@ impl Journal {
         journal.append(&Entry::Opened {
             filename: plan.path.as_str().to_owned(),
             upload_id: plan.id.as_str().to_owned(),
+            owner: plan.owner.clone(),
             if_etag: match &plan.precondition {
                 Precondition::Anything => None,
                 Precondition::Absent => Some(String::new()),
@@ -183,6 +187,7 @@ impl Entry {
                 Self::Opened {
                     filename,
                     upload_id,
+                    owner,
                     if_etag,
                     size,
                 },
@@ -191,6 +196,7 @@ impl Entry {
                 let plan = UploadPlan {
                     path: filename.parse().ok()?,
                     id: upload_id.parse().ok()?,
+                    owner,
                     precondition: Precondition::from_if_etag(if_etag),
                     size,
                 };

@@ -126,8 +126,13 @@ impl Local {
     }
 
     /// Removes an unfinished upload.
-    pub(super) fn abort_upload(&self, path: &FilePath, id: &UploadId) -> Result<(), Error> {
-        self.staging()?.abort_upload(path, id)
+    pub(super) fn abort_upload(
+        &self,
+        path: &FilePath,
+        id: &UploadId,
+        owner: Option<&str>,
+    ) -> Result<(), Error> {
+        self.staging()?.abort_upload(path, id, owner)
     }
 
     /// Removes the uploads that nobody goes on with and that have expired.

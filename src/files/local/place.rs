@@ -39,37 +39,25 @@ pub(super) struct Place {
 impl Place {
     /// Follows the links of a name.
     pub(super) fn locate(root: &Dir, path: &FilePath) -> Result<Self, Error> {
-        let place = Self::in_folder(root, path.folder(), path.name().as_ref())?;
-        if !place.found.as_ref().is_some_and(Metadata::is_symlink) {
-            return Ok(place);
-        }
-        // A link: the file is what it leads to.
-        match root.metadata(path.as_str()) {
-            Err(error) if is_missing(&error) => Ok(place),
-            Err(error) => Err(classify("follow the link", error)),
-            Ok(found) if !found.is_file() => Err(Error::NotAFile),
-            Ok(_) => {
-                let real = root
-                    .canonicalize(path.as_str())
-                    .map_err(|error| classify("follow the link", error))?;
-                let name = real.file_name().ok_or(Error::NotAFile)?;
-                Self::in_folder(root, real.parent().unwrap_or(Path::new("")), name)
-            }
-        }
-    }
-
-    /// The place `name` in `folder`, whose links are followed.
-    fn in_folder(root: &Dir, folder: &Path, name: &OsStr) -> Result<Self, Error> {
-        let (folder, missing) = deepest_folder(root, folder)?;
-        let found = match missing.is_empty() {
-            true => look(&folder, name)?,
-            false => None,
+        let whole = Bounds {
+            folder: root,
+            is_root: true,
         };
-        Ok(Self {
-            folder,
-            missing,
-            name: name.to_owned(),
-            found,
+        let (Some(folder), rest) = path.split() else {
+            return whole.locate(path.as_str().as_ref());
+        };
+        // The folder takes the place of the root. Where it is missing, there are no links below it.
+        let (opened, missing) = whole.deepest_folder(folder)?;
+        if !missing.is_empty() {
+            return whole.locate(path.as_str().as_ref());
+        }
+        let below = Bounds {
+            folder: &opened,
+            is_root: false,
+        };
+        below.locate(rest).map_err(|error| match error {
+            Error::OutsideRoot => Error::OutsideFolder,
+            error => error,
         })
     }
 
@@ -163,6 +151,94 @@ impl Place {
     }
 }
 
+/// A folder that no way leads out of.
+struct Bounds<'a> {
+    folder: &'a Dir,
+    /// Whether it is the root, with the server's own folder in it.
+    is_root: bool,
+}
+
+impl Bounds<'_> {
+    /// Follows the links of a name below the folder.
+    fn locate(&self, path: &Path) -> Result<Place, Error> {
+        let place = self.place(path)?;
+        if !place.found.as_ref().is_some_and(Metadata::is_symlink) {
+            return Ok(place);
+        }
+        // A link: the file is what it leads to.
+        match self.folder.metadata(path) {
+            Err(error) if is_missing(&error) => Ok(place),
+            Err(error) => Err(classify("follow the link", error)),
+            Ok(found) if !found.is_file() => Err(Error::NotAFile),
+            Ok(_) => {
+                let real = self.folder.canonicalize(path);
+                self.place(&real.map_err(|error| classify("follow the link", error))?)
+            }
+        }
+    }
+
+    /// The place of a name, following the links to its folder only.
+    fn place(&self, path: &Path) -> Result<Place, Error> {
+        let name = path.file_name().ok_or(Error::NotAFile)?;
+        let (folder, missing) = self.deepest_folder(path.parent().unwrap_or(Path::new("")))?;
+        let found = match missing.is_empty() {
+            true => look(&folder, name)?,
+            false => None,
+        };
+        Ok(Place {
+            folder,
+            missing,
+            name: name.to_owned(),
+            found,
+        })
+    }
+
+    /// The deepest folder on a way that exists, and the ones below it that do not. Looks at the
+    /// whole way first, because most often all of it exists.
+    fn deepest_folder(&self, way: &Path) -> Result<(Dir, Vec<OsString>), Error> {
+        let mut existing = way;
+        let mut missing = Vec::new();
+        while let (Some(parent), Some(last)) = (existing.parent(), existing.file_name()) {
+            match self.folder.open_dir(existing) {
+                Ok(folder) => {
+                    self.refuse_own_folder(existing)?;
+                    return Ok((folder, missing));
+                }
+                Err(error) if is_missing(&error) => missing.insert(0, last.to_owned()),
+                Err(error) => return Err(classify("open the folder", error)),
+            }
+            existing = parent;
+        }
+        let folder = self.folder.try_clone();
+        let folder = folder.map_err(|error| classify("open the folder", error))?;
+        Ok((folder, missing))
+    }
+
+    /// Refuses a way into the server's own folder, whatever links or spelling it takes: there are
+    /// filesystems for which other names are the same.
+    fn refuse_own_folder(&self, way: &Path) -> Result<(), Error> {
+        if !self.is_root {
+            return Ok(());
+        }
+        let real = self
+            .folder
+            .canonicalize(way)
+            .map_err(|error| classify("find the folder", error))?;
+        let identity = |name: &Path| {
+            let found = self.folder.symlink_metadata(name).ok()?;
+            Some((found.dev(), found.ino()))
+        };
+        let first = real
+            .iter()
+            .next()
+            .and_then(|first| identity(first.as_ref()));
+        if first.is_some() && first == identity(OWN_FOLDER.as_ref()) {
+            return Err(InvalidPath::Reserved.into());
+        }
+        Ok(())
+    }
+}
+
 /// What has a name in a folder, itself and not what it links to.
 fn look(folder: &Dir, name: &OsStr) -> Result<Option<Metadata>, Error> {
     match folder.symlink_metadata(name) {
@@ -170,47 +246,6 @@ fn look(folder: &Dir, name: &OsStr) -> Result<Option<Metadata>, Error> {
         Err(error) if is_missing(&error) => Ok(None),
         Err(error) => Err(classify("look at the file", error)),
     }
-}
-
-/// The deepest folder on a way that exists, and the ones below it that do not. Looks at the whole
-/// way first, because most often all of it exists.
-fn deepest_folder(root: &Dir, way: &Path) -> Result<(Dir, Vec<OsString>), Error> {
-    let mut existing = way;
-    let mut missing = Vec::new();
-    while let (Some(parent), Some(last)) = (existing.parent(), existing.file_name()) {
-        match root.open_dir(existing) {
-            Ok(folder) => {
-                refuse_own_folder(root, existing)?;
-                return Ok((folder, missing));
-            }
-            Err(error) if is_missing(&error) => missing.insert(0, last.to_owned()),
-            Err(error) => return Err(classify("open the folder", error)),
-        }
-        existing = parent;
-    }
-    let root = root.try_clone();
-    let root = root.map_err(|error| classify("open the folder", error))?;
-    Ok((root, missing))
-}
-
-/// Refuses a way into the server's own folder, whatever links or spelling it takes: there are
-/// filesystems for which other names are the same.
-fn refuse_own_folder(root: &Dir, way: &Path) -> Result<(), Error> {
-    let real = root
-        .canonicalize(way)
-        .map_err(|error| classify("find the folder", error))?;
-    let identity = |name: &Path| {
-        let found = root.symlink_metadata(name).ok()?;
-        Some((found.dev(), found.ino()))
-    };
-    let first = real
-        .iter()
-        .next()
-        .and_then(|first| identity(first.as_ref()));
-    if first.is_some() && first == identity(OWN_FOLDER.as_ref()) {
-        return Err(InvalidPath::Reserved.into());
-    }
-    Ok(())
 }
 
 fn is_missing(error: &io::Error) -> bool {

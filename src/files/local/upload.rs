@@ -69,7 +69,7 @@ impl Staging {
         {
             return Err(Error::UploadTooLarge { limit, size });
         }
-        let lease = self.uploads.lease_to_open(Key::of(&plan.path, &plan.id))?;
+        let lease = self.uploads.lease_to_open(Key::of_plan(&plan))?;
         let mut turn = lease.alone();
         if let Some(upload) = &turn.upload
             && upload.plan == plan
@@ -192,8 +192,13 @@ impl Staging {
     }
 
     /// Removes an unfinished upload, and takes it from whoever has it.
-    pub(super) fn abort_upload(&self, path: &FilePath, id: &UploadId) -> Result<(), Error> {
-        let lease = self.uploads.lease(Key::of(path, id));
+    pub(super) fn abort_upload(
+        &self,
+        path: &FilePath,
+        id: &UploadId,
+        owner: Option<&str>,
+    ) -> Result<(), Error> {
+        let lease = self.uploads.lease(Key::of(path, id, owner));
         let mut turn = lease.alone();
         let (mut journal, record) = self
             .uploads

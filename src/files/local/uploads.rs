@@ -25,7 +25,7 @@ use crate::files::{
     },
     path::FilePath,
     settings::Settings,
-    upload::UploadId,
+    upload::{UploadId, UploadPlan},
 };
 
 /// Longer than any disk lives, and short enough to be counted from now.
@@ -221,19 +221,26 @@ impl Drop for Lease {
     }
 }
 
-/// Names an upload and its files: a filename and an id of any length and spelling, in 64
+/// Names an upload and its files: a filename, an id and an owner of any length and spelling, in 64
 /// characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key(String);
 
 impl Key {
-    pub(super) fn of(path: &FilePath, id: &UploadId) -> Self {
-        // No filename has a NUL.
-        let digest = Sha256::new()
+    pub(super) fn of_plan(plan: &UploadPlan) -> Self {
+        Self::of(&plan.path, &plan.id, plan.owner.as_deref())
+    }
+
+    pub(super) fn of(path: &FilePath, id: &UploadId, owner: Option<&str>) -> Self {
+        // No filename has a NUL, and no id.
+        let mut digest = Sha256::new()
             .chain_update(path.as_str())
             .chain_update([0])
-            .chain_update(id.as_str())
-            .finalize();
+            .chain_update(id.as_str());
+        if let Some(owner) = owner {
+            digest = digest.chain_update([0]).chain_update(owner);
+        }
+        let digest = digest.finalize();
         Self(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 

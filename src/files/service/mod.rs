@@ -16,7 +16,7 @@ use self::{
     framed::Framed,
     oversize::{DropOversize, Oversize},
 };
-use super::{Error, FilePath, Store, Version, upload::UploadId};
+use super::{Caller, Error, FilePath, Store, Version, upload::UploadId};
 use crate::{
     failure::{BAD_REQUEST, Cause},
     pb::{self, file_controller_server::FileControllerServer},
@@ -68,8 +68,8 @@ pub(crate) fn file_controller(files: Files) -> FileController {
 }
 
 impl Files {
-    async fn read_text(&self, filename: &str) -> Result<String, Error> {
-        let path: FilePath = filename.parse()?;
+    async fn read_text(&self, request: Request<pb::Files>) -> Result<String, Error> {
+        let path = caller(&request).path(&request.get_ref().filename)?;
         let text = self.store.read_text(path.clone(), MAX_TEXT_BYTES).await;
         text.inspect_err(|error| log(&path, error))
     }
@@ -82,8 +82,9 @@ impl Files {
         if let Some(&Oversize { size }) = request.extensions().get() {
             return Err(too_large(size));
         }
+        let caller = caller(&request);
         let pb::Files { filename, text } = request.into_inner();
-        let path: FilePath = filename.parse()?;
+        let path = caller.path(&filename)?;
         if text.len() as u64 > MAX_TEXT_BYTES {
             return Err(too_large(text.len() as u64));
         }
@@ -91,17 +92,22 @@ impl Files {
         written.inspect_err(|error| log(&path, error))
     }
 
-    async fn stat(&self, filename: &str) -> Result<pb::FileInfo, Error> {
-        let path: FilePath = filename.parse()?;
+    async fn stat(&self, request: Request<pb::StatRequest>) -> Result<pb::FileInfo, Error> {
+        let path = caller(&request).path(&request.get_ref().filename)?;
         let version = self.store.stat(path.clone()).await;
         let version = version.inspect_err(|error| log(&path, error))?;
         Ok(file_info(&path, version))
     }
 
-    async fn abort_upload(&self, filename: &str, upload_id: &str) -> Result<(), Error> {
-        let path: FilePath = filename.parse()?;
-        let id: UploadId = upload_id.parse()?;
-        let aborted = self.store.abort_upload(path.clone(), id).await;
+    async fn abort_upload(&self, request: Request<pb::AbortUploadRequest>) -> Result<(), Error> {
+        let caller = caller(&request);
+        let request = request.into_inner();
+        let path = caller.path(&request.filename)?;
+        let id: UploadId = request.upload_id.parse()?;
+        let aborted = self
+            .store
+            .abort_upload(path.clone(), id, caller.owner)
+            .await;
         aborted.inspect_err(|error| log(&path, error))
     }
 }
@@ -109,7 +115,7 @@ impl Files {
 #[tonic::async_trait]
 impl pb::file_controller_server::FileController for Files {
     async fn read(&self, request: Request<pb::Files>) -> Result<Response<pb::Content>, Status> {
-        let content = match self.read_text(&request.into_inner().filename).await {
+        let content = match self.read_text(request).await {
             Ok(text) => pb::Content {
                 text,
                 failure: None,
@@ -134,7 +140,7 @@ impl pb::file_controller_server::FileController for Files {
         &self,
         request: Request<pb::StatRequest>,
     ) -> Result<Response<pb::FileInfo>, Status> {
-        let info = self.stat(&request.into_inner().filename).await?;
+        let info = self.stat(request).await?;
         Ok(Response::new(info))
     }
 
@@ -144,7 +150,7 @@ impl pb::file_controller_server::FileController for Files {
         &self,
         request: Request<pb::ReadStreamRequest>,
     ) -> Result<Response<Self::ReadStreamStream>, Status> {
-        let reading = self.read_stream(request.into_inner()).await?;
+        let reading = self.read_stream(request).await?;
         let mut response = Response::new(reading.clone().responses().boxed());
         // For `framed`.
         response.extensions_mut().insert(reading);
@@ -157,7 +163,7 @@ impl pb::file_controller_server::FileController for Files {
         &self,
         request: Request<Streaming<pb::WriteStreamRequest>>,
     ) -> Result<Response<Self::WriteStreamStream>, Status> {
-        let responses = self.write_stream(request.into_inner());
+        let responses = self.write_stream(request);
         Ok(Response::new(responses.boxed()))
     }
 
@@ -165,13 +171,14 @@ impl pb::file_controller_server::FileController for Files {
         &self,
         request: Request<pb::AbortUploadRequest>,
     ) -> Result<Response<pb::AbortUploadResponse>, Status> {
-        let pb::AbortUploadRequest {
-            filename,
-            upload_id,
-        } = request.into_inner();
-        self.abort_upload(&filename, &upload_id).await?;
+        self.abort_upload(request).await?;
         Ok(Response::new(pb::AbortUploadResponse {}))
     }
+}
+
+/// On whose behalf a call is made.
+fn caller<T>(request: &Request<T>) -> Caller {
+    request.extensions().get().cloned().unwrap_or_default()
 }
 
 fn file_info(path: &FilePath, version: Version) -> pb::FileInfo {
@@ -219,6 +226,7 @@ fn cause(error: &Error) -> Cause {
         Error::FilenameInvalid(_) => Cause::new(Code::InvalidArgument, "FILENAME_INVALID"),
         Error::UploadIdInvalid(_) => Cause::new(Code::InvalidArgument, BAD_REQUEST),
         Error::OutsideRoot => Cause::new(Code::PermissionDenied, "OUTSIDE_ROOT"),
+        Error::OutsideFolder => Cause::new(Code::PermissionDenied, "OUTSIDE_FOLDER"),
         Error::ReadOnly => Cause::new(Code::PermissionDenied, "READ_ONLY"),
         Error::NotFound => Cause::new(Code::NotFound, "NOT_FOUND"),
         Error::NotAFile => Cause::new(Code::FailedPrecondition, "NOT_A_FILE"),

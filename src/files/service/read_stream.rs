@@ -1,9 +1,9 @@
 //! ReadStream: a file of any size, a chunk at a time, as fast as the client takes them.
 
 use futures::{Stream, StreamExt, stream};
-use tonic::Status;
+use tonic::{Request, Status};
 
-use super::{Files, MAX_CHUNK_BYTES, file_info, log};
+use super::{Files, MAX_CHUNK_BYTES, caller, file_info, log};
 use crate::{
     checksum::Crc32c,
     files::{Error, FilePath, store::Download},
@@ -27,9 +27,11 @@ impl Files {
     /// Opens what was asked for; everything that can fail before the first byte fails here.
     pub(super) async fn read_stream(
         &self,
-        request: pb::ReadStreamRequest,
+        request: Request<pb::ReadStreamRequest>,
     ) -> Result<Reading, Error> {
-        let path: FilePath = request.filename.parse()?;
+        let caller = caller(&request);
+        let request = request.into_inner();
+        let path = caller.path(&request.filename)?;
         let opened = self.store.open_file(path.clone()).await;
         let file = opened.inspect_err(|error| log(&path, error))?;
         let version = file.version();

@@ -8,14 +8,14 @@ use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
-use super::{Files, MAX_CHUNK_BYTES, RETRY_AFTER, file_info, log};
+use super::{Files, MAX_CHUNK_BYTES, RETRY_AFTER, caller, file_info, log};
 use crate::{
     checksum::Crc32c,
     failure::{BAD_REQUEST, Cause},
     files::{
-        Error, FilePath, Version,
+        Caller, Error, FilePath, Version,
         store::{Chunk, Opened, Upload},
         upload::{Precondition, Progress, UploadId, UploadPlan},
     },
@@ -41,12 +41,13 @@ impl Files {
     /// Takes the steps of one stream. Returns at once, so that the client has its headers.
     pub(super) fn write_stream(
         &self,
-        steps: Streaming<pb::WriteStreamRequest>,
+        request: Request<Streaming<pb::WriteStreamRequest>>,
     ) -> impl Stream<Item = Result<pb::WriteStreamResponse, Status>> + use<> {
         let (answers, outgoing) = mpsc::channel(ANSWERS + LAST_WORDS);
         let mut call = Call {
             files: self.clone(),
-            steps,
+            caller: caller(&request),
+            steps: request.into_inner(),
             answers,
             finished: false,
         };
@@ -69,6 +70,7 @@ impl Files {
 /// One stream: where the steps come from, and where the answers go.
 struct Call {
     files: Files,
+    caller: Caller,
     steps: Streaming<pb::WriteStreamRequest>,
     answers: mpsc::Sender<Result<pb::WriteStreamResponse, Status>>,
     /// Whether the client has finished the upload on this stream.
@@ -90,7 +92,8 @@ enum Failure {
 impl Call {
     /// Takes the steps to their end, and says what became of the upload.
     async fn take(&mut self) -> Result<State, Failure> {
-        let plan = plan(self.first_step().await?)?;
+        let open = self.first_step().await?;
+        let plan = plan(open, &self.caller)?;
         let (path, id) = (plan.path.clone(), plan.id.clone());
         let opened = self.files.store.open_upload(plan).await;
         let mut upload = match opened.inspect_err(|error| log(&path, error))? {
@@ -181,10 +184,10 @@ impl Call {
 }
 
 /// The domain's words for `open`.
-fn plan(open: pb::OpenUpload) -> Result<UploadPlan, Failure> {
-    let path = open.filename.parse().map_err(Error::from)?;
+fn plan(open: pb::OpenUpload, caller: &Caller) -> Result<UploadPlan, Failure> {
     Ok(UploadPlan {
-        path,
+        path: caller.path(&open.filename)?,
+        owner: caller.owner.clone(),
         id: match open.upload_id.as_str() {
             "" => UploadId::random(),
             id => id.parse().map_err(Error::from)?,

@@ -117,8 +117,13 @@ impl Store {
     }
 
     /// Removes an unfinished upload, and ends the stream that has it.
-    pub(crate) async fn abort_upload(&self, path: FilePath, id: UploadId) -> Result<(), Error> {
-        self.blocking(move |local| local.abort_upload(&path, &id))
+    pub(crate) async fn abort_upload(
+        &self,
+        path: FilePath,
+        id: UploadId,
+        owner: Option<String>,
+    ) -> Result<(), Error> {
+        self.blocking(move |local| local.abort_upload(&path, &id, owner.as_deref()))
             .await
     }
 

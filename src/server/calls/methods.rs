@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 
+use crate::server::auth::{Access, Scope};
+
 /// What stands for all methods that are not known, wherever one is named: a client could make up
 /// any number of them.
 const UNKNOWN: &str = "unknown";
@@ -25,13 +27,16 @@ pub(in crate::server) enum Requests {
 
 /// What the descriptors do not say of methods: lists of paths.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::server) struct Notes {
+pub(in crate::server) struct Notes<'a> {
     /// Streams of requests that always have something to say.
     pub(in crate::server) steady: &'static [&'static str],
     /// Those that look after the size of their messages themselves.
     pub(in crate::server) any_size: &'static [&'static str],
     /// Those that are served however busy the server is.
     pub(in crate::server) always: &'static [&'static str],
+    /// What they ask of their callers, alone or as all of a service, whose path ends with a slash. A
+    /// token, where nothing is said.
+    pub(in crate::server) access: &'a [(&'static str, Access)],
 }
 
 /// One method.
@@ -46,6 +51,14 @@ pub(in crate::server) struct Method {
     /// The largest message, in bytes.
     pub(super) max_message_bytes: u64,
     pub(super) always: bool,
+    pub(super) access: Access,
+}
+
+impl Method {
+    /// Whether its handler has to know whose files it may touch.
+    pub(super) fn is_of_files(&self) -> bool {
+        matches!(self.access, Access::Scope(Scope::Read | Scope::Write))
+    }
 }
 
 /// The methods of a server, each with a number. The first one stands for those that are not known.
@@ -57,7 +70,7 @@ pub(in crate::server) struct Methods {
 
 impl Methods {
     /// All methods in `descriptors`, each a serialized `google.protobuf.FileDescriptorSet`.
-    pub(in crate::server) fn new(descriptors: &[&[u8]], notes: &Notes) -> Self {
+    pub(in crate::server) fn new(descriptors: &[&[u8]], notes: &Notes<'_>) -> Self {
         let mut known = Self {
             methods: vec![unknown()],
             by_path: HashMap::new(),
@@ -79,7 +92,7 @@ impl Methods {
         known
     }
 
-    fn add(&mut self, service: String, name: String, streams: (bool, bool), notes: &Notes) {
+    fn add(&mut self, service: String, name: String, streams: (bool, bool), notes: &Notes<'_>) {
         let path = format!("/{service}/{name}");
         let is = |paths: &[&str]| paths.contains(&path.as_str());
         let method = Method {
@@ -99,6 +112,7 @@ impl Methods {
                 false => MAX_MESSAGE_BYTES,
             },
             always: is(notes.always),
+            access: access(&path, notes.access),
             service,
             name,
         };
@@ -121,6 +135,14 @@ impl Methods {
     }
 }
 
+fn access(path: &str, notes: &[(&str, Access)]) -> Access {
+    let noted = notes.iter().find(|(noted, _)| match noted.ends_with('/') {
+        true => path.starts_with(noted),
+        false => path == *noted,
+    });
+    noted.map_or(Access::Authenticated, |(_, access)| *access)
+}
+
 fn unknown() -> Method {
     Method {
         service: UNKNOWN.to_owned(),
@@ -129,5 +151,6 @@ fn unknown() -> Method {
         requests: Requests::AtLeisure,
         max_message_bytes: MAX_MESSAGE_BYTES,
         always: false,
+        access: Access::Authenticated,
     }
 }

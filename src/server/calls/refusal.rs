@@ -3,15 +3,52 @@
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode, header};
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
 
-use crate::failure::{BAD_REQUEST, Cause};
+use crate::{
+    failure::{BAD_REQUEST, Cause},
+    server::auth::{Denied, Gate},
+};
+
+/// What tells a client of OAuth 2.0 what was wrong with its token (RFC 6750 3).
+const WWW_AUTHENTICATE: &str = "www-authenticate";
 
 /// When to come back to a server that has no room, or from a client that fell asleep.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) fn busy() -> Status {
     Cause::new(Code::ResourceExhausted, "BUSY").retry_status(RETRY_AFTER, "the server is busy")
+}
+
+/// Why a call is not let in.
+pub(super) fn denied(denied: &Denied, gate: &Gate) -> Status {
+    match denied {
+        Denied::Token(_) => unauthenticated(),
+        Denied::Scope(scope) => insufficient_scope(gate.name(*scope)),
+        Denied::NoKeys => Cause::new(Code::Unavailable, "AUTH_UNAVAILABLE")
+            .retry_status(RETRY_AFTER, "tokens cannot be checked at the moment"),
+    }
+}
+
+/// The same for whatever is wrong with a token: who makes them up learns nothing.
+pub(super) fn unauthenticated() -> Status {
+    let status = Cause::new(Code::Unauthenticated, "UNAUTHENTICATED")
+        .status("the call needs an access token that is valid");
+    with_challenge(status, "Bearer error=\"invalid_token\"")
+}
+
+fn insufficient_scope(scope: &str) -> Status {
+    let status = Cause::new(Code::PermissionDenied, "INSUFFICIENT_SCOPE")
+        .with("scope", scope)
+        .status("the access token is not good for this method");
+    let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
+    with_challenge(status, &challenge)
+}
+
+fn with_challenge(mut status: Status, challenge: &str) -> Status {
+    let challenge = MetadataValue::try_from(challenge).expect("names of scopes are visible ASCII");
+    status.metadata_mut().insert(WWW_AUTHENTICATE, challenge);
+    status
 }
 
 pub(super) fn deadline() -> Status {

@@ -13,11 +13,12 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::BoxStream;
 use h2::{Reason, SendStream, client};
+use http::StatusCode;
 use prost::Message;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_util::task::TaskTracker;
-use tonic::{Code, Response as Answer, Streaming};
+use tonic::{Code, Response as Answer, Status, Streaming};
 use tonic_types::StatusExt;
 
 use super::*;
@@ -154,6 +155,7 @@ impl Pipe {
             methods: Arc::new(Methods::new(&[pb::FILE_DESCRIPTOR_SET], &notes)),
             room: Room::new(limits.max_calls),
             limits: Arc::new(limits),
+            gate: None,
             meters: None,
             refused: false,
         });

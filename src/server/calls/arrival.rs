@@ -1,0 +1,242 @@
+//! A call before it gets to its handler: whether it is gRPC, who calls, and whether there is room.
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Waker},
+};
+
+use bytes::Bytes;
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Either, select},
+};
+use h2::{RecvStream, server::SendResponse};
+use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::{
+    Calls,
+    record::{self, Record},
+    refusal,
+    request::{self, Rules},
+    response::{Call, Ending},
+    room::Place,
+    timeout,
+};
+use crate::server::{
+    auth::Caller,
+    config::Limits,
+    wait::{Wait, after},
+};
+
+/// What gRPC says that it is.
+const GRPC: &[u8] = b"application/grpc";
+
+/// The encodings of messages, as they travel and as a client takes them.
+const GRPC_ENCODING: &str = "grpc-encoding";
+const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
+
+/// A call of which the headers have come, and nothing else was looked at.
+pub(super) struct Arrival {
+    calls: Arc<Calls>,
+    /// The number of its method.
+    method: usize,
+    head: Parts,
+    stream: RecvStream,
+    respond: SendResponse<Bytes>,
+    record: Record,
+    /// When it has to be over, by the word of its client.
+    until: Result<Option<Instant>, Status>,
+}
+
+/// Why a call gets to its handler.
+struct Admitted {
+    caller: Option<Arc<Caller>>,
+    place: Option<Place>,
+}
+
+/// Why a call does not get to its handler.
+enum Refused {
+    /// It is no gRPC.
+    Http(StatusCode),
+    Grpc(Status),
+    /// Not before the keys have been read again.
+    Yet(BoxFuture<'static, ()>),
+}
+
+impl Arrival {
+    pub(super) fn new(
+        calls: &Arc<Calls>,
+        request: Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+    ) -> Self {
+        let (head, stream) = request.into_parts();
+        let method = calls.methods.number(head.uri.path());
+        Self {
+            method,
+            record: Record::new(Arc::clone(calls), method),
+            until: until(&head.headers, &calls.limits),
+            calls: Arc::clone(calls),
+            head,
+            stream,
+            respond,
+        }
+    }
+
+    /// Lets the call begin, and gives what brings it to its end; None where it has come to it.
+    pub(super) fn begin(self) -> Option<BoxFuture<'static, ()>> {
+        match self.admit() {
+            Err(Refused::Yet(keys)) => Some(self.wait(keys).boxed()),
+            admitted => self.settle(admitted),
+        }
+    }
+
+    /// The same once the keys have been read again.
+    async fn wait(mut self, keys: BoxFuture<'static, ()>) {
+        let gone = poll_fn(|cx| self.respond.poll_reset(cx));
+        if let Either::Right(_) = select(keys, gone).await {
+            return;
+        }
+        let admitted = self.admit();
+        if let Some(call) = self.settle(admitted) {
+            call.await;
+        }
+    }
+
+    fn settle(mut self, admitted: Result<Admitted, Refused>) -> Option<BoxFuture<'static, ()>> {
+        let refused = match admitted {
+            Ok(admitted) => return self.go(admitted),
+            Err(Refused::Http(code)) => refusal::http(code),
+            Err(Refused::Grpc(status)) => status.into_http(),
+            Err(Refused::Yet(_)) => refusal::unauthenticated().into_http(),
+        };
+        let code = record::code(refused.headers());
+        // It fails when the client has gone.
+        if self.respond.send_response(refused, true).is_ok() {
+            self.record.ends(code);
+        }
+        None
+    }
+
+    /// Calls the handler. A call that is over at once, as a small one is that has come whole, takes
+    /// no task, and is done while all of it is in the processor's cache.
+    fn go(mut self, admitted: Admitted) -> Option<BoxFuture<'static, ()>> {
+        let method = self.calls.methods.method(self.method);
+        let rules = Rules {
+            requests: method.requests,
+            max_message_bytes: method.max_message_bytes,
+            idle_timeout: self.calls.limits.idle_timeout,
+            received: self.record.of_request(),
+        };
+        let (intake, body) = request::request(self.stream, rules);
+        let until = self.until.unwrap_or_default();
+        if let Some(caller) = &admitted.caller
+            && method.is_of_files()
+        {
+            self.head.extensions.insert(caller.files.clone());
+        }
+        let call = Call {
+            intake,
+            ending: ending(until, admitted.caller.as_deref()),
+            respond: self.respond,
+            record: self.record,
+            _place: admitted.place,
+        };
+        let request = Request::from_parts(answered_in_kind(self.head), body);
+        let mut call = call.answer(self.calls.routes.call(request)).boxed();
+        // Whoever takes it asks it again, and is woken then.
+        let mut nobody = Context::from_waker(Waker::noop());
+        call.as_mut().poll(&mut nobody).is_pending().then_some(call)
+    }
+
+    fn admit(&self) -> Result<Admitted, Refused> {
+        if self.head.method != Method::POST {
+            return Err(Refused::Http(StatusCode::METHOD_NOT_ALLOWED));
+        }
+        if !is_grpc(&self.head.headers) {
+            return Err(Refused::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        }
+        self.until.as_ref().map_err(Status::clone)?;
+        if self.calls.refused {
+            return Err(refusal::busy().into());
+        }
+        let caller = self.caller()?;
+        let place = match self.calls.methods.method(self.method).always {
+            true => None,
+            false => Some(self.calls.room.take().ok_or_else(refusal::busy)?),
+        };
+        Ok(Admitted { caller, place })
+    }
+
+    /// Who calls, where that is asked.
+    fn caller(&self) -> Result<Option<Arc<Caller>>, Refused> {
+        let Some(gate) = &self.calls.gate else {
+            return Ok(None);
+        };
+        let access = self.calls.methods.method(self.method).access;
+        gate.admit(&self.head.headers, access)
+            .map_err(|denied| match gate.ask(&denied) {
+                Some(keys) => Refused::Yet(keys.boxed()),
+                None => Refused::Grpc(refusal::denied(&denied, gate)),
+            })
+    }
+}
+
+/// When a call has to be over, by the word of its client or of its token, whichever comes first.
+fn ending(until: Option<Instant>, caller: Option<&Caller>) -> Ending {
+    match (until, caller.map(|caller| caller.until)) {
+        (until, Some(expiry)) if until.is_none_or(|until| expiry < until) => Ending {
+            time: Wait::until(expiry),
+            why: refusal::unauthenticated,
+        },
+        (until, _) => Ending {
+            time: until.map(Wait::until).unwrap_or_default(),
+            why: refusal::deadline,
+        },
+    }
+}
+
+/// When a call has to be over.
+fn until(headers: &HeaderMap, limits: &Limits) -> Result<Option<Instant>, Status> {
+    let wanted = timeout::timeout(headers).map_err(|_| refusal::malformed_timeout())?;
+    let timeout = match (wanted, limits.max_deadline) {
+        (Some(wanted), Some(most)) => Some(wanted.min(most)),
+        (wanted, most) => wanted.or(most),
+    };
+    Ok(timeout.map(after))
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self::Grpc(status)
+    }
+}
+
+/// Whether the content is what gRPC calls its own, in protobuf.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else {
+        return false;
+    };
+    match content_type.as_bytes().strip_prefix(GRPC) {
+        Some(rest) => {
+            let rest = rest.strip_prefix(b"+proto").unwrap_or(rest);
+            rest.is_empty() || rest.starts_with(b";")
+        }
+        None => false,
+    }
+}
+
+/// A client that compresses is answered in kind. One that only could is not: most say so always, and
+/// what is small grows by being compressed.
+fn answered_in_kind(mut head: Parts) -> Parts {
+    let compresses = head
+        .headers
+        .get(GRPC_ENCODING)
+        .is_some_and(|encoding| encoding != "identity");
+    if !compresses {
+        head.headers.remove(GRPC_ACCEPT_ENCODING);
+    }
+    head
+}
