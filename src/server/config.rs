@@ -22,6 +22,10 @@ pub struct Config {
     pub auth: Option<Auth>,
     /// Who may ask what is served.
     pub reflection: Reflection,
+    /// Makes a span of each call, by OpenTelemetry's conventions for RPC, in the trace that its
+    /// client began (`traceparent`). None by default.
+    #[cfg(feature = "otel")]
+    pub tracer: Option<opentelemetry_sdk::trace::SdkTracer>,
     /// What clients may take.
     pub limits: Limits,
     /// How long calls under way may go on after the server was told to stop, or their connection
@@ -39,6 +43,8 @@ impl Config {
             tls: None,
             auth: None,
             reflection: Reflection::Public,
+            #[cfg(feature = "otel")]
+            tracer: None,
             limits: Limits::default(),
             shutdown_grace: Duration::from_secs(30),
         }

@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    accept::{Incoming, Stream},
+    accept::{Incoming, Peer, Stream},
     calls::Calls,
     config::Limits,
     lifetime::Lifetime,
@@ -98,12 +98,12 @@ impl Connections {
         } = incoming;
         tracing::debug!(%peer, admitted = ticket.admitted, "connected");
         let ended = match (stream, &self.tls) {
-            (Stream::Unix(stream), _) => self.speak(stream, ticket.admitted, calls).await,
-            (Stream::Tcp(stream), None) => self.speak(stream, ticket.admitted, calls).await,
+            (Stream::Unix(stream), _) => self.speak(stream, peer, ticket.admitted, calls).await,
+            (Stream::Tcp(stream), None) => self.speak(stream, peer, ticket.admitted, calls).await,
             (Stream::Tcp(stream), Some(tls)) => {
                 let handshake = timeout(self.limits.handshake_timeout, tls.accept(stream));
                 match self.lifetime.draining.run_until_cancelled(handshake).await {
-                    Some(Ok(Ok(stream))) => self.speak(stream, ticket.admitted, calls).await,
+                    Some(Ok(Ok(stream))) => self.speak(stream, peer, ticket.admitted, calls).await,
                     Some(Ok(Err(error))) => Err(error.into()),
                     Some(Err(late)) => Err(late.into()),
                     None => Ok(()),
@@ -117,7 +117,13 @@ impl Connections {
     }
 
     /// Speaks HTTP/2 until the client goes, or has no more business here.
-    async fn speak<S>(&self, stream: S, admitted: bool, tasks: &TaskTracker) -> Result<(), BoxError>
+    async fn speak<S>(
+        &self,
+        stream: S,
+        peer: Peer,
+        admitted: bool,
+        tasks: &TaskTracker,
+    ) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -125,17 +131,10 @@ impl Connections {
         let socket = Socket::new(stream, limits.handshake_timeout, limits.write_stall_timeout);
         let moved = socket.moved();
         // Counted for this connection alone, and so on this core.
-        let (age, grace, calls) = match admitted {
-            true => (
-                limits.max_connection_age.map(jittered),
-                self.grace,
-                Arc::new(self.calls.clone()),
-            ),
-            false => (
-                Some(REFUSAL),
-                REFUSAL,
-                Arc::new(self.calls.clone().refused()),
-            ),
+        let calls = self.calls.of(peer, admitted);
+        let (age, grace) = match admitted {
+            true => (limits.max_connection_age.map(jittered), self.grace),
+            false => (Some(REFUSAL), REFUSAL),
         };
         let handshake = self.http2().handshake::<_, Bytes>(socket);
         let draining = self.lifetime.draining.child_token();

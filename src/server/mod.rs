@@ -105,6 +105,9 @@ pub async fn run(
             limits: Arc::clone(&limits),
             gate: config.auth.as_ref().map(Gate::new).map(Arc::new),
             meters: None,
+            #[cfg(feature = "otel")]
+            tracer: config.tracer.clone(),
+            peer: accept::Peer::Unix,
             refused: false,
         },
         tls: config.tls.clone(),

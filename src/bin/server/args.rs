@@ -52,6 +52,11 @@ pub(crate) struct Args {
     )]
     pub(crate) log_format: LogFormat,
 
+    /// Export a span of each call there by OTLP over gRPC, such as to http://127.0.0.1:4317
+    #[cfg(feature = "otel")]
+    #[arg(long, value_name = "URL", env = "MUXS_OTLP_ENDPOINT")]
+    pub(crate) otlp_endpoint: Option<String>,
+
     #[command(flatten)]
     pub(crate) files: FileArgs,
 

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use anyhow::Context;
 use muxs::server::{Address, Tls};
 
+use super::args::LogFormat;
+
 /// Where clients find the certificate that they shall trust.
 const CERTIFICATE: &str = "muxs-dev-cert.pem";
 
@@ -13,11 +15,11 @@ const CERTIFICATE: &str = "muxs-dev-cert.pem";
     clippy::disallowed_methods,
     reason = "nothing of the served files; half a certificate is noticed, and made again"
 )]
-pub(crate) fn certificate(addresses: &[Address]) -> anyhow::Result<Tls> {
+pub(crate) fn certificate(addresses: &[Address], format: LogFormat) -> anyhow::Result<Tls> {
     let names = names(addresses);
     let (tls, pem) = Tls::development(names.clone())?;
     std::fs::write(CERTIFICATE, pem).with_context(|| format!("cannot write {CERTIFICATE}"))?;
-    eprintln!(
+    let mut told = format!(
         "A certificate for {}, good for a year, is in {CERTIFICATE}.\n\
          Every start makes another. To trust it, say so to the client:",
         names.join(", ")
@@ -29,11 +31,15 @@ pub(crate) fn certificate(addresses: &[Address]) -> anyhow::Result<Tls> {
                 false => address.ip().to_string(),
             };
             let (host, port) = (bracketed(host), address.port());
-            eprintln!(
-                "  cargo run --example hello -- --addr https://{host}:{port} --ca {CERTIFICATE}\n  \
+            told += &format!(
+                "\n  cargo run --example hello -- --addr https://{host}:{port} --ca {CERTIFICATE}\n  \
                  grpcurl -cacert {CERTIFICATE} {host}:{port} list"
             );
         }
+    }
+    match format {
+        LogFormat::Text => eprintln!("{told}"),
+        LogFormat::Json => tracing::info!("{told}"),
     }
     Ok(tls)
 }

@@ -3,9 +3,10 @@
 
 mod args;
 mod development;
+mod telemetry;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::Path,
     pin::pin,
     process::ExitCode,
@@ -18,17 +19,20 @@ use muxs::{
 };
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{self, SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 use self::args::{Args, LogFormat};
 
 fn main() -> ExitCode {
     let args = Args::of_the_process();
-    start_logging(args.log_format);
+    let format = args.log_format;
+    telemetry::start_logging(format);
     match serve(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            match format {
+                LogFormat::Text => eprintln!("error: {error:#}"),
+                LogFormat::Json => tracing::error!("{error:#}"),
+            }
             ExitCode::FAILURE
         }
     }
@@ -61,13 +65,15 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
     let addresses = listeners.iter().map(Listener::address);
     let addresses: Vec<_> = addresses.collect::<io::Result<_>>()?;
     let tls = match args.tls.tls_self_signed {
-        true => Some(development::certificate(&addresses)?),
+        true => Some(development::certificate(&addresses, args.log_format)?),
         false => args.tls.load()?,
     };
     if let Some(tls) = &tls {
         reload_at_hangup(tls.clone())?;
     }
     let auth = args.auth.load()?;
+    #[cfg(feature = "otel")]
+    let traces = telemetry::Traces::start(args.otlp_endpoint.as_deref())?;
     let (root, settings) = (args.files.root.clone(), args.files.settings());
     // After a crash this may take its time, in which it can be stopped too.
     let store = tokio::select! {
@@ -81,6 +87,8 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
         tls,
         auth,
         reflection: args.auth.reflection(),
+        #[cfg(feature = "otel")]
+        tracer: traces.tracer(),
         ..Config::new(store)
     };
     if let Some(workers) = args.workers {
@@ -91,6 +99,8 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
     }
     announce(&addresses, config.tls.is_some(), &args.files.root);
     server::run(listeners, config, stop).await?;
+    #[cfg(feature = "otel")]
+    traces.finish().await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -189,18 +199,4 @@ fn reload_at_hangup(tls: Tls) -> io::Result<()> {
         }
     });
     Ok(())
-}
-
-fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .from_env_lossy();
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => logs.init(),
-        LogFormat::Json => logs.json().init(),
-    }
 }

@@ -9,6 +9,7 @@ use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
+use tracing::Instrument;
 
 use super::{Files, MAX_CHUNK_BYTES, RETRY_AFTER, caller, file_info, log};
 use crate::{
@@ -51,13 +52,14 @@ impl Files {
             answers,
             finished: false,
         };
-        let task = self.tasks.spawn(async move {
+        let task = async move {
             let last = call.take().await;
             call.say(last.map_err(Status::from));
             if call.finished && call.has_more() {
                 call.say(Err(Failure::BadRequest(AFTER_FINISH).into()));
             }
-        });
+        };
+        let task = self.tasks.spawn(task.in_current_span());
         // If the task panics it says nothing any more, and that shall not look like a pause.
         let panicked = stream::once(task).filter_map(async |ended| {
             let cause = Cause::new(Code::Internal, "IO");

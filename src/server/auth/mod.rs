@@ -17,7 +17,7 @@ use jsonwebtoken::Algorithm;
 pub(super) use self::{
     gate::{Denied, Gate},
     refresh::Keys,
-    token::Caller,
+    token::{Caller, Flaw},
 };
 use self::{keys::KeySet, token::Expected};
 use crate::issuer;

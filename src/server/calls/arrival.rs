@@ -26,7 +26,7 @@ use super::{
     timeout,
 };
 use crate::server::{
-    auth::Caller,
+    auth::{Caller, Denied},
     config::Limits,
     wait::{Wait, after},
 };
@@ -76,7 +76,7 @@ impl Arrival {
         let method = calls.methods.number(head.uri.path());
         Self {
             method,
-            record: Record::new(Arc::clone(calls), method),
+            record: Record::new(calls, method, &head),
             until: until(&head.headers, &calls.limits),
             calls: Arc::clone(calls),
             head,
@@ -86,7 +86,7 @@ impl Arrival {
     }
 
     /// Lets the call begin, and gives what brings it to its end; None where it has come to it.
-    pub(super) fn begin(self) -> Option<BoxFuture<'static, ()>> {
+    pub(super) fn begin(mut self) -> Option<BoxFuture<'static, ()>> {
         match self.admit() {
             Err(Refused::Yet(keys)) => Some(self.wait(keys).boxed()),
             admitted => self.settle(admitted),
@@ -112,7 +112,9 @@ impl Arrival {
             Err(Refused::Grpc(status)) => status.into_http(),
             Err(Refused::Yet(_)) => refusal::unauthenticated().into_http(),
         };
+        let mut refused = refused;
         let code = record::code(refused.headers());
+        self.record.name(refused.headers_mut(), Some(code));
         // It fails when the client has gone.
         if self.respond.send_response(refused, true).is_ok() {
             self.record.ends(code);
@@ -151,7 +153,7 @@ impl Arrival {
         call.as_mut().poll(&mut nobody).is_pending().then_some(call)
     }
 
-    fn admit(&self) -> Result<Admitted, Refused> {
+    fn admit(&mut self) -> Result<Admitted, Refused> {
         if self.head.method != Method::POST {
             return Err(Refused::Http(StatusCode::METHOD_NOT_ALLOWED));
         }
@@ -163,6 +165,9 @@ impl Arrival {
             return Err(refusal::busy().into());
         }
         let caller = self.caller()?;
+        if let Some(caller) = &caller {
+            self.record.is_of(caller);
+        }
         let place = match self.calls.methods.method(self.method).always {
             true => None,
             false => Some(self.calls.room.take().ok_or_else(refusal::busy)?),
@@ -171,16 +176,21 @@ impl Arrival {
     }
 
     /// Who calls, where that is asked.
-    fn caller(&self) -> Result<Option<Arc<Caller>>, Refused> {
+    fn caller(&mut self) -> Result<Option<Arc<Caller>>, Refused> {
         let Some(gate) = &self.calls.gate else {
             return Ok(None);
         };
+        let record = &mut self.record;
         let access = self.calls.methods.method(self.method).access;
-        gate.admit(&self.head.headers, access)
-            .map_err(|denied| match gate.ask(&denied) {
+        gate.admit(&self.head.headers, access).map_err(|denied| {
+            if let Denied::Token(flaw) = denied {
+                record.has_flaw(flaw);
+            }
+            match gate.ask(&denied) {
                 Some(keys) => Refused::Yet(keys.boxed()),
                 None => Refused::Grpc(refusal::denied(&denied, gate)),
-            })
+            }
+        })
     }
 }
 

@@ -55,6 +55,10 @@ pub(in crate::server) struct Method {
 }
 
 impl Method {
+    pub(super) fn full_name(&self) -> String {
+        format!("{}/{}", self.service, self.name)
+    }
+
     /// Whether its handler has to know whose files it may touch.
     pub(super) fn is_of_files(&self) -> bool {
         matches!(self.access, Access::Scope(Scope::Read | Scope::Write))

@@ -14,6 +14,8 @@ mod routes;
 #[cfg(test)]
 mod tests;
 mod timeout;
+#[cfg(feature = "otel")]
+mod trace;
 
 use std::sync::Arc;
 
@@ -28,7 +30,7 @@ pub(super) use self::{
     room::Room,
     routes::Routes,
 };
-use super::{auth::Gate, config::Limits, metrics::Meters};
+use super::{accept::Peer, auth::Gate, config::Limits, metrics::Meters};
 
 /// The calls of a server. Clones count together.
 #[derive(Clone)]
@@ -41,15 +43,23 @@ pub(super) struct Calls {
     pub(super) gate: Option<Arc<Gate>>,
     /// Where they are counted, if they are.
     pub(super) meters: Option<Arc<Meters>>,
+    /// Where they are traced, if they are.
+    #[cfg(feature = "otel")]
+    pub(super) tracer: Option<opentelemetry_sdk::trace::SdkTracer>,
+    /// Whose they are: who is at the other end of the connection.
+    pub(super) peer: Peer,
     /// Whether none is taken, however much room there is.
     pub(super) refused: bool,
 }
 
 impl Calls {
-    /// The same, but that none is taken.
-    pub(super) fn refused(mut self) -> Self {
-        self.refused = true;
-        self
+    /// Those of one connection; if it was not `admitted`, none of them is taken.
+    pub(super) fn of(&self, peer: Peer, admitted: bool) -> Arc<Self> {
+        Arc::new(Self {
+            peer,
+            refused: !admitted,
+            ..self.clone()
+        })
     }
 
     /// Begins a call, and gives what brings it to its end. None where there is nothing left to do: it

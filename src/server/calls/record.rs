@@ -1,11 +1,28 @@
 //! What is known of one call, from its first byte to its end, for whoever watches the server.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue, request::Parts};
 use tonic::{Code, Status};
+use tracing::{Level, Span};
 
 use super::{Calls, messages::Messages};
+use crate::server::auth::{Caller, Flaw};
+
+/// Under what calls are logged.
+const TARGET: &str = "muxs::call";
+
+/// What a call is known by, to its client and in the log. A client may choose it.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const LONGEST_ID: usize = 128;
 
 /// One call. Dropped, it tells how the call ended; if nobody said so, its client has gone.
 pub(super) struct Record {
@@ -13,6 +30,15 @@ pub(super) struct Record {
     /// The number of its method.
     method: usize,
     begun: Instant,
+    id: Option<HeaderValue>,
+    /// Whether its client has been told.
+    named: bool,
+    /// In which its handler works, so that what that logs belongs to the call.
+    span: Span,
+    #[cfg(feature = "otel")]
+    trace: Option<super::trace::Trace>,
+    caller: Option<Arc<Caller>>,
+    flaw: Option<Flaw>,
     code: Code,
     /// In bytes.
     pub(super) received: u64,
@@ -28,19 +54,62 @@ pub(super) struct Received {
 
 impl Record {
     /// A call that begins.
-    pub(super) fn new(calls: Arc<Calls>, method: usize) -> Self {
+    pub(super) fn new(calls: &Arc<Calls>, method: usize, head: &Parts) -> Self {
         if let Some(meters) = &calls.meters {
             meters.of(method).started.add(1);
         }
-        Self {
-            calls,
+        let mut record = Self {
+            calls: Arc::clone(calls),
             method,
             begun: Instant::now(),
+            id: head.headers.get(REQUEST_ID).filter(|id| is_id(id)).cloned(),
+            named: false,
+            span: Span::none(),
+            #[cfg(feature = "otel")]
+            trace: None,
+            caller: None,
+            flaw: None,
             code: Code::Cancelled,
             received: 0,
             sent: 0,
             messages: Messages::default(),
+        };
+        if tracing::enabled!(target: TARGET, Level::DEBUG) {
+            let id = record.known_id().to_str().ok();
+            let span = tracing::debug_span!(target: TARGET, "call", request_id = id);
+            record.span = span;
         }
+        #[cfg(feature = "otel")]
+        record.trace(head);
+        record
+    }
+
+    #[cfg(feature = "otel")]
+    fn trace(&mut self, head: &Parts) {
+        if let Some(tracer) = &self.calls.tracer {
+            let (headers, authority) = (&head.headers, head.uri.authority());
+            let method = (self.method > 0).then(|| self.calls.methods.method(self.method));
+            let peer = self.calls.peer;
+            let trace = super::trace::Trace::begin(tracer, method, headers, authority, peer);
+            self.trace = Some(trace);
+            self.known_id();
+        }
+    }
+
+    /// Notes who calls.
+    pub(super) fn is_of(&mut self, caller: &Arc<Caller>) {
+        self.caller = Some(Arc::clone(caller));
+        self.flaw = None;
+    }
+
+    /// Notes what is wrong with the token of who calls.
+    pub(super) fn has_flaw(&mut self, flaw: Flaw) {
+        self.flaw = Some(flaw);
+    }
+
+    /// In which the work on the call is done.
+    pub(super) fn span(&self) -> &Span {
+        &self.span
     }
 
     /// For the messages of its request, if they are counted.
@@ -49,6 +118,19 @@ impl Record {
             calls: Arc::clone(&self.calls),
             method: self.method,
         })
+    }
+
+    /// Adds to `headers`, or to trailers, what the client may know the call by, if it is known by
+    /// anything or is going to be.
+    pub(super) fn name(&mut self, headers: &mut HeaderMap, code: Option<Code>) {
+        if self.id.is_none() && code.is_some_and(is_ours) {
+            self.known_id();
+        }
+        if let Some(id) = &self.id
+            && !std::mem::replace(&mut self.named, true)
+        {
+            headers.insert(REQUEST_ID, id.clone());
+        }
     }
 
     /// Notes what is sent.
@@ -69,13 +151,73 @@ impl Record {
     pub(super) fn ends(&mut self, code: Code) {
         self.code = code;
     }
+
+    /// What the call is known by, from now on at the latest.
+    fn known_id(&mut self) -> &HeaderValue {
+        self.id.get_or_insert_with(random_id)
+    }
+
+    fn log(&self) {
+        let (id, trace_id) = (self.id.as_ref(), self.trace_id());
+        let request_id = id.and_then(|id| id.to_str().ok());
+        let call = self.calls.methods.method(self.method).full_name();
+        let subject = self.caller.as_ref().map(|caller| &*caller.subject);
+        let (peer, code) = (self.calls.peer, name_of(self.code));
+        if is_ours(self.code) {
+            tracing::warn!(target: TARGET, call, request_id, trace_id, %peer, subject, code, "failed");
+        }
+        tracing::debug!(
+            target: TARGET,
+            call,
+            request_id,
+            trace_id,
+            %peer,
+            subject,
+            code,
+            flaw = self.flaw.map(tracing::field::debug),
+            duration_ms = self.begun.elapsed().as_micros() as f64 / 1000.0,
+            received_bytes = self.received,
+            sent_bytes = self.sent,
+            "ended"
+        );
+    }
+
+    #[cfg(feature = "otel")]
+    fn trace_id(&self) -> Option<String> {
+        self.trace.as_ref().map(super::trace::Trace::id)
+    }
+
+    #[cfg(not(feature = "otel"))]
+    fn trace_id(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let took = self.begun.elapsed();
         if let Some(meters) = &self.calls.meters {
-            meters.of(self.method).ended(self.code, took);
+            meters
+                .of(self.method)
+                .ended(self.code, self.begun.elapsed());
+        }
+        // What is put together for it is not for nothing.
+        if is_ours(self.code) || !self.span.is_disabled() {
+            self.log();
+        }
+        #[cfg(feature = "otel")]
+        if let Some(mut trace) = self.trace.take() {
+            if let Some(id) = self.id.as_ref().and_then(|id| id.to_str().ok()) {
+                trace.set("muxs.request_id", id.to_owned());
+            }
+            trace.end(self.code);
+        }
+    }
+}
+
+impl Received {
+    pub(super) fn messages(&self, count: u64) {
+        if let Some(meters) = &self.calls.meters {
+            meters.of(self.method).received.add(count);
         }
     }
 }
@@ -88,10 +230,45 @@ pub(super) fn code(headers: &HeaderMap) -> Code {
     }
 }
 
-impl Received {
-    pub(super) fn messages(&self, count: u64) {
-        if let Some(meters) = &self.calls.meters {
-            meters.of(self.method).received.add(count);
-        }
+/// As gRPC spells it.
+pub(super) fn name_of(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
+}
+
+/// Whether the server is to blame, as far as the code can tell.
+fn is_ours(code: Code) -> bool {
+    matches!(code, Code::Unknown | Code::Internal | Code::DataLoss)
+}
+
+/// Whether a client may choose it.
+fn is_id(id: &HeaderValue) -> bool {
+    let id = id.as_bytes();
+    (1..=LONGEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}
+
+/// Another for each call of this server, and of others.
+fn random_id() -> HeaderValue {
+    static SERVER: OnceLock<u64> = OnceLock::new();
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let server = SERVER.get_or_init(|| RandomState::new().hash_one(()));
+    let id = format!("{server:016x}-{:x}", NEXT.fetch_add(1, Ordering::Relaxed));
+    HeaderValue::try_from(id).expect("hexadecimal digits")
 }

@@ -75,7 +75,8 @@ impl Call {
                 if self.ending.time.is_over() {
                     return Poll::Ready(Some((self.ending.why)().into_http()));
                 }
-                if let Poll::Ready(answer) = answer.poll_unpin(cx) {
+                let span = self.record.span();
+                if let Poll::Ready(answer) = span.in_scope(|| answer.poll_unpin(cx)) {
                     return Poll::Ready(Some(match answer {
                         Ok(Ok(response)) => response,
                         _ => refusal::panicked().into_http(),
@@ -98,10 +99,12 @@ impl Call {
         if self.ending.time.is_over() {
             self.intake.close((self.ending.why)());
         }
-        let (head, body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
         let ended = body.is_end_stream();
-        if ended {
-            self.record.ends(code(&head.headers));
+        let code = ended.then(|| code(&head.headers));
+        self.record.name(&mut head.headers, code);
+        if let Some(code) = code {
+            self.record.ends(code);
         }
         // It fails when the client has gone.
         let head = Response::from_parts(head, ());
@@ -139,7 +142,9 @@ impl Call {
                 Next::ClientGone => return,
             }
         };
+        let mut trailers = trailers;
         let code = code(&trailers);
+        self.record.name(&mut trailers, Some(code));
         // It fails when the client has gone.
         if stream.send_trailers(trailers).is_ok() {
             self.record.ends(code);
@@ -159,7 +164,10 @@ impl Call {
         }
         match poll_room(stream, cx) {
             Poll::Ready(true) => {
-                let frame = catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx)));
+                let span = self.record.span();
+                let frame = catch_unwind(AssertUnwindSafe(|| {
+                    span.in_scope(|| Pin::new(body).poll_frame(cx))
+                }));
                 match frame {
                     Ok(Poll::Ready(frame)) => return Poll::Ready(next(frame)),
                     Ok(Poll::Pending) => {}

@@ -157,6 +157,9 @@ impl Pipe {
             limits: Arc::new(limits),
             gate: None,
             meters: None,
+            #[cfg(feature = "otel")]
+            tracer: None,
+            peer: Peer::Unix,
             refused: false,
         });
         tokio::spawn(async move {
