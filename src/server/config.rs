@@ -2,7 +2,7 @@
 
 use std::{num::NonZero, thread, time::Duration};
 
-use super::{auth::Auth, tls::Tls};
+use super::{auth::Auth, heartbeat::Heartbeat, tls::Tls};
 use crate::files::Store;
 
 /// How to serve.
@@ -31,6 +31,8 @@ pub struct Config {
     /// How long calls under way may go on after the server was told to stop, or their connection
     /// has reached its age. 30 s by default.
     pub shutdown_grace: Duration,
+    /// A sign of life for whoever watches over the server. None by default.
+    pub heartbeat: Option<Heartbeat>,
 }
 
 impl Config {
@@ -47,6 +49,7 @@ impl Config {
             tracer: None,
             limits: Limits::default(),
             shutdown_grace: Duration::from_secs(30),
+            heartbeat: None,
         }
     }
 }

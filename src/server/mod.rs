@@ -4,7 +4,7 @@
 //! them, and are handed to one of the `workers`, each a thread with a runtime of its own. There
 //! `connection` speaks HTTP/2 over TLS (`tls`) or without, and `calls` is what every call goes
 //! through on its way to the routes of `services` and back. `socket` and `wait` bound how long a
-//! client is waited for; `lifetime` is how all of it ends.
+//! client is waited for; `lifetime` is how all of it ends, `heartbeat` how others see that it goes on.
 //!
 //! All this stands in place of `tonic::transport::Server`, which leaves a server to the goodwill of
 //! its clients: it waits for ever for the first byte, cuts no stream at its deadline, knows no limit
@@ -18,6 +18,7 @@ mod auth;
 mod calls;
 mod config;
 mod connection;
+mod heartbeat;
 mod lifetime;
 mod listener;
 mod metrics;
@@ -42,6 +43,7 @@ use self::{
 pub use self::{
     auth::{Auth, AuthError, AuthSettings, KeySource, ScopeNames},
     config::{Config, Limits, Reflection},
+    heartbeat::Heartbeat,
     listener::{Address, Listener},
     tls::{ClientAuth, Tls, TlsError, TlsFiles},
 };
@@ -54,7 +56,8 @@ const LAST_CHECKPOINTS: Duration = Duration::from_secs(10);
 /// How long the word that they have done so may take to get to their clients.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Serves calls on all of `listeners` until `shutdown` completes, then drains.
+/// Serves calls on all of `listeners` until `shutdown` completes, then drains. `shutdown` is first
+/// polled when calls are served.
 ///
 /// Draining: health says NOT_SERVING and ends its watches, the listeners are closed, each client is
 /// told to open no further call (GOAWAY), and calls under way get [`Config::shutdown_grace`] to
@@ -98,17 +101,15 @@ pub async fn run(
     let room = Room::new(limits.max_calls);
     let connections = || Connections {
         calls: Calls {
-            routes: services::routes(files.clone(), health.clone(), config.reflection),
-            // Each worker its own: clones are counted by all cores, at each call.
-            methods: Arc::new(services::methods(config.reflection)),
-            room: room.clone(),
-            limits: Arc::clone(&limits),
             gate: config.auth.as_ref().map(Gate::new).map(Arc::new),
-            meters: None,
             #[cfg(feature = "otel")]
             tracer: config.tracer.clone(),
-            peer: accept::Peer::Unix,
-            refused: false,
+            ..Calls::new(
+                services::routes(files.clone(), health.clone(), config.reflection),
+                services::methods(config.reflection),
+                room.clone(),
+                Arc::clone(&limits),
+            )
         },
         tls: config.tls.clone(),
         limits: Arc::clone(&limits),
@@ -120,6 +121,11 @@ pub async fn run(
         let accept = accept::accept(listener, admission.clone(), workers.clone());
         let accept = accepting.clone().run_until_cancelled_owned(accept);
         lifetime.tasks.spawn(accept);
+    }
+    if let Some(heartbeat) = config.heartbeat {
+        let beating = heartbeat.keep_beating(workers.clone());
+        // None of the tasks that a drain waits for.
+        tokio::spawn(lifetime.cut.clone().run_until_cancelled_owned(beating));
     }
     drop(workers);
     shutdown.await;

@@ -1,9 +1,9 @@
 //! How a server ends, and a connection that is old: calls under way may end, new ones are not taken,
 //! and nobody can make it wait for longer than it says.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use muxs::pb::HelloRequest;
+use muxs::{pb::HelloRequest, server::Heartbeat};
 use prost::Message;
 use tokio::{io::AsyncWriteExt, net::TcpStream, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -76,6 +76,38 @@ async fn a_drain_lets_calls_end_and_takes_no_new_ones() {
         greeter.say_hello(hello("C")).await.unwrap_err().code(),
         Code::Unavailable
     );
+}
+
+/// Whoever watches over the server shall not end it while it drains.
+#[tokio::test]
+async fn a_heartbeat_goes_on_in_a_drain_and_does_not_hold_it_up() {
+    let (tell, mut beats) = mpsc::unbounded_channel();
+    let beat = move || {
+        let _ = tell.send(());
+    };
+    let mut server = TestServer::start_with(|config| {
+        config.shutdown_grace = LONG;
+        config.heartbeat = Some(Heartbeat {
+            every: Duration::from_millis(1),
+            beat: Arc::new(beat),
+        });
+    });
+    let mut health = HealthClient::new(server.channel().await);
+    let mut watch = health.watch(watch()).await.unwrap().into_inner();
+    let (requests, outgoing) = mpsc::channel::<HelloRequest>(1);
+    let mut greeter = server.greeter().await;
+    let call = greeter.bidi_hello(ReceiverStream::new(outgoing)).await;
+    bounded(beats.recv()).await.unwrap();
+
+    server.stop();
+    while bounded(watch.message()).await.unwrap().is_some() {}
+    while beats.try_recv().is_ok() {}
+    for _ in 0..3 {
+        bounded(beats.recv()).await.unwrap();
+    }
+    drop((requests, call));
+    server.stopped().await;
+    while bounded(beats.recv()).await.is_some() {}
 }
 
 /// The grace is theirs, however long it is: longer than uploads get for their last bytes, for

@@ -25,6 +25,7 @@ mod names;
 mod patience;
 mod program;
 mod raw;
+mod service_manager;
 mod serving;
 mod streams;
 mod support;

@@ -20,7 +20,7 @@ use muxs::{
 #[command(name = "server", version, after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Address to listen on, or unix:PATH for a Unix domain socket; repeat it for several. Port 0
-    /// takes a free one
+    /// takes a free one. Unused where the service manager hands over sockets (LISTEN_FDS)
     #[arg(
         long,
         value_name = "ADDR",
@@ -101,7 +101,11 @@ Examples:
 
 SIGINT and SIGTERM stop the server once the calls under way have ended, after
 --shutdown-grace at the latest. A second one stops it at once. SIGHUP reads
-certificates and keys again.
+certificates and keys again, if there are any.
+
+Started by systemd, it tells when it is ready, reloads and stops, gives the
+watchdog its sign of life while every thread turns, and listens on the sockets
+that it is handed.
 ";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -3,13 +3,17 @@
 
 mod args;
 mod development;
+mod passed;
+mod systemd;
 mod telemetry;
 
 use std::{
+    future::pending,
     io::{self, Write},
     path::Path,
     pin::pin,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -20,13 +24,18 @@ use muxs::{
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{self, SignalKind, signal};
 
-use self::args::{Args, LogFormat};
+use self::{
+    args::{Args, LogFormat},
+    passed::Passed,
+};
 
 fn main() -> ExitCode {
     let args = Args::of_the_process();
     let format = args.log_format;
+    // Before anything is opened, and any thread started.
+    let passed = passed::take_over();
     telemetry::start_logging(format);
-    match serve(args) {
+    match passed.and_then(|passed| serve(args, passed)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             match format {
@@ -38,39 +47,38 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(args: Args) -> anyhow::Result<()> {
+fn serve(args: Args, passed: Vec<Passed>) -> anyhow::Result<()> {
     // It accepts connections; those who serve them are threads of the server's own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let served = runtime.block_on(serve_until_stopped(args));
+    let served = runtime.block_on(serve_until_stopped(args, passed));
     // Dropping it would wait for its blocking threads, and so for a disk that does not answer.
     runtime.shutdown_background();
     served
 }
 
-async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
+async fn serve_until_stopped(args: Args, passed: Vec<Passed>) -> anyhow::Result<()> {
     // Before the line that says the server is ready: whoever has read it may send a signal.
     let mut stop = pin!(stop_signal()?);
+    // Unhandled, it would end the process, and be it that a terminal was closed.
+    let hangup = signal(SignalKind::hangup())?;
     // At the limit for the size of a file, a write sends this signal. Unhandled, it would end the
     // process; handled, even like this, the write fails as on a full disk.
     let _file_too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
-    let mut listeners = Vec::new();
-    for address in &args.listen {
-        let listener = Listener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on {address}"))?;
-        listeners.push(listener);
-    }
+    let listeners = match passed.is_empty() {
+        true => bind(&args.listen).await?,
+        false => passed
+            .into_iter()
+            .map(listen_on)
+            .collect::<Result<_, _>>()?,
+    };
     let addresses = listeners.iter().map(Listener::address);
     let addresses: Vec<_> = addresses.collect::<io::Result<_>>()?;
     let tls = match args.tls.tls_self_signed {
         true => Some(development::certificate(&addresses, args.log_format)?),
         false => args.tls.load()?,
     };
-    if let Some(tls) = &tls {
-        reload_at_hangup(tls.clone())?;
-    }
     let auth = args.auth.load()?;
     #[cfg(feature = "otel")]
     let traces = telemetry::Traces::start(args.otlp_endpoint.as_deref())?;
@@ -84,9 +92,10 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
         chunk_bytes: args.files.chunk_bytes,
         limits: within_descriptors(args.limits.limits()),
         shutdown_grace: args.shutdown_grace.into(),
-        tls,
+        tls: tls.clone(),
         auth,
         reflection: args.auth.reflection(),
+        heartbeat: systemd::heartbeat(),
         #[cfg(feature = "otel")]
         tracer: traces.tracer(),
         ..Config::new(store)
@@ -97,12 +106,49 @@ async fn serve_until_stopped(args: Args) -> anyhow::Result<()> {
     if config.auth.is_none() {
         tracing::info!("open: whoever can connect may call; see --auth-issuer");
     }
-    announce(&addresses, config.tls.is_some(), &args.files.root);
-    server::run(listeners, config, stop).await?;
+    announce(&addresses, tls.is_some(), &args.files.root);
+    let grace = config.shutdown_grace;
+    let shutdown = serving_until(stop, systemd::serving(&addresses), hangup, tls, grace);
+    server::run(listeners, config, shutdown).await?;
     #[cfg(feature = "otel")]
     traces.finish().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Tells the service manager what goes on from when calls are served until they shall end, which it
+/// waits for.
+async fn serving_until(
+    stop: impl Future<Output = ()>,
+    serving: String,
+    hangup: unix::Signal,
+    tls: Option<Tls>,
+    grace: Duration,
+) {
+    systemd::ready(&serving);
+    tokio::select! {
+        () = stop => {}
+        () = reload_at_hangup(hangup, tls, &serving) => {}
+    }
+    systemd::stopping(grace);
+}
+
+async fn bind(addresses: &[String]) -> anyhow::Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = Listener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}"))?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// Listens on what was handed over, whatever `--listen` says.
+fn listen_on(passed: Passed) -> anyhow::Result<Listener> {
+    let name = passed.name.clone();
+    let listener = passed.listen();
+    listener.with_context(|| format!("cannot listen on the socket {name} that was handed over"))
 }
 
 /// Lets the process open as many descriptors as it may, and no more connections than leave half of
@@ -183,20 +229,31 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Reads certificate and key again at each SIGHUP.
-fn reload_at_hangup(tls: Tls) -> io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            let tls = tls.clone();
-            match tokio::task::spawn_blocking(move || tls.reload()).await {
-                Ok(Ok(())) => tracing::info!("certificate and key read again"),
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "keeping certificate and key as they were")
-                }
-                Err(error) => tracing::error!(%error, "cannot read certificate and key again"),
+/// Reads certificate and key again at each SIGHUP, for ever. Without them nothing is read; that is
+/// told all the same, because whoever asked for a reload waits for its end.
+async fn reload_at_hangup(mut hangup: unix::Signal, tls: Option<Tls>, serving: &str) {
+    while hangup.recv().await.is_some() {
+        systemd::reloading();
+        match reload(tls.clone()).await {
+            Ok(read) => {
+                tracing::info!("{read}");
+                systemd::ready(serving);
+            }
+            Err(error) => {
+                let error = error.context("keeping certificate and key as they were");
+                tracing::error!("{error:#}");
+                systemd::ready(&format!("{serving}; {error:#}"));
             }
         }
-    });
-    Ok(())
+    }
+    pending().await
+}
+
+/// Reads what can be read again, and says what that was.
+async fn reload(tls: Option<Tls>) -> anyhow::Result<&'static str> {
+    let Some(tls) = tls else {
+        return Ok("there is no certificate to read again");
+    };
+    tokio::task::spawn_blocking(move || tls.reload()).await??;
+    Ok("certificate and key read again")
 }

@@ -53,6 +53,22 @@ pub(super) struct Calls {
 }
 
 impl Calls {
+    /// Calls of whoever can connect, which nobody watches.
+    pub(super) fn new(routes: Routes, methods: Methods, room: Room, limits: Arc<Limits>) -> Self {
+        Self {
+            routes,
+            methods: Arc::new(methods),
+            room,
+            limits,
+            gate: None,
+            meters: None,
+            #[cfg(feature = "otel")]
+            tracer: None,
+            peer: Peer::Unix,
+            refused: false,
+        }
+    }
+
     /// Those of one connection; if it was not `admitted`, none of them is taken.
     pub(super) fn of(&self, peer: Peer, admitted: bool) -> Arc<Self> {
         Arc::new(Self {

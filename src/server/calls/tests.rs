@@ -150,18 +150,12 @@ impl Pipe {
         let (near, far) = tokio::io::duplex(1 << 20);
         let calls = TaskTracker::new();
         let running = calls.clone();
-        let served = Arc::new(Calls {
-            routes: Routes::default().with(GreeterServer::new(handlers.clone())),
-            methods: Arc::new(Methods::new(&[pb::FILE_DESCRIPTOR_SET], &notes)),
-            room: Room::new(limits.max_calls),
-            limits: Arc::new(limits),
-            gate: None,
-            meters: None,
-            #[cfg(feature = "otel")]
-            tracer: None,
-            peer: Peer::Unix,
-            refused: false,
-        });
+        let served = Arc::new(Calls::new(
+            Routes::default().with(GreeterServer::new(handlers.clone())),
+            Methods::new(&[pb::FILE_DESCRIPTOR_SET], &notes),
+            Room::new(limits.max_calls),
+            Arc::new(limits),
+        ));
         tokio::spawn(async move {
             let mut connection = h2::server::handshake(far).await.unwrap();
             while let Some(Ok((request, respond))) = connection.accept().await {
