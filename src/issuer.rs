@@ -99,7 +99,6 @@ pub(crate) struct Configuration {
 
 impl Configuration {
     /// Where its keys are.
-    #[expect(dead_code, reason = "for whoever checks tokens")]
     pub(crate) fn jwks_uri(&self) -> Result<Url, Error> {
         named("jwks_uri", self.jwks_uri.as_deref())
     }

@@ -10,11 +10,12 @@
 //! * [`files`]: the file service. What it promises stands at the top of the module, the disk behind
 //!   it is [`files::Store`].
 //! * [`client`]: transfers files to and from a server, and continues what was interrupted. It knows
-//!   of the contract only.
+//!   of the contract only, and where tokens come from.
 //! * `greeter`: the greeter, private: there is nothing to configure.
 //! * `issuer`: what an authorization server says over HTTP, for the server and the client.
 //! * `failure`: how every failure looks on the wire.
 //! * `codec`: how messages travel.
+//! * `issuer`: what an authorization server says of itself over HTTP.
 //! * [`checksum`]: CRC-32C, the checksum of chunks and files.
 //!
 //! Imports point down that list, and the greeter and the files never see each other.

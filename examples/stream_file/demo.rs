@@ -50,7 +50,8 @@ pub(crate) async fn run(
         "Uploading it as {REMOTE} over a connection that is cut half-way."
     ));
     // Small files are through before they are cut.
-    let client = Client::new(cut::link(&server.endpoint, &server.address, size / 2));
+    let link = cut::link(&server.endpoint, &server.address, size / 2);
+    let client = Client::new(server.authorize(link)?);
     let upload = client.upload(&original, REMOTE);
     let sent = match upload.on_event(|event| report.event(event)).await {
         Ok(info) => info,

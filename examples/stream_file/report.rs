@@ -13,6 +13,8 @@ use muxs::{
 };
 use serde_json::{Value, json};
 
+use crate::support::advice;
+
 /// How often JSON tells how far it is.
 const JSON_PAUSE: Duration = Duration::from_millis(500);
 
@@ -126,7 +128,8 @@ impl Report {
             self.print(&json!({"event": "failed", "error": told(error),
                 "code": error.code().map(|code| code as i32), "reason": error.reason()}));
         }
-        eprintln!("Failed: {}.", told(error));
+        let advice = error.code().map_or("", advice);
+        eprintln!("Failed: {}.{advice}", told(error));
     }
 
     fn print(&self, line: &Value) {
@@ -172,6 +175,10 @@ fn sentence(event: &Event) -> Option<String> {
             HumanBytes(*offset),
             HumanBytes(*size)
         ),
+        Event::Retrying {
+            error,
+            delay: Duration::ZERO,
+        } => format!("Trying again: {}.", told(error)),
         Event::Retrying { error, delay } => {
             format!("Trying again in {delay:.1?}: {}.", told(error))
         }

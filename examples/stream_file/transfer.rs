@@ -14,7 +14,7 @@ use tonic::Code;
 use crate::{
     Command,
     report::{Report, print_line},
-    support::{Found, ServerArgs},
+    support::{Found, ServerArgs, authorize},
 };
 
 /// Codes of calls that failed start here, where those of sysexits.h do.
@@ -26,7 +26,10 @@ pub(crate) async fn run(
     json: bool,
     quiet: bool,
 ) -> anyhow::Result<ExitCode> {
-    let endpoint = server.endpoint()?;
+    // A token that would go where others can read it is refused before anything is sent.
+    let (endpoint, credentials) = (server.endpoint()?, server.credentials()?);
+    let channel = authorize(&endpoint, endpoint.connect_lazy(), credentials)?;
+    let client = Client::new(channel);
     let addr = &server.addr;
     match server.find().await {
         Ok(Found::Server) => {}
@@ -46,7 +49,6 @@ pub(crate) async fn run(
             return Ok(no_server(&why, "", json));
         }
     }
-    let client = Client::new(endpoint.connect_lazy());
     match command {
         Command::Put {
             local,

@@ -1,10 +1,13 @@
-//! What the examples share: the server at `--addr`, or one of their own, and how they end.
+//! What the examples share: the server at `--addr`, or one of their own, what they show it, and how
+//! they end.
+
+mod token;
 
 use std::{error::Error, fs, io, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use muxs::{
-    client,
+    client::{self, Authorized, Credentials, TokenError},
     files::{Settings, Store},
     server::{self, Config},
 };
@@ -15,7 +18,7 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 use tonic::{
-    Status,
+    Code, Status,
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -46,6 +49,9 @@ pub(crate) struct ServerArgs {
     /// The key of the certificate, in PEM
     #[arg(long, value_name = "FILE", requires = "cert", global = true)]
     key: Option<PathBuf>,
+
+    #[command(flatten)]
+    token: token::TokenArgs,
 }
 
 /// A server that listens: the one at `--addr`, or one in this process.
@@ -53,6 +59,8 @@ pub(crate) struct Server {
     pub(crate) address: String,
     /// How to get there.
     pub(crate) endpoint: Endpoint,
+    /// None for a server of its own, which wants none.
+    credentials: Option<Credentials>,
     /// Removed when the example ends.
     _root: Option<TempDir>,
 }
@@ -66,9 +74,14 @@ pub(crate) enum Found {
 }
 
 impl Server {
-    pub(crate) async fn connect(&self) -> anyhow::Result<Channel> {
+    pub(crate) async fn connect(&self) -> anyhow::Result<Authorized> {
         let connected = self.endpoint.connect().await;
-        connected.with_context(|| format!("cannot connect to {}", self.address))
+        self.authorize(connected.with_context(|| format!("cannot connect to {}", self.address))?)
+    }
+
+    /// The same for a connection that somebody else has made.
+    pub(crate) fn authorize(&self, channel: Channel) -> anyhow::Result<Authorized> {
+        authorize(&self.endpoint, channel, self.credentials.clone())
     }
 }
 
@@ -81,6 +94,7 @@ impl ServerArgs {
                 return Ok(Server {
                     address: self.addr.clone(),
                     endpoint: self.endpoint()?,
+                    credentials: self.credentials()?,
                     _root: None,
                 });
             }
@@ -104,8 +118,14 @@ impl ServerArgs {
         Ok(Server {
             endpoint: client::endpoint(&address)?,
             address,
+            credentials: None,
             _root: Some(root),
         })
+    }
+
+    /// What to show the server at `--addr`, if it is to be shown anything.
+    pub(crate) fn credentials(&self) -> anyhow::Result<Option<Credentials>> {
+        self.token.credentials()
     }
 
     /// Looks who listens.
@@ -175,6 +195,18 @@ impl ServerArgs {
     }
 }
 
+/// Has each call over `channel`, which leads to `endpoint`, show a token, if there are credentials.
+pub(crate) fn authorize(
+    endpoint: &Endpoint,
+    channel: Channel,
+    credentials: Option<Credentials>,
+) -> anyhow::Result<Authorized> {
+    Ok(match credentials {
+        Some(credentials) => Authorized::new(endpoint, channel, credentials)?,
+        None => channel.into(),
+    })
+}
+
 /// Whether the connection was refused, which is how a port with nobody behind it answers, or there
 /// is no such socket.
 fn is_refused(error: &tonic::transport::Error) -> bool {
@@ -218,14 +250,34 @@ fn first_cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static
 /// Ends an example: a failure is told in one sentence on standard error.
 pub(crate) fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        match error.downcast_ref::<Status>() {
+        let status = error.downcast_ref::<Status>();
+        match status {
+            // The call was not made.
+            Some(status) if let Some(why) = why_no_token(status) => eprintln!("Failed: {why}."),
             Some(status) => eprintln!(
-                "The call failed with {:?}: {}.",
+                "The call failed with {:?}: {}.{}",
                 status.code(),
-                status.message()
+                status.message(),
+                advice(status.code())
             ),
             None => eprintln!("Failed: {error:#}."),
         }
         ExitCode::FAILURE
+    })
+}
+
+/// What may help against a call that failed so.
+pub(crate) fn advice(code: Code) -> &'static str {
+    match code {
+        Code::Unauthenticated if !token::is_given() => token::ADVICE,
+        _ => "",
+    }
+}
+
+fn why_no_token(status: &Status) -> Option<String> {
+    let error = status.source()?;
+    error.is::<TokenError>().then(|| {
+        let causes: Vec<_> = causes(error).map(ToString::to_string).collect();
+        causes.join(": ")
     })
 }

@@ -1,18 +1,17 @@
-//! The two streaming calls, with the checks that every use of them needs.
+//! The calls of transfers, with the checks that every use of them needs.
 
 use std::future;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status, Streaming, transport::Channel};
+use tonic::{Status, Streaming};
 
-use super::error::Error;
+use super::{caller::Caller, error::Error};
 use crate::{
     checksum::Crc32c,
     pb::{
-        self, file_controller_client::FileControllerClient, read_stream_response::Event,
-        write_stream_request::Step, write_stream_response::State,
+        self, read_stream_response::Event, write_stream_request::Step, write_stream_response::State,
     },
 };
 
@@ -28,18 +27,15 @@ pub(super) struct WriteCall {
 }
 
 impl WriteCall {
-    pub(super) async fn open(
-        calls: &FileControllerClient<Channel>,
-        open: pb::OpenUpload,
-    ) -> Result<Self, Error> {
+    pub(super) async fn open(caller: &mut Caller, open: pb::OpenUpload) -> Result<Self, Error> {
         let (requests, outgoing) = mpsc::channel(REQUESTS_AHEAD);
-        let mut request = Request::new(ReceiverStream::new(outgoing));
+        let mut request = caller.request(ReceiverStream::new(outgoing)).await?;
         let handle = request.cancellation_handle();
         let reset = ResetOnDrop(Some(Box::new(|| handle.cancel())));
         // The channel is empty.
         let step = Some(Step::Open(open));
         let _ = requests.try_send(pb::WriteStreamRequest { step });
-        let answers = calls.clone().write_stream(request).await?.into_inner();
+        let answers = caller.files().write_stream(request).await?.into_inner();
         Ok(Self {
             _reset: reset,
             requests: Requests(Some(requests)),
@@ -127,7 +123,7 @@ pub(super) struct ReadCall {
 impl ReadCall {
     /// Reads `filename` from `offset` on; with an `etag` that is not empty, only that version.
     pub(super) async fn open(
-        calls: &FileControllerClient<Channel>,
+        caller: &mut Caller,
         filename: &str,
         offset: u64,
         etag: &str,
@@ -138,7 +134,8 @@ impl ReadCall {
             if_etag: etag.to_owned(),
             ..Default::default()
         };
-        let mut responses = calls.clone().read_stream(request).await?.into_inner();
+        let request = caller.request(request).await?;
+        let mut responses = caller.files().read_stream(request).await?.into_inner();
         let info = match responses.message().await?.and_then(|first| first.event) {
             Some(Event::Info(info)) => info,
             _ => return Err(corrupt("the stream does not begin with the file's size", 0)),
@@ -182,6 +179,13 @@ impl ReadCall {
         self.offset = end;
         Ok(Some(chunk.data))
     }
+}
+
+/// What a file on the server is.
+pub(super) async fn stat(caller: &mut Caller, filename: &str) -> Result<pb::FileInfo, Error> {
+    let filename = filename.to_owned();
+    let request = caller.request(pb::StatRequest { filename }).await?;
+    Ok(caller.files().stat(request).await?.into_inner())
 }
 
 fn corrupt(problem: &'static str, offset: u64) -> Error {

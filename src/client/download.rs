@@ -68,8 +68,7 @@ impl<'a> Download<'a> {
 
     async fn run(self) -> Result<pb::FileInfo, Error> {
         let run = Run {
-            attempts: Attempts::new(self.client.retry),
-            client: self.client,
+            attempts: self.client.attempts(),
             filename: self.filename,
             watcher: self.watcher,
         };
@@ -91,7 +90,6 @@ impl<'a> IntoFuture for Download<'a> {
 
 /// A download that goes on.
 struct Run<'a> {
-    client: Client,
     filename: String,
     watcher: Watcher<'a>,
     attempts: Attempts,
@@ -187,7 +185,7 @@ impl Run<'_> {
     }
 
     async fn open(&mut self, offset: u64, etag: &str) -> Result<ReadCall, Error> {
-        let call = ReadCall::open(&self.client.calls, &self.filename, offset, etag).await?;
+        let call = ReadCall::open(&mut self.attempts.caller, &self.filename, offset, etag).await?;
         let size = Some(call.info.size);
         self.watcher.tell(Event::Opened { offset, size });
         Ok(call)

@@ -5,6 +5,8 @@ use std::{error::Error as _, io, path::PathBuf, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use super::TokenError;
+
 /// Why a transfer failed, or why it had to be tried again. What the operating system said is the
 /// source.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +65,10 @@ pub enum Error {
         /// Where, in bytes from the start of the file.
         offset: u64,
     },
+    /// There is no token for a call, which has not been made. It is tried again if the authorization
+    /// server cannot be reached.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// A call failed.
     #[error("{}", describe(.0))]
     Call(Status),
@@ -103,7 +109,8 @@ impl Error {
             | Self::Stream { .. }
             | Self::InUse(_)
             | Self::SourceChanged(_)
-            | Self::PartDamaged(_) => None,
+            | Self::PartDamaged(_)
+            | Self::Token(_) => None,
         }
     }
 
@@ -126,6 +133,7 @@ impl Error {
         let status = match self {
             Self::Call(status) => status,
             Self::Corrupt { .. } => return true,
+            Self::Token(error) => return error.is_passing(),
             _ => return false,
         };
         match status.code() {

@@ -11,6 +11,9 @@
 //! * The file of a name is replaced in one step, here and on the server. Nothing incomplete has the
 //!   name.
 //! * Dropping the future of a transfer resets its call. What is durable by then is kept.
+//! * A server that wants an access token is shown one of [`Credentials`], in each call, where nobody
+//!   can read it on its way. One that expires or is refused in the middle of a transfer is replaced,
+//!   and the transfer continues.
 //!
 //! ```
 //! # use muxs::{files::{Settings, Store}, server::{self, Config}};
@@ -43,7 +46,10 @@
 //! # }
 //! ```
 
+mod authorized;
 mod call;
+mod caller;
+mod credentials;
 mod download;
 mod error;
 mod event;
@@ -59,8 +65,16 @@ use http::uri::Scheme;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
-pub use self::{download::Download, error::Error, event::Event, retry::Retry, upload::Upload};
-use self::{event::Watcher, retry::Attempts};
+pub use self::{
+    authorized::Authorized,
+    credentials::{ClientCredentials, Credentials, TokenError},
+    download::Download,
+    error::Error,
+    event::Event,
+    retry::Retry,
+    upload::Upload,
+};
+use self::{call::stat, caller::Caller, event::Watcher, retry::Attempts};
 use crate::pb::{self, file_controller_client::FileControllerClient};
 
 /// How much of one download the server may send ahead of the disk, in bytes: what a link of 1
@@ -105,18 +119,23 @@ pub fn endpoint(address: impl Into<String>) -> Result<Endpoint, tonic::transport
         .keep_alive_timeout(KEEPALIVE))
 }
 
-/// Transfers files to and from one server. Cheap to clone; clones share the connection.
+/// Transfers files to and from one server. Cheap to clone; clones share the connection, and the
+/// token.
 #[derive(Clone, Debug)]
 pub struct Client {
-    calls: FileControllerClient<Channel>,
+    files: FileControllerClient<Channel>,
+    credentials: Option<Credentials>,
     retry: Retry,
 }
 
 impl Client {
-    /// Transfers over `channel`, best made by [`endpoint`].
-    pub fn new(channel: Channel) -> Self {
+    /// Transfers over a [`Channel`], best made by [`endpoint`], or over an [`Authorized`] one.
+    pub fn new(channel: impl Into<Authorized>) -> Self {
+        // Taken apart, since a transfer has to know which token was refused.
+        let (channel, credentials) = channel.into().into_parts();
         Self {
-            calls: FileControllerClient::new(channel),
+            files: FileControllerClient::new(channel),
+            credentials,
             retry: Retry::default(),
         }
     }
@@ -168,21 +187,20 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Call`], [`Error::GaveUp`].
+    /// [`Error::Call`], [`Error::Token`], [`Error::GaveUp`].
     pub async fn stat(&self, filename: impl Into<String>) -> Result<pb::FileInfo, Error> {
-        let request = pb::StatRequest {
-            filename: filename.into(),
-        };
-        let mut attempts = Attempts::new(self.retry);
+        let filename = filename.into();
+        let mut attempts = self.attempts();
         loop {
-            match self.calls.clone().stat(request.clone()).await {
-                Ok(info) => return Ok(info.into_inner()),
-                Err(status) => {
-                    attempts
-                        .failed(status.into(), &mut Watcher::default())
-                        .await?;
-                }
+            match stat(&mut attempts.caller, &filename).await {
+                Ok(info) => return Ok(info),
+                Err(error) => attempts.failed(error, &mut Watcher::default()).await?,
             }
         }
+    }
+
+    fn attempts(&self) -> Attempts {
+        let caller = Caller::new(self.files.clone(), self.credentials.clone());
+        Attempts::new(self.retry, caller)
     }
 }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tonic::Code;
 
 use super::{
+    caller::Caller,
     error::Error,
     event::{Event, Watcher},
 };
@@ -14,7 +16,11 @@ use super::{
 ///
 /// Tried again is what may pass: UNAVAILABLE, INTERNAL, DEADLINE_EXCEEDED, CANCELLED, a connection
 /// that cannot be made or is lost, ABORTED but for `SUPERSEDED`, RESOURCE_EXHAUSTED with a
-/// `RetryInfo`, and damaged chunks.
+/// `RetryInfo`, damaged chunks, and an authorization server that cannot be reached.
+///
+/// UNAUTHENTICATED is tried again at once, with another token, if there can be one: once, until the
+/// transfer gets further. A token that was asked for by the transfer, and refused before it got any
+/// further, is not replaced.
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
     /// How many attempts in a row may fail without getting further. As many times in all may a
@@ -54,16 +60,18 @@ pub(super) struct Attempts {
     failed: usize,
     started_over: usize,
     furthest: u64,
+    pub(super) caller: Caller,
 }
 
 impl Attempts {
-    pub(super) fn new(retry: Retry) -> Self {
+    pub(super) fn new(retry: Retry, caller: Caller) -> Self {
         Self {
             delays: retry.delays(),
             retry,
             failed: 0,
             started_over: 0,
             furthest: 0,
+            caller,
         }
     }
 
@@ -71,6 +79,7 @@ impl Attempts {
     pub(super) fn reached(&mut self, offset: u64) {
         if offset > self.furthest {
             self.furthest = offset;
+            self.caller.advanced();
             self.failed = 0;
             self.delays = self.retry.delays();
         }
@@ -79,9 +88,20 @@ impl Attempts {
     /// Waits until the next attempt may follow one that failed, or says that there is none.
     pub(super) async fn failed(
         &mut self,
-        error: Error,
+        mut error: Error,
         watcher: &mut Watcher<'_>,
     ) -> Result<(), Error> {
+        if error.code() == Some(Code::Unauthenticated) {
+            match self.caller.renew().await {
+                Ok(true) => {
+                    let delay = Duration::ZERO;
+                    watcher.tell(Event::Retrying { error, delay });
+                    return Ok(());
+                }
+                Ok(false) => return Err(error),
+                Err(no_token) => error = no_token.into(),
+            }
+        }
         if !error.is_passing() {
             return Err(error);
         }

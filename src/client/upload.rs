@@ -7,11 +7,11 @@ use tokio::{
     io::AsyncRead,
     time::{Instant, sleep_until},
 };
-use tonic::{Code, Request};
+use tonic::Code;
 
 use super::{
     Client,
-    call::{Sent, WriteCall},
+    call::{Sent, WriteCall, stat},
     error::Error,
     event::{Event, Watcher},
     local::LocalFile,
@@ -110,12 +110,12 @@ impl<'a> Upload<'a> {
                 let file = LocalFile::open(path).await?;
                 open.upload_id = file.upload_id(&open.filename, open.if_etag.as_deref());
                 open.size = Some(file.size());
-                Run::new(self.client, open, file, self.watcher).run().await
+                Run::new(&self.client, open, file, self.watcher).run().await
             }
             Origin::Reader(reader) => {
                 open.upload_id = random_id();
                 let reader = Reader::new(reader);
-                Run::new(self.client, open, reader, self.watcher)
+                Run::new(&self.client, open, reader, self.watcher)
                     .run()
                     .await
             }
@@ -134,7 +134,6 @@ impl<'a> IntoFuture for Upload<'a> {
 
 /// An upload that goes on.
 struct Run<'a, S> {
-    client: Client,
     open: pb::OpenUpload,
     source: S,
     watcher: Watcher<'a>,
@@ -144,10 +143,9 @@ struct Run<'a, S> {
 }
 
 impl<'a, S: Source> Run<'a, S> {
-    fn new(client: Client, open: pb::OpenUpload, source: S, watcher: Watcher<'a>) -> Self {
+    fn new(client: &Client, open: pb::OpenUpload, source: S, watcher: Watcher<'a>) -> Self {
         Self {
-            attempts: Attempts::new(client.retry),
-            client,
+            attempts: client.attempts(),
             open,
             source,
             watcher,
@@ -182,7 +180,7 @@ impl<'a, S: Source> Run<'a, S> {
 
     /// From open to committed, if nothing comes between.
     async fn attempt(&mut self) -> Result<pb::FileInfo, Error> {
-        let mut call = WriteCall::open(&self.client.calls, self.open.clone()).await?;
+        let mut call = WriteCall::open(&mut self.attempts.caller, self.open.clone()).await?;
         let progress = match call.answers.next().await? {
             State::Progress(progress) => progress,
             State::Committed(info) => return self.committed_before(info).await,
@@ -256,13 +254,10 @@ impl<'a, S: Source> Run<'a, S> {
         if self.has_finished {
             return Ok(info);
         }
-        let request = pb::StatRequest {
-            filename: self.open.filename.clone(),
-        };
-        let found = match self.client.calls.clone().stat(request).await {
-            Ok(found) => Some(found.into_inner()),
-            Err(status) if status.code() == Code::NotFound => None,
-            Err(status) => return Err(status.into()),
+        let found = match stat(&mut self.attempts.caller, &self.open.filename).await {
+            Ok(found) => Some(found),
+            Err(error) if error.code() == Some(Code::NotFound) => None,
+            Err(error) => return Err(error),
         };
         if found.is_some_and(|found| found.etag == info.etag) {
             self.watcher.tell(Event::AlreadyThere);
@@ -280,12 +275,19 @@ impl<'a, S: Source> Run<'a, S> {
 
     /// Has the server discard what it has. If that fails, it does so when the upload expires.
     async fn abort(&mut self) {
-        let mut request = Request::new(pb::AbortUploadRequest {
+        let message = pb::AbortUploadRequest {
             filename: self.open.filename.clone(),
             upload_id: self.open.upload_id.clone(),
-        });
-        request.set_timeout(COURTESY);
-        let _ = self.client.calls.clone().abort_upload(request).await;
+        };
+        let caller = &mut self.attempts.caller;
+        let abort = async {
+            let mut request = caller.request(message).await?;
+            request.set_timeout(COURTESY);
+            caller.files().abort_upload(request).await?;
+            Ok::<_, Error>(())
+        };
+        // A token may take longer than it.
+        let _ = tokio::time::timeout(COURTESY, abort).await;
     }
 }
 

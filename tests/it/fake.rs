@@ -8,7 +8,7 @@ use std::{
 };
 
 use muxs::{
-    client::{self, Client, Retry},
+    client::{self, Authorized, Client, Credentials, Retry},
     pb::{
         self, FileInfo, FinishUpload, OpenUpload, ReadStreamRequest, ReadStreamResponse,
         UploadProgress, WriteStreamRequest, WriteStreamResponse,
@@ -23,7 +23,7 @@ use tokio::{net::TcpListener, sync::Notify};
 use tokio_stream::Stream;
 use tonic::{
     Code, Request, Response, Status, Streaming,
-    transport::{Server, server::TcpIncoming},
+    transport::{Endpoint, Server, server::TcpIncoming},
 };
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -62,6 +62,8 @@ pub(crate) struct Script {
     pub(crate) finishes: Vec<FinishUpload>,
     pub(crate) aborts: Vec<String>,
     pub(crate) read_requests: Vec<ReadStreamRequest>,
+    /// The `authorization` of each call, or nothing.
+    pub(crate) shown: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -106,8 +108,29 @@ impl Fake {
 
     /// A client that gives up after four attempts, and does not wait long for them.
     pub(crate) fn client(&self) -> Client {
-        let endpoint = client::endpoint(format!("http://{}", self.address)).unwrap();
-        Client::new(endpoint.connect_lazy()).retry(Retry {
+        self.client_over(self.endpoint().connect_lazy())
+    }
+
+    /// The same, as somebody.
+    pub(crate) fn client_with(&self, credentials: Credentials) -> Client {
+        self.client_over(self.authorized(credentials))
+    }
+
+    pub(crate) fn authorized(&self, credentials: Credentials) -> Authorized {
+        let endpoint = self.endpoint();
+        Authorized::new(&endpoint, endpoint.connect_lazy(), credentials).unwrap()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        client::endpoint(self.url()).unwrap()
+    }
+
+    fn client_over(&self, channel: impl Into<Authorized>) -> Client {
+        Client::new(channel).retry(Retry {
             attempts: 4,
             min_delay: Duration::from_millis(1),
             max_delay: Duration::from_millis(1),
@@ -125,6 +148,13 @@ impl Fake {
             content.extend_from_slice(&chunk.data);
         }
         content
+    }
+
+    fn note<T>(&self, request: Request<T>) -> T {
+        let shown = request.metadata().get("authorization");
+        let shown = shown.map_or("", |shown| shown.to_str().unwrap());
+        self.script().shown.push(shown.to_owned());
+        request.into_inner()
     }
 
     fn hang(&self) -> impl Future<Output = ()> + use<> {
@@ -216,9 +246,10 @@ impl FileController for Fake {
         &self,
         request: Request<ReadStreamRequest>,
     ) -> Result<Response<Self::ReadStreamStream>, Status> {
+        let request = self.note(request);
         let parts = {
             let mut script = self.script();
-            script.read_requests.push(request.into_inner());
+            script.read_requests.push(request);
             script.reads.pop_front()
         };
         let parts = parts.ok_or_else(|| Status::unimplemented("not scripted"))?;
@@ -243,7 +274,7 @@ impl FileController for Fake {
         &self,
         request: Request<Streaming<WriteStreamRequest>>,
     ) -> Result<Response<Self::WriteStreamStream>, Status> {
-        let mut requests = request.into_inner();
+        let mut requests = self.note(request);
         let fake = self.clone();
         Ok(Response::new(Box::pin(async_stream::try_stream! {
             let first = requests.message().await?.and_then(|request| request.step);
@@ -286,7 +317,8 @@ impl FileController for Fake {
         })))
     }
 
-    async fn stat(&self, _: Request<pb::StatRequest>) -> Result<Response<FileInfo>, Status> {
+    async fn stat(&self, request: Request<pb::StatRequest>) -> Result<Response<FileInfo>, Status> {
+        self.note(request);
         let next = self.script().stats.pop_front();
         next.unwrap_or_else(|| Err(Status::unimplemented("not scripted")))
             .map(Response::new)
@@ -296,7 +328,7 @@ impl FileController for Fake {
         &self,
         request: Request<pb::AbortUploadRequest>,
     ) -> Result<Response<pb::AbortUploadResponse>, Status> {
-        let id = request.into_inner().upload_id;
+        let id = self.note(request).upload_id;
         self.script().aborts.push(id);
         Ok(Response::new(pb::AbortUploadResponse {}))
     }

@@ -30,6 +30,7 @@ mod serving;
 mod streams;
 mod support;
 mod tls;
+mod tokens;
 mod transfers;
 mod unix_socket;
 mod uploads;

@@ -2,7 +2,9 @@
 //! or a clear reason.
 
 mod downloads;
+mod issuer;
 mod readers;
+mod tokens;
 mod uploads;
 
 use std::{

@@ -1,0 +1,193 @@
+//! The transport of calls that show a token.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::future::{BoxFuture, Either, FutureExt, MapErr, TryFutureExt};
+use http::{Request, Response, header::AUTHORIZATION, uri::Scheme};
+use tonic::{
+    Code, Status,
+    body::Body,
+    transport::{self, Channel, ClientTlsConfig, Endpoint},
+};
+use tower::{BoxError, Service};
+
+use super::{Credentials, TokenError, error::Error};
+use crate::issuer::is_loopback;
+
+/// A connection whose calls show a token: the transport of every generated client.
+///
+/// A call that brings an `authorization` of its own keeps it. One for which there is no token fails
+/// with UNAVAILABLE if that may pass, otherwise with UNAUTHENTICATED; the source of the status is a
+/// [`TokenError`]. A token that the server refuses at once, with UNAUTHENTICATED, is forgotten, so
+/// that the next call has another. The call itself is over: only [`Client`](super::Client), which
+/// can continue what it had begun, tries again.
+///
+/// ```
+/// use muxs::{client::{self, Authorized, Credentials}, pb::greeter_client::GreeterClient};
+///
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let endpoint = client::endpoint("https://example.com")?;
+/// let channel = endpoint.connect_lazy();
+/// let credentials = Credentials::file("/run/secrets/token");
+/// let greeter = GreeterClient::new(Authorized::new(&endpoint, channel, credentials)?);
+/// # let _ = greeter;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Authorized {
+    channel: Channel,
+    credentials: Option<Credentials>,
+}
+
+impl Authorized {
+    /// Shows a token of `credentials` in each call over `channel`, which leads to `endpoint`.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Plaintext`]: others could read the token on its way, since the endpoint is
+    /// neither https, nor a Unix socket, nor on a loopback host.
+    pub fn new(
+        endpoint: &Endpoint,
+        channel: Channel,
+        credentials: Credentials,
+    ) -> Result<Self, Error> {
+        if !is_private(endpoint) {
+            return Err(TokenError::Plaintext(endpoint.uri().to_string()).into());
+        }
+        Ok(Self {
+            channel,
+            credentials: Some(credentials),
+        })
+    }
+
+    /// What it is made of, for whoever has to know which token a call had.
+    pub(super) fn into_parts(self) -> (Channel, Option<Credentials>) {
+        (self.channel, self.credentials)
+    }
+}
+
+/// Without a token.
+impl From<Channel> for Authorized {
+    fn from(channel: Channel) -> Self {
+        Self {
+            channel,
+            credentials: None,
+        }
+    }
+}
+
+type Answered = Result<Response<Body>, BoxError>;
+type Unchanged<F> = MapErr<F, fn(transport::Error) -> BoxError>;
+
+impl Service<Request<Body>> for Authorized {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    /// Without credentials it is that of the channel.
+    type Future = Either<
+        Unchanged<<Channel as Service<Request<Body>>>::Future>,
+        BoxFuture<'static, Answered>,
+    >;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.channel.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        match &self.credentials {
+            Some(credentials) if !request.headers().contains_key(AUTHORIZATION) => {
+                // The one that is ready goes with the call.
+                let next = self.channel.clone();
+                let channel = std::mem::replace(&mut self.channel, next);
+                Either::Right(call(channel, credentials.clone(), request).boxed())
+            }
+            _ => Either::Left(self.channel.call(request).map_err(BoxError::from)),
+        }
+    }
+}
+
+async fn call(
+    mut channel: Channel,
+    credentials: Credentials,
+    mut request: Request<Body>,
+) -> Answered {
+    let token = match credentials.at_hand() {
+        Some(token) => token,
+        None => match credentials.current().await {
+            Ok((token, _)) => token.header(),
+            Err(error) => return Err(no_token(error).into()),
+        },
+    };
+    request.headers_mut().insert(AUTHORIZATION, token.clone());
+    let response = channel.call(request).await?;
+    // A refusal that comes later, in trailers, is left to whoever reads them.
+    let status = response.headers().get("grpc-status");
+    if status.is_some_and(|status| Code::from_bytes(status.as_bytes()) == Code::Unauthenticated) {
+        credentials.rejected(&token).await;
+    }
+    Ok(response)
+}
+
+fn no_token(error: TokenError) -> Status {
+    let mut status = match error.is_passing() {
+        true => Status::unavailable(error.to_string()),
+        false => Status::unauthenticated(error.to_string()),
+    };
+    status.set_source(Arc::new(error));
+    status
+}
+
+/// Whether what is sent there cannot be read on its way.
+fn is_private(endpoint: &Endpoint) -> bool {
+    let uri = endpoint.uri();
+    uri.scheme() == Some(&Scheme::HTTPS)
+        || uri.host().is_some_and(is_loopback)
+        || is_unix_socket(endpoint)
+}
+
+/// That of a Unix socket has an address that a server in the network could have as well. What tells
+/// them apart is that a Unix socket takes no TLS.
+fn is_unix_socket(endpoint: &Endpoint) -> bool {
+    endpoint.uri() == "http://tonic/"
+        && endpoint.clone().tls_config(ClientTlsConfig::new()).is_err()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::endpoint;
+
+    #[test]
+    fn a_token_goes_only_where_nobody_can_read_it() {
+        for private in [
+            "https://example.com",
+            "https://10.0.0.1:50051",
+            "http://127.0.0.1:50051",
+            "http://127.1.2.3",
+            "http://[::1]:50051",
+            "http://localhost:50051",
+            "unix:/run/muxs.sock",
+            "unix:///run/muxs.sock",
+        ] {
+            assert!(is_private(&endpoint(private).unwrap()), "{private}");
+        }
+        for public in [
+            "http://example.com",
+            "http://10.0.0.1:50051",
+            "http://0.0.0.0:50051",
+            "http://[fe80::1]:50051",
+            "http://127.0.0.1.example.com",
+            "http://localhost.example.com",
+            // What Tonic says of a Unix socket.
+            "http://tonic",
+            "http://tonic/",
+            "tonic:80",
+        ] {
+            assert!(!is_private(&endpoint(public).unwrap()), "{public}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The calls of one transfer, with tokens if there are credentials, and what becomes of a token that
+//! the server refuses.
+//!
+//! Such a token is forgotten, and another is asked for. The next attempt follows at once, unless one
+//! more would come to the same: there is no other token, or the one that was refused had been asked
+//! for by this transfer, and nothing advanced since. So a token that expires on the way costs a transfer nothing, however often that happens,
+//! and a server that takes no token ends it after two.
+
+use http::{HeaderValue, header::AUTHORIZATION};
+use tonic::{Request, transport::Channel};
+
+use super::{Credentials, TokenError};
+use crate::pb::file_controller_client::FileControllerClient;
+
+pub(super) struct Caller {
+    files: FileControllerClient<Channel>,
+    credentials: Option<Credentials>,
+    /// The token of the last call.
+    shown: Option<HeaderValue>,
+    /// Whether a token was asked for by this transfer, and nothing advanced since.
+    is_new: bool,
+}
+
+impl Caller {
+    pub(super) fn new(
+        files: FileControllerClient<Channel>,
+        credentials: Option<Credentials>,
+    ) -> Self {
+        Self {
+            files,
+            credentials,
+            shown: None,
+            is_new: false,
+        }
+    }
+
+    pub(super) fn files(&self) -> FileControllerClient<Channel> {
+        self.files.clone()
+    }
+
+    /// A request that shows the token of now, if there are any.
+    pub(super) async fn request<T>(&mut self, message: T) -> Result<Request<T>, TokenError> {
+        let mut request = Request::new(message);
+        if let Some(credentials) = &self.credentials {
+            let (token, is_new) = credentials.current().await?;
+            let headers = request.metadata_mut().as_mut();
+            headers.insert(AUTHORIZATION, token.header());
+            self.shown = Some(token.header());
+            self.is_new |= is_new;
+        }
+        Ok(request)
+    }
+
+    pub(super) fn advanced(&mut self) {
+        self.is_new = false;
+    }
+
+    /// Forgets the token that was refused, and says whether an attempt with another may follow.
+    pub(super) async fn renew(&mut self) -> Result<bool, TokenError> {
+        let (Some(credentials), Some(refused)) = (&self.credentials, self.shown.take()) else {
+            return Ok(false);
+        };
+        credentials.rejected(&refused).await;
+        if self.is_new || !credentials.is_renewable() {
+            return Ok(false);
+        }
+        let (next, _) = credentials.current().await?;
+        self.is_new = true;
+        if next.header() == refused {
+            // Not for others to be refused as well.
+            credentials.rejected(&refused).await;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+}
