@@ -16,6 +16,7 @@
 //! * `failure`: how every failure looks on the wire.
 //! * `codec`: how messages travel.
 //! * `issuer`: what an authorization server says of itself over HTTP.
+//! * `count`: a number of things that happened.
 //! * [`checksum`]: CRC-32C, the checksum of chunks and files.
 //!
 //! Imports point down that list, and the greeter and the files never see each other.
@@ -50,6 +51,7 @@
 pub mod checksum;
 pub mod client;
 mod codec;
+mod count;
 mod failure;
 pub mod files;
 mod greeter;

@@ -15,6 +15,7 @@
 //! `service` turns calls into domain types and failures into codes, `store` is asynchronous,
 //! `local` is the disk, plain blocking Rust.
 
+mod activity;
 mod caller;
 mod error;
 mod local;
@@ -25,6 +26,7 @@ mod store;
 mod upload;
 mod version;
 
+pub(crate) use activity::Staged;
 pub(crate) use caller::{Caller, folder};
 pub use error::{Error, OpenError};
 pub use path::{FilePath, InvalidPath};

@@ -50,6 +50,21 @@ pub(super) enum Peer {
 
 /// Accepts for ever.
 pub(super) async fn accept(listener: Listener, admission: Admission, workers: Workers) {
+    loop {
+        let (stream, peer) = next(&listener).await;
+        match admission.ticket(peer.ip()) {
+            Some(ticket) => workers.hand_over(Incoming {
+                stream,
+                peer,
+                ticket,
+            }),
+            None => tracing::debug!(%peer, "closed: too many connections"),
+        }
+    }
+}
+
+/// Accepts one connection, however long that takes.
+pub(super) async fn next(listener: &Listener) -> (Stream, Peer) {
     let mut failing = false;
     loop {
         let accepted = match &listener.kind {
@@ -63,17 +78,7 @@ pub(super) async fn accept(listener: Listener, admission: Admission, workers: Wo
             }
         };
         match accepted {
-            Ok((stream, peer)) => {
-                failing = false;
-                match admission.ticket(peer.ip()) {
-                    Some(ticket) => workers.hand_over(Incoming {
-                        stream,
-                        peer,
-                        ticket,
-                    }),
-                    None => tracing::debug!(%peer, "closed: too many connections"),
-                }
-            }
+            Ok(accepted) => return accepted,
             // That of one client, who has already gone.
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
             Err(error) => {

@@ -6,7 +6,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::config::Limits;
+use super::{
+    config::Limits,
+    metrics::{Limit, Refusals},
+};
 
 /// How many connections beyond the limit are told so at a time. Others are closed without a word,
 /// which costs nothing.
@@ -18,11 +21,14 @@ pub(super) struct Admission {
     max: usize,
     max_per_address: usize,
     counted: Arc<Mutex<Counted>>,
+    refusals: Arc<Refusals>,
 }
 
 #[derive(Debug, Default)]
 struct Counted {
     admitted: usize,
+    /// How many ever were.
+    total: u64,
     told: usize,
     by_network: HashMap<IpAddr, usize>,
 }
@@ -37,11 +43,12 @@ pub(super) struct Ticket {
 }
 
 impl Admission {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(limits: &Limits, refusals: Arc<Refusals>) -> Self {
         Self {
             max: limits.max_connections,
             max_per_address: limits.max_connections_per_address,
             counted: Arc::default(),
+            refusals,
         }
     }
 
@@ -50,10 +57,20 @@ impl Admission {
         let network = address.map(network);
         let mut counted = locked(&self.counted);
         let from_there = network.and_then(|network| counted.by_network.get(&network));
-        let admitted = counted.admitted < self.max
-            && from_there.is_none_or(|&count| count < self.max_per_address);
+        let reached = if counted.admitted >= self.max {
+            Some(Limit::MaxConnections)
+        } else if from_there.is_some_and(|&count| count >= self.max_per_address) {
+            Some(Limit::MaxConnectionsPerAddress)
+        } else {
+            None
+        };
+        if let Some(limit) = reached {
+            self.refusals.add(limit);
+        }
+        let admitted = reached.is_none();
         if admitted {
             counted.admitted += 1;
+            counted.total += 1;
             if let Some(network) = network {
                 *counted.by_network.entry(network).or_default() += 1;
             }
@@ -67,6 +84,16 @@ impl Admission {
             network,
             counted: Arc::clone(&self.counted),
         })
+    }
+
+    /// How many connections are there that were let in.
+    pub(super) fn open(&self) -> usize {
+        locked(&self.counted).admitted
+    }
+
+    /// How many ever were.
+    pub(super) fn total(&self) -> u64 {
+        locked(&self.counted).total
     }
 }
 
@@ -110,11 +137,12 @@ mod tests {
     use super::*;
 
     fn admission(max_connections: usize, max_connections_per_address: usize) -> Admission {
-        Admission::new(&Limits {
+        let limits = Limits {
             max_connections,
             max_connections_per_address,
             ..Limits::default()
-        })
+        };
+        Admission::new(&limits, Arc::default())
     }
 
     fn address(text: &str) -> Option<IpAddr> {

@@ -26,6 +26,7 @@ use super::{
     calls::Calls,
     config::Limits,
     lifetime::Lifetime,
+    metrics::{Limit, Meters},
     socket::{Moved, Socket},
     tls::Tls,
 };
@@ -105,7 +106,12 @@ impl Connections {
                 match self.lifetime.draining.run_until_cancelled(handshake).await {
                     Some(Ok(Ok(stream))) => self.speak(stream, peer, ticket.admitted, calls).await,
                     Some(Ok(Err(error))) => Err(error.into()),
-                    Some(Err(late)) => Err(late.into()),
+                    Some(Err(late)) => {
+                        if let Some(meters) = self.meters(ticket.admitted) {
+                            meters.refused(Limit::HandshakeTimeout);
+                        }
+                        Err(late.into())
+                    }
                     None => Ok(()),
                 }
             }
@@ -128,7 +134,18 @@ impl Connections {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limits = &self.limits;
-        let socket = Socket::new(stream, limits.handshake_timeout, limits.write_stall_timeout);
+        let meters = self.meters(admitted);
+        let refused = |limit| {
+            if let Some(meters) = meters {
+                meters.refused(limit);
+            }
+        };
+        let socket = Socket::new(
+            stream,
+            limits.handshake_timeout,
+            limits.write_stall_timeout,
+            meters.cloned(),
+        );
         let moved = socket.moved();
         // Counted for this connection alone, and so on this core.
         let calls = self.calls.of(peer, admitted);
@@ -170,7 +187,10 @@ impl Connections {
                 // The drain has a grace of its own for all of them, and cuts.
                 () = &mut drained => break None,
                 () = &mut old => break Some(grace),
-                () = &mut gone => return Err("it does not answer".into()),
+                () = &mut gone => {
+                    refused(Limit::KeepaliveTimeout);
+                    return Err("it does not answer".into());
+                }
             }
         };
         connection.graceful_shutdown();
@@ -185,11 +205,25 @@ impl Connections {
                     None => return Ok(()),
                 },
                 () = ready(()), if !come.is_empty() => begin(&mut come).await,
-                () = &mut late => return Err("its calls did not end in time".into()),
-                () = &mut silent => return Err("it did not go by itself".into()),
-                () = &mut gone => return Err("it does not answer".into()),
+                () = &mut late => {
+                    refused(Limit::ShutdownGrace);
+                    return Err("its calls did not end in time".into());
+                }
+                () = &mut silent => {
+                    refused(Limit::Silence);
+                    return Err("it did not go by itself".into());
+                }
+                () = &mut gone => {
+                    refused(Limit::KeepaliveTimeout);
+                    return Err("it does not answer".into());
+                }
             }
         }
+    }
+
+    /// Where it is counted if a connection is cut. One that was refused has been.
+    fn meters(&self, admitted: bool) -> Option<&Arc<Meters>> {
+        self.calls.meters.as_ref().filter(|_| admitted)
     }
 
     /// Completes when the client does not answer whether it is there.

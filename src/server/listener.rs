@@ -18,6 +18,8 @@ pub struct Listener {
     // Before the socket is closed: from then on, the next server may replace what is at its path.
     _unlink: Option<Unlink>,
     pub(super) kind: Kind,
+    /// Whether administration is served here, and no calls.
+    pub(super) admin: bool,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,19 @@ impl Listener {
         }
     }
 
+    /// Serves administration instead of calls, over HTTP/1.1, for whoever runs the server: `/metrics`
+    /// for Prometheus, `/healthz` and `/readyz` for whatever restarts it or sends it clients.
+    ///
+    /// It is not encrypted, and tells everybody who asks: it belongs on an address that only they
+    /// reach. Nothing is counted where there is none.
+    #[must_use]
+    pub fn for_admin(self) -> Self {
+        Self {
+            admin: true,
+            ..self
+        }
+    }
+
     /// Where it listens.
     ///
     /// # Errors
@@ -90,6 +105,7 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
     Ok(Listener {
         kind: Kind::Unix(listener),
         _unlink: Some(Unlink(path.to_owned())),
+        admin: false,
     })
 }
 
@@ -106,6 +122,7 @@ impl From<TcpListener> for Listener {
         Self {
             kind: Kind::Tcp(listener),
             _unlink: None,
+            admin: false,
         }
     }
 }
@@ -116,6 +133,7 @@ impl From<UnixListener> for Listener {
         Self {
             kind: Kind::Unix(listener),
             _unlink: None,
+            admin: false,
         }
     }
 }

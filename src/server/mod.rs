@@ -5,6 +5,7 @@
 //! `connection` speaks HTTP/2 over TLS (`tls`) or without, and `calls` is what every call goes
 //! through on its way to the routes of `services` and back. `socket` and `wait` bound how long a
 //! client is waited for; `lifetime` is how all of it ends, `heartbeat` how others see that it goes on.
+//! `admin` tells whoever runs the server how it is, with what `metrics` has counted.
 //!
 //! All this stands in place of `tonic::transport::Server`, which leaves a server to the goodwill of
 //! its clients: it waits for ever for the first byte, cuts no stream at its deadline, knows no limit
@@ -13,6 +14,7 @@
 //! gigabytes. So this speaks HTTP/2 with h2 itself, the crate below hyper.
 
 mod accept;
+mod admin;
 mod admission;
 mod auth;
 mod calls;
@@ -22,6 +24,7 @@ mod heartbeat;
 mod lifetime;
 mod listener;
 mod metrics;
+mod question;
 mod services;
 mod socket;
 mod tls;
@@ -30,14 +33,16 @@ mod workers;
 
 use std::{io, sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{task::JoinSet, time::timeout};
 
 use self::{
+    admin::Admin,
     admission::Admission,
     auth::Gate,
     calls::{Calls, Room},
     connection::Connections,
     lifetime::Lifetime,
+    metrics::{Metrics, Refusals},
     workers::Workers,
 };
 pub use self::{
@@ -56,8 +61,9 @@ const LAST_CHECKPOINTS: Duration = Duration::from_secs(10);
 /// How long the word that they have done so may take to get to their clients.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Serves calls on all of `listeners` until `shutdown` completes, then drains. `shutdown` is first
-/// polled when calls are served.
+/// Serves calls on all of `listeners` until `shutdown` completes, then drains. Those
+/// [for administration](Listener::for_admin) are there to the end of that. `shutdown` is first polled
+/// when calls are served.
 ///
 /// Draining: health says NOT_SERVING and ends its watches, the listeners are closed, each client is
 /// told to open no further call (GOAWAY), and calls under way get [`Config::shutdown_grace`] to
@@ -96,11 +102,21 @@ pub async fn run(
         ending: lifetime.ending.clone(),
     };
     let health = services::serving().await;
-    let admission = Admission::new(&config.limits);
+    let refusals = Arc::<Refusals>::default();
+    let admission = Admission::new(&config.limits, Arc::clone(&refusals));
+    let (admin, listeners): (Vec<_>, Vec<_>) = listeners.into_iter().partition(|it| it.admin);
+    let metrics = Arc::new(Metrics::new(
+        services::methods(config.reflection),
+        refusals,
+        admission.clone(),
+        files.store.clone(),
+        lifetime.draining.clone(),
+    ));
     let limits = Arc::new(config.limits);
     let room = Room::new(limits.max_calls);
     let connections = || Connections {
         calls: Calls {
+            meters: (!admin.is_empty()).then(|| metrics.worker()),
             gate: config.auth.as_ref().map(Gate::new).map(Arc::new),
             #[cfg(feature = "otel")]
             tracer: config.tracer.clone(),
@@ -126,6 +142,13 @@ pub async fn run(
         let beating = heartbeat.keep_beating(workers.clone());
         // None of the tasks that a drain waits for.
         tokio::spawn(lifetime.cut.clone().run_until_cancelled_owned(beating));
+    }
+    // Dropped, and so ended, with this.
+    let mut administration = JoinSet::new();
+    for listener in admin {
+        let keys = config.auth.as_ref().map(|auth| auth.keys.clone());
+        let admin = Admin::new(Arc::clone(&metrics), workers.clone(), keys);
+        administration.spawn(admin.serve(listener));
     }
     drop(workers);
     shutdown.await;
@@ -156,5 +179,6 @@ pub async fn run(
     if lifetime.uploads.is_empty() {
         workers_ended.wait().await;
     }
+    administration.shutdown().await;
     Ok(())
 }

@@ -18,7 +18,10 @@ use std::{
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::wait::{Wait, after};
+use super::{
+    metrics::{Limit, Meters},
+    wait::{Wait, after},
+};
 
 /// What every HTTP/2 client says first, in bytes: its preface, and the head of its SETTINGS.
 const OPENING: usize = 24 + 9;
@@ -34,6 +37,8 @@ pin_project! {
         stall: Wait,
         stall_timeout: Duration,
         moved: Moved,
+        // None, too, once it has failed: that happens once.
+        meters: Option<Arc<Meters>>,
     }
 }
 
@@ -65,7 +70,13 @@ impl Moved {
 }
 
 impl<S> Socket<S> {
-    pub(super) fn new(inner: S, handshake_timeout: Duration, stall_timeout: Duration) -> Self {
+    /// Its failures are counted by `meters`.
+    pub(super) fn new(
+        inner: S,
+        handshake_timeout: Duration,
+        stall_timeout: Duration,
+        meters: Option<Arc<Meters>>,
+    ) -> Self {
         Self {
             inner,
             opening: Some(Opening {
@@ -75,6 +86,7 @@ impl<S> Socket<S> {
             stall: Wait::default(),
             stall_timeout,
             moved: Moved::default(),
+            meters,
         }
     }
 
@@ -100,6 +112,9 @@ impl<S: AsyncRead> AsyncRead for Socket<S> {
             if opening.left == 0 {
                 *this.opening = None;
             } else if opening.wait.poll(cx).is_ready() {
+                if let Some(meters) = this.meters.take() {
+                    meters.refused(Limit::HandshakeTimeout);
+                }
                 return Poll::Ready(Err(late("the client did not begin to speak HTTP/2")));
             }
         }
@@ -123,6 +138,9 @@ impl<S: AsyncWrite> Socket<S> {
         }
         this.stall.begin(*this.stall_timeout);
         ready!(this.stall.poll(cx));
+        if let Some(meters) = this.meters.take() {
+            meters.refused(Limit::WriteStallTimeout);
+        }
         Poll::Ready(Err(late("the client takes nothing from its socket")))
     }
 }

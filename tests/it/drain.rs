@@ -232,7 +232,7 @@ fn endless_call() -> Vec<u8> {
 }
 
 /// A client that takes nothing from its socket, which the server has filled.
-async fn never_reading(address: SocketAddr) -> TcpStream {
+pub(crate) async fn never_reading(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let open = [
         PREFACE.to_vec(),

@@ -85,6 +85,19 @@ fn no_floor_knows_the_ones_above_it() {
     }
 }
 
+/// The files count what happens to them, and do not know who asks.
+#[test]
+fn no_file_knows_who_is_told_what_is_counted() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for floor in ["files", "greeter.rs", "client", "count.rs"] {
+        for (name, source) in sources(&src.join(floor)) {
+            for word in ["prometheus", "hyper", "metrics"] {
+                assert!(!source.contains(word), "{name} knows of {word:?}");
+            }
+        }
+    }
+}
+
 /// The domain is spelled apart from the wire: only the service brings them together.
 #[test]
 fn only_the_service_of_the_files_knows_grpc() {

@@ -20,6 +20,7 @@ mod interrupted;
 mod layering;
 mod malformed;
 mod memory;
+mod metrics;
 mod model;
 mod names;
 mod patience;

@@ -24,7 +24,7 @@ use muxs::{
         Files, HelloRequest, file_controller_client::FileControllerClient,
         greeter_client::GreeterClient,
     },
-    server::{self, Config},
+    server::{self, Config, Listener},
 };
 use rustix::process::{Pid, Signal};
 use tempfile::{NamedTempFile, TempDir};
@@ -57,6 +57,8 @@ static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// panicked.
 pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
+    /// Where it tells administrators how it is, if it does.
+    pub(crate) admin: Option<SocketAddr>,
     root: Option<TempDir>,
     stop: Option<oneshot::Sender<()>>,
     /// Its other end is dropped when the server has ended, and its runtime with it.
@@ -89,16 +91,28 @@ impl TestServer {
         server
     }
 
+    /// Serves, and tells administrators about it.
+    pub(crate) fn with_admin(settings: Settings, adjust: impl FnOnce(&mut Config)) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let (admin, address) = bind();
+        let mut server = Self::run(open_store(root.path(), settings), adjust, Some(admin));
+        server.root = Some(root);
+        server.admin = Some(address);
+        server
+    }
+
     /// Serves a store whose folder is the test's own.
     pub(crate) fn over(store: Store, adjust: impl FnOnce(&mut Config)) -> Self {
+        Self::run(store, adjust, None)
+    }
+
+    fn run(store: Store, adjust: impl FnOnce(&mut Config), admin: Option<TcpListener>) -> Self {
         record_panics();
         let mut config = Config::new(store);
         config.shutdown_grace = Duration::ZERO;
         config.workers = WORKERS;
         adjust(&mut config);
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
+        let (listener, address) = bind();
         let (stop, stopped) = oneshot::channel::<()>();
         let (running, ended) = mpsc::channel();
         let server = move || {
@@ -109,11 +123,13 @@ impl TestServer {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                let admin = admin.map(|admin| listening(admin).for_admin());
+                let calls = listening(listener);
+                let listeners = [Some(calls), admin];
+                let listeners = listeners.into_iter().flatten().collect();
                 let shutdown = async {
                     let _ = stopped.await;
                 };
-                let listeners = vec![listener.into()];
                 server::run(listeners, config, shutdown).await.unwrap();
             });
         };
@@ -123,6 +139,7 @@ impl TestServer {
             .unwrap();
         Self {
             address,
+            admin: None,
             root: None,
             stop: Some(stop),
             ended: Some(ended),
@@ -177,6 +194,19 @@ impl Drop for TestServer {
             assert!(ended, "the server did not end");
         }
     }
+}
+
+/// A free port of this machine.
+fn bind() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// One that was bound without a runtime.
+fn listening(bound: TcpListener) -> Listener {
+    tokio::net::TcpListener::from_std(bound).unwrap().into()
 }
 
 /// Opens a store where another may just have ended. Its lock can outlast it for a moment: a program

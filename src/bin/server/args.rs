@@ -1,6 +1,6 @@
 //! The flags of the program, and what they mean to the server.
 
-use std::{num::NonZero, path::PathBuf};
+use std::{convert::Infallible, num::NonZero, path::PathBuf};
 
 use bytesize::ByteSize;
 use clap::{
@@ -29,6 +29,16 @@ pub(crate) struct Args {
         value_delimiter = ','
     )]
     pub(crate) listen: Vec<String>,
+
+    /// Address, or unix:PATH, to tell administrators on how the server is: /metrics for Prometheus,
+    /// /healthz and /readyz; a port alone is one of 127.0.0.1 [default: none]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "MUXS_ADMIN_LISTEN",
+        value_parser = admin_address
+    )]
+    pub(crate) admin_listen: Option<String>,
 
     /// Threads that serve connections [default: one for each core]
     #[arg(long, value_name = "COUNT", env = "MUXS_WORKERS")]
@@ -96,6 +106,8 @@ Examples:
       Serve others than this machine, encrypted
   server --auth-issuer https://login.example.com --auth-audience https://files.example.com
       Let in those who have an access token of that authorization server
+  server --admin-listen 9090
+      Tell Prometheus on this machine about it: http://127.0.0.1:9090/metrics
   RUST_LOG=debug MUXS_LOG_FORMAT=json server
       Log more, one JSON object a line
 
@@ -107,6 +119,15 @@ Started by systemd, it tells when it is ready, reloads and stops, gives the
 watchdog its sign of life while every thread turns, and listens on the sockets
 that it is handed.
 ";
+
+/// An address for administration on the command line. A port alone is not for everybody.
+fn admin_address(text: &str) -> Result<String, Infallible> {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    Ok(match port.parse::<u16>() {
+        Ok(port) => format!("127.0.0.1:{port}"),
+        Err(_) => text.to_owned(),
+    })
+}
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum LogFormat {

@@ -66,13 +66,14 @@ async fn serve_until_stopped(args: Args, passed: Vec<Passed>) -> anyhow::Result<
     // At the limit for the size of a file, a write sends this signal. Unhandled, it would end the
     // process; handled, even like this, the write fails as on a full disk.
     let _file_too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
-    let listeners = match passed.is_empty() {
+    let mut listeners = match passed.is_empty() {
         true => bind(&args.listen).await?,
         false => passed
             .into_iter()
             .map(listen_on)
             .collect::<Result<_, _>>()?,
     };
+    let admin = bind(args.admin_listen.as_slice()).await?;
     let addresses = listeners.iter().map(Listener::address);
     let addresses: Vec<_> = addresses.collect::<io::Result<_>>()?;
     let tls = match args.tls.tls_self_signed {
@@ -107,6 +108,10 @@ async fn serve_until_stopped(args: Args, passed: Vec<Passed>) -> anyhow::Result<
         tracing::info!("open: whoever can connect may call; see --auth-issuer");
     }
     announce(&addresses, tls.is_some(), &args.files.root);
+    for listener in admin {
+        announce_admin(&listener.address()?);
+        listeners.push(listener.for_admin());
+    }
     let grace = config.shutdown_grace;
     let shutdown = serving_until(stop, systemd::serving(&addresses), hangup, tls, grace);
     server::run(listeners, config, shutdown).await?;
@@ -207,6 +212,22 @@ fn announce(addresses: &[Address], encrypted: bool, root: &Path) {
         }
     }
     let _ = out.flush();
+}
+
+/// Says where administrators are told how the server is.
+fn announce_admin(address: &Address) {
+    let scheme = match address {
+        Address::Tcp(_) => "http://",
+        Address::Unix(_) => "",
+    };
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "muxs admin on {scheme}{address}");
+    let _ = out.flush();
+    if let Address::Tcp(address) = address
+        && !address.ip().to_canonical().is_loopback()
+    {
+        tracing::warn!(%address, "whoever reaches this address is told how the server is");
+    }
 }
 
 /// Completes at the first SIGINT or SIGTERM; from then on, another ends the process at once.

@@ -12,7 +12,7 @@ mod uploads;
 use std::{
     io,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
@@ -28,6 +28,7 @@ pub(super) use self::{
     uploads::Superseded,
 };
 use super::{
+    activity::{Activity, Staged},
     error::{Error, OpenError},
     path::FilePath,
     settings::{Access, Settings},
@@ -42,6 +43,7 @@ pub(super) struct Local {
     root: Dir,
     /// None in a read-only store.
     staging: Option<Staging>,
+    pub(super) activity: Arc<Activity>,
 }
 
 impl Local {
@@ -63,11 +65,16 @@ impl Local {
                     },
                 }
             })?;
+        let activity = Arc::<Activity>::default();
         let staging = match settings.access {
-            Access::ReadWrite => Some(Staging::open(&dir, root, settings)?),
+            Access::ReadWrite => Some(Staging::open(&dir, root, settings, &activity)?),
             Access::ReadOnly => None,
         };
-        Ok(Self { root: dir, staging })
+        Ok(Self {
+            root: dir,
+            staging,
+            activity,
+        })
     }
 
     pub(super) fn stat(&self, path: &FilePath) -> Result<Version, Error> {
@@ -140,6 +147,20 @@ impl Local {
         match &self.staging {
             Some(staging) => staging.uploads.sweep(),
             None => Ok(()),
+        }
+    }
+
+    /// How many uploads somebody has to do with.
+    pub(super) fn open_uploads(&self) -> usize {
+        let staging = self.staging.as_ref();
+        staging.map_or(0, |staging| staging.uploads.open())
+    }
+
+    /// The unfinished uploads.
+    pub(super) fn staged(&self) -> Result<Staged, Error> {
+        match &self.staging {
+            Some(staging) => staging.uploads.staged(),
+            None => Ok(Staged::default()),
         }
     }
 

@@ -16,6 +16,7 @@ use std::{
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt, OpenOptions};
 
 use crate::files::{
+    activity::Activity,
     error::{Error, OpenError},
     local::{
         locked,
@@ -57,7 +58,12 @@ struct Placing {
 impl Staging {
     /// Takes the root for this server, and removes what an earlier one left unfinished, but for
     /// uploads that can go on.
-    pub(super) fn open(root: &Dir, name: &Path, settings: &Settings) -> Result<Self, OpenError> {
+    pub(super) fn open(
+        root: &Dir,
+        name: &Path,
+        settings: &Settings,
+        activity: &Arc<Activity>,
+    ) -> Result<Self, OpenError> {
         let not_writable = |source| OpenError::NotWritable {
             root: name.into(),
             source,
@@ -83,7 +89,7 @@ impl Staging {
             root: root.try_clone().map_err(not_writable)?,
             writes: Arc::new(writes.map_err(not_writable)?),
             next: AtomicU64::new(0),
-            uploads: Uploads::new(uploads, settings),
+            uploads: Uploads::new(uploads, settings, Arc::clone(activity)),
             placing: Mutex::default(),
             _lock: lock,
         };

@@ -1,13 +1,14 @@
 //! One upload, from the first byte staged to the file in its place.
 
 use std::{
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
 use crate::{
     checksum::Crc32c,
     files::{
+        activity::Activity,
         error::Error,
         local::{
             journal::{Journal, Outcome},
@@ -43,6 +44,7 @@ pub(super) struct Unfinished {
     plan: UploadPlan,
     max_bytes: u64,
     ttl: Duration,
+    activity: Arc<Activity>,
     data: Staged,
     /// Never locked by whoever has locked `durable`.
     accepted: Mutex<Extent>,
@@ -67,6 +69,7 @@ impl Staging {
         if let Some(size) = plan.size
             && size > limit
         {
+            self.uploads.activity.uploads.too_large.add(1);
             return Err(Error::UploadTooLarge { limit, size });
         }
         let lease = self.uploads.lease_to_open(Key::of_plan(&plan))?;
@@ -91,12 +94,16 @@ impl Staging {
             known = Some((journal, record.persisted));
         }
         self.admits(&plan.path, &plan.precondition)?;
-        turn.next(Some(superseded));
-        let upload = match self.resume(&lease.key, known, &plan)? {
-            Some(upload) => upload,
-            None => self.create_upload(&lease.key, plan)?,
+        let counts = &self.uploads.activity.uploads;
+        if turn.next(Some(superseded)) {
+            counts.superseded.add(1);
+        }
+        let (upload, count) = match self.resume(&lease.key, known, &plan)? {
+            Some(upload) => (upload, &counts.resumed),
+            None => (self.create_upload(&lease.key, plan)?, &counts.begun),
         };
         let progress = upload.progress()?;
+        count.add(1);
         turn.upload = Some(upload);
         let number = turn.number;
         drop(turn);
@@ -171,6 +178,7 @@ impl Staging {
             plan,
             max_bytes: self.uploads.max_bytes,
             ttl: self.uploads.ttl,
+            activity: Arc::clone(&self.uploads.activity),
             data,
             accepted: Mutex::new(persisted),
             durable: Mutex::new(Durable { journal, persisted }),
@@ -188,6 +196,7 @@ impl Staging {
         let mut turn = upload.lease.alone();
         let finished = upload.in_turn(&turn)?.finish(self, size, crc32c)?;
         turn.upload = None;
+        self.uploads.activity.uploads.committed.add(1);
         Ok(finished)
     }
 
@@ -211,6 +220,7 @@ impl Staging {
         }
         turn.next(None);
         self.uploads.remove(&lease.key);
+        self.uploads.activity.uploads.aborted.add(1);
         Ok(())
     }
 }
@@ -261,6 +271,7 @@ impl Unfinished {
             return Err(Error::ChunkCorrupt { offset });
         }
         self.data.write(bytes, offset)?;
+        self.activity.written_bytes.add(size);
         let chunk = Extent {
             size,
             crc32c: found,
@@ -276,10 +287,13 @@ impl Unfinished {
                 announced,
                 received,
             }),
-            _ if received > self.max_bytes => Err(Error::UploadTooLarge {
-                limit: self.max_bytes,
-                size: received,
-            }),
+            _ if received > self.max_bytes => {
+                self.activity.uploads.too_large.add(1);
+                Err(Error::UploadTooLarge {
+                    limit: self.max_bytes,
+                    size: received,
+                })
+            }
             _ => Ok(()),
         }
     }

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use crate::files::{
+    activity::{self, Activity},
     error::Error,
     local::{
         journal::{Journal, Record},
@@ -31,6 +32,10 @@ use crate::files::{
 /// Longer than any disk lives, and short enough to be counted from now.
 const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
+/// How the names of its two files end.
+const DATA: &str = ".data";
+const JOURNAL: &str = ".journal";
+
 #[derive(Debug)]
 pub(super) struct Uploads {
     folder: Arc<Dir>,
@@ -38,6 +43,7 @@ pub(super) struct Uploads {
     pub(super) max_bytes: u64,
     max_open: usize,
     slots: Slots,
+    pub(super) activity: Arc<Activity>,
 }
 
 /// A slot for each upload that somebody has to do with at the moment.
@@ -69,25 +75,25 @@ impl fmt::Debug for Turn {
 }
 
 impl Turn {
-    /// Ends the turn of who had the upload; the next one's begins.
-    pub(super) fn next(&mut self, superseded: Option<Superseded>) {
+    /// Ends the turn of who had the upload, if anybody had; the next one's begins.
+    pub(super) fn next(&mut self, superseded: Option<Superseded>) -> bool {
         self.number += 1;
         self.upload = None;
-        if let Some(tell) = std::mem::replace(&mut self.superseded, superseded) {
-            tell();
-        }
+        let before = std::mem::replace(&mut self.superseded, superseded);
+        before.map(|tell| tell()).is_some()
     }
 }
 
 impl Uploads {
     /// The uploads in `folder`.
-    pub(super) fn new(folder: Dir, settings: &Settings) -> Self {
+    pub(super) fn new(folder: Dir, settings: &Settings, activity: Arc<Activity>) -> Self {
         Self {
             folder: Arc::new(folder),
             ttl: settings.upload_ttl.min(LONGEST_TTL),
             max_bytes: settings.max_upload_bytes,
             max_open: settings.max_open_uploads,
             slots: Slots::default(),
+            activity,
         }
     }
 
@@ -105,6 +111,7 @@ impl Uploads {
     pub(super) fn lease_to_open(&self, key: Key) -> Result<Lease, Error> {
         let mut slots = locked(&self.slots);
         if slots.len() >= self.max_open && !slots.contains_key(&key) {
+            self.activity.uploads.refused.add(1);
             return Err(Error::TooManyUploads);
         }
         Ok(self.lease_of(key, &mut slots))
@@ -154,6 +161,10 @@ impl Uploads {
             // Whoever opens it from here on waits until it is clear what is left of it.
             let turn = lease.alone();
             if turn.upload.is_none() && self.has_expired(&lease.key) {
+                // Most are what is on record of one that was finished.
+                if self.is_unfinished(&lease.key) {
+                    self.activity.uploads.expired.add(1);
+                }
                 self.remove(&lease.key);
             }
         }
@@ -172,6 +183,34 @@ impl Uploads {
             }
         }
         Ok(keys)
+    }
+
+    /// How many uploads somebody has to do with.
+    pub(super) fn open(&self) -> usize {
+        locked(&self.slots).len()
+    }
+
+    /// The unfinished uploads on the disk, and how much has come of them.
+    pub(super) fn staged(&self) -> Result<activity::Staged, Error> {
+        let cannot = |error| Error::io("look at the uploads", error);
+        let mut staged = activity::Staged::default();
+        for entry in self.folder.entries().map_err(cannot)? {
+            let entry = entry.map_err(cannot)?;
+            let is_data = |name: &str| name.ends_with(DATA) && Key::of_file(name).is_some();
+            // One that is gone by now was finished.
+            if entry.file_name().to_str().is_some_and(is_data)
+                && let Ok(found) = entry.metadata()
+            {
+                staged.uploads += 1;
+                staged.bytes += found.len();
+            }
+        }
+        Ok(staged)
+    }
+
+    fn is_unfinished(&self, key: &Key) -> bool {
+        let is_there = |name| self.folder.symlink_metadata(name).is_ok();
+        is_there(key.journal()) && is_there(key.data())
     }
 
     fn has_expired(&self, key: &Key) -> bool {
@@ -246,18 +285,18 @@ impl Key {
 
     fn of_file(name: &str) -> Option<Self> {
         let key = name
-            .strip_suffix(".data")
-            .or_else(|| name.strip_suffix(".journal"))?;
+            .strip_suffix(DATA)
+            .or_else(|| name.strip_suffix(JOURNAL))?;
         let digest = key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit());
         digest.then(|| Self(key.to_owned()))
     }
 
     pub(super) fn data(&self) -> String {
-        format!("{}.data", self.0)
+        format!("{}{DATA}", self.0)
     }
 
     pub(super) fn journal(&self) -> String {
-        format!("{}.journal", self.0)
+        format!("{}{JOURNAL}", self.0)
     }
 }
 

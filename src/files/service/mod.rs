@@ -75,9 +75,10 @@ impl Files {
     }
 
     async fn write_text(&self, request: Request<pb::Files>) -> Result<(), Error> {
-        let too_large = |size| Error::TooLarge {
-            limit: MAX_TEXT_BYTES,
-            size,
+        let too_large = |size| {
+            self.store.activity().texts_too_large.add(1);
+            let limit = MAX_TEXT_BYTES;
+            Error::TooLarge { limit, size }
         };
         if let Some(&Oversize { size }) = request.extensions().get() {
             return Err(too_large(size));

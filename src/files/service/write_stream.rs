@@ -159,7 +159,7 @@ impl Call {
                 return Ok(progress(id, upload.pause().await?));
             };
             match step.map_err(Failure::Transport)?.step {
-                Some(Step::Chunk(next)) => upload.push(chunk(next)?),
+                Some(Step::Chunk(next)) => upload.push(self.chunk(next)?),
                 Some(Step::Finish(_)) if self.has_more() => {
                     return Err(Failure::BadRequest(AFTER_FINISH));
                 }
@@ -172,6 +172,24 @@ impl Call {
                 None => return Err(Failure::BadRequest("a step has to be set")),
             }
         }
+    }
+
+    fn chunk(&self, chunk: pb::Chunk) -> Result<Chunk, Failure> {
+        if chunk.data.len() > MAX_CHUNK_BYTES as usize {
+            self.files.store.activity().chunks_too_large.add(1);
+            return Err(Failure::BadRequest(
+                "the chunk is larger than max_chunk_bytes",
+            ));
+        }
+        let bytes = match chunk.data.len() < COPIED_BELOW {
+            true => Bytes::copy_from_slice(&chunk.data),
+            false => chunk.data,
+        };
+        Ok(Chunk {
+            offset: chunk.offset,
+            crc32c: chunk.crc32c.map(Crc32c::from),
+            bytes,
+        })
     }
 
     /// Whether the client has sent another step already.
@@ -196,23 +214,6 @@ fn plan(open: pb::OpenUpload, caller: &Caller) -> Result<UploadPlan, Failure> {
         },
         precondition: Precondition::from_if_etag(open.if_etag),
         size: open.size,
-    })
-}
-
-fn chunk(chunk: pb::Chunk) -> Result<Chunk, Failure> {
-    if chunk.data.len() > MAX_CHUNK_BYTES as usize {
-        return Err(Failure::BadRequest(
-            "the chunk is larger than max_chunk_bytes",
-        ));
-    }
-    let bytes = match chunk.data.len() < COPIED_BELOW {
-        true => Bytes::copy_from_slice(&chunk.data),
-        false => chunk.data,
-    };
-    Ok(Chunk {
-        offset: chunk.offset,
-        crc32c: chunk.crc32c.map(Crc32c::from),
-        bytes,
     })
 }
 

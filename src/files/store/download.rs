@@ -3,18 +3,19 @@
 use std::{ops::Range, sync::Arc};
 
 use super::joined;
-use crate::files::{error::Error, local::Reader, version::Version};
+use crate::files::{activity::Activity, error::Error, local::Reader, version::Version};
 
 /// An open file, one version of it however long reading takes.
 #[derive(Clone, Debug)]
 pub(crate) struct Download {
     file: Arc<Reader>,
+    activity: Arc<Activity>,
 }
 
 impl Download {
-    pub(super) fn new(file: Reader) -> Self {
+    pub(super) fn new(file: Reader, activity: Arc<Activity>) -> Self {
         let file = Arc::new(file);
-        Self { file }
+        Self { file, activity }
     }
 
     /// What was opened.
@@ -24,6 +25,18 @@ impl Download {
 
     /// Fills `part` of `buffer` from `offset` on. The file has to have all of it.
     pub(crate) async fn read(
+        &self,
+        offset: u64,
+        buffer: Vec<u8>,
+        part: Range<usize>,
+    ) -> Result<Vec<u8>, Error> {
+        let bytes = part.len() as u64;
+        let read = self.read_uncounted(offset, buffer, part).await?;
+        self.activity.read_bytes.add(bytes);
+        Ok(read)
+    }
+
+    async fn read_uncounted(
         &self,
         offset: u64,
         mut buffer: Vec<u8>,

@@ -13,6 +13,7 @@ pub(crate) use self::{
     upload::{Chunk, Upload},
 };
 use super::{
+    activity::{Activity, Staged},
     error::{Error, OpenError},
     local::{self, Local},
     path::FilePath,
@@ -76,7 +77,9 @@ impl Store {
     /// Those of [`Store::stat`], [`Error::TooLarge`], [`Error::NotText`], [`Error::FileChanged`].
     pub async fn read_text(&self, path: FilePath, limit: u64) -> Result<String, Error> {
         self.blocking(move |local| {
-            String::from_utf8(local.read(&path, limit)?).map_err(|_| Error::NotText)
+            let text = String::from_utf8(local.read(&path, limit)?).map_err(|_| Error::NotText)?;
+            local.activity.read_bytes.add(text.len() as u64);
+            Ok(text)
         })
         .await
     }
@@ -91,14 +94,18 @@ impl Store {
     ///
     /// Those of [`Store::stat`] but the first, [`Error::ReadOnly`], [`Error::DiskFull`].
     pub async fn write_text(&self, path: FilePath, text: String) -> Result<(), Error> {
-        self.blocking(move |local| local.write(&path, text.as_bytes()))
-            .await
+        self.blocking(move |local| {
+            local.write(&path, text.as_bytes())?;
+            local.activity.written_bytes.add(text.len() as u64);
+            Ok(())
+        })
+        .await
     }
 
     /// Opens a file to be read in pieces.
     pub(crate) async fn open_file(&self, path: FilePath) -> Result<Download, Error> {
         let file = self.blocking(move |local| local.open_file(&path)).await?;
-        Ok(Download::new(file))
+        Ok(Download::new(file, Arc::clone(&self.local.activity)))
     }
 
     /// Opens an upload, new or known, and takes it from whoever has it.
@@ -125,6 +132,21 @@ impl Store {
     ) -> Result<(), Error> {
         self.blocking(move |local| local.abort_upload(&path, &id, owner.as_deref()))
             .await
+    }
+
+    /// What has happened in it.
+    pub(crate) fn activity(&self) -> &Activity {
+        &self.local.activity
+    }
+
+    /// How many uploads are open.
+    pub(crate) fn open_uploads(&self) -> usize {
+        self.local.open_uploads()
+    }
+
+    /// The unfinished uploads, as the disk has them now.
+    pub(crate) async fn staged(&self) -> Result<Staged, Error> {
+        self.blocking(Local::staged).await
     }
 
     /// Removes expired uploads again and again, for ever.

@@ -28,6 +28,7 @@ use super::{
 use crate::server::{
     auth::{Caller, Denied},
     config::Limits,
+    metrics::Limit,
     wait::{Wait, after},
 };
 
@@ -48,7 +49,14 @@ pub(super) struct Arrival {
     respond: SendResponse<Bytes>,
     record: Record,
     /// When it has to be over, by the word of its client.
-    until: Result<Option<Instant>, Status>,
+    until: Result<Option<Deadline>, Status>,
+}
+
+/// When a call has to be over, by the word of its client or of the server.
+struct Deadline {
+    time: Instant,
+    /// The server's, if it is that.
+    limit: Option<Limit>,
 }
 
 /// Why a call gets to its handler.
@@ -117,7 +125,7 @@ impl Arrival {
         self.record.name(refused.headers_mut(), Some(code));
         // It fails when the client has gone.
         if self.respond.send_response(refused, true).is_ok() {
-            self.record.ends(code);
+            self.record.ended(code);
         }
         None
     }
@@ -170,7 +178,10 @@ impl Arrival {
         }
         let place = match self.calls.methods.method(self.method).always {
             true => None,
-            false => Some(self.calls.room.take().ok_or_else(refusal::busy)?),
+            false => Some(self.calls.room.take().ok_or_else(|| {
+                self.record.refused(Limit::MaxCalls);
+                refusal::busy()
+            })?),
         };
         Ok(Admitted { caller, place })
     }
@@ -195,27 +206,32 @@ impl Arrival {
 }
 
 /// When a call has to be over, by the word of its client or of its token, whichever comes first.
-fn ending(until: Option<Instant>, caller: Option<&Caller>) -> Ending {
+fn ending(until: Option<Deadline>, caller: Option<&Caller>) -> Ending {
     match (until, caller.map(|caller| caller.until)) {
-        (until, Some(expiry)) if until.is_none_or(|until| expiry < until) => Ending {
+        (until, Some(expiry)) if until.as_ref().is_none_or(|until| expiry < until.time) => Ending {
             time: Wait::until(expiry),
             why: refusal::unauthenticated,
+            limit: None,
         },
         (until, _) => Ending {
-            time: until.map(Wait::until).unwrap_or_default(),
+            limit: until.as_ref().and_then(|until| until.limit),
+            time: until.map(|it| Wait::until(it.time)).unwrap_or_default(),
             why: refusal::deadline,
         },
     }
 }
 
 /// When a call has to be over.
-fn until(headers: &HeaderMap, limits: &Limits) -> Result<Option<Instant>, Status> {
+fn until(headers: &HeaderMap, limits: &Limits) -> Result<Option<Deadline>, Status> {
     let wanted = timeout::timeout(headers).map_err(|_| refusal::malformed_timeout())?;
-    let timeout = match (wanted, limits.max_deadline) {
-        (Some(wanted), Some(most)) => Some(wanted.min(most)),
-        (wanted, most) => wanted.or(most),
+    let (timeout, limit) = match (wanted, limits.max_deadline) {
+        (Some(wanted), Some(most)) if most < wanted => (most, Some(Limit::MaxDeadline)),
+        (Some(wanted), _) => (wanted, None),
+        (None, Some(most)) => (most, Some(Limit::MaxDeadline)),
+        (None, None) => return Ok(None),
     };
-    Ok(timeout.map(after))
+    let time = after(timeout);
+    Ok(Some(Deadline { time, limit }))
 }
 
 impl From<Status> for Refused {

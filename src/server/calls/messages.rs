@@ -39,10 +39,10 @@ impl Messages {
             self.head_bytes += taken;
             if self.head_bytes == HEAD_BYTES {
                 self.head_bytes = 0;
-                self.begun += 1;
                 let [_compressed, a, b, c, d] = self.head;
                 self.rest = u32::from_be_bytes([a, b, c, d]).into();
                 begin(self.rest)?;
+                self.begun += 1;
             }
         }
         Ok(())

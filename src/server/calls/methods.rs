@@ -72,6 +72,13 @@ pub(in crate::server) struct Methods {
     by_path: HashMap<String, usize>,
 }
 
+impl Method {
+    /// Whether it is one, and not what stands for the others.
+    pub(in crate::server) fn is_known(&self) -> bool {
+        self.shape != UNKNOWN
+    }
+}
+
 impl Methods {
     /// All methods in `descriptors`, each a serialized `google.protobuf.FileDescriptorSet`.
     pub(in crate::server) fn new(descriptors: &[&[u8]], notes: &Notes<'_>) -> Self {

@@ -26,7 +26,7 @@ use http::Request;
 
 use self::arrival::Arrival;
 pub(super) use self::{
-    methods::{Methods, Notes},
+    methods::{Method, Methods, Notes},
     room::Room,
     routes::Routes,
 };

@@ -6,7 +6,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, request::Parts};
@@ -14,7 +14,10 @@ use tonic::{Code, Status};
 use tracing::{Level, Span};
 
 use super::{Calls, messages::Messages};
-use crate::server::auth::{Caller, Flaw};
+use crate::server::{
+    auth::{Caller, Flaw},
+    metrics::{Limit, Meters},
+};
 
 /// Under what calls are logged.
 const TARGET: &str = "muxs::call";
@@ -24,7 +27,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const LONGEST_ID: usize = 128;
 
-/// One call. Dropped, it tells how the call ended; if nobody said so, its client has gone.
+/// One call. Dropped, it tells how the call ended; if nobody said so, its client has gone, or its
+/// connection was cut.
 pub(super) struct Record {
     calls: Arc<Calls>,
     /// The number of its method.
@@ -40,6 +44,8 @@ pub(super) struct Record {
     caller: Option<Arc<Caller>>,
     flaw: Option<Flaw>,
     code: Code,
+    /// After how long it has ended.
+    took: Option<Duration>,
     /// In bytes.
     pub(super) received: u64,
     sent: u64,
@@ -70,6 +76,7 @@ impl Record {
             caller: None,
             flaw: None,
             code: Code::Cancelled,
+            took: None,
             received: 0,
             sent: 0,
             messages: Messages::default(),
@@ -133,8 +140,8 @@ impl Record {
         }
     }
 
-    /// Notes what is sent.
-    pub(super) fn sends(&mut self, data: &[u8]) {
+    /// Notes what HTTP/2 has taken to send.
+    pub(super) fn sent(&mut self, data: &[u8]) {
         self.sent += data.len() as u64;
         if let Some(meters) = &self.calls.meters {
             let before = self.messages.begun;
@@ -147,9 +154,22 @@ impl Record {
         }
     }
 
-    /// Notes how the call ends.
-    pub(super) fn ends(&mut self, code: Code) {
-        self.code = code;
+    /// Notes how the call has ended, when HTTP/2 has taken the word for it. The first word counts.
+    pub(super) fn ended(&mut self, code: Code) {
+        if self.took.is_none() {
+            let took = self.begun.elapsed();
+            (self.code, self.took) = (code, Some(took));
+            if let Some(meters) = &self.calls.meters {
+                meters.of(self.method).ended(code, took);
+            }
+        }
+    }
+
+    /// Notes that a limit has refused or cut the call.
+    pub(super) fn refused(&self, limit: Limit) {
+        if let Some(meters) = &self.calls.meters {
+            meters.refused(limit);
+        }
     }
 
     /// What the call is known by, from now on at the latest.
@@ -175,7 +195,7 @@ impl Record {
             subject,
             code,
             flaw = self.flaw.map(tracing::field::debug),
-            duration_ms = self.begun.elapsed().as_micros() as f64 / 1000.0,
+            duration_ms = self.took.unwrap_or_default().as_micros() as f64 / 1000.0,
             received_bytes = self.received,
             sent_bytes = self.sent,
             "ended"
@@ -195,11 +215,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        if let Some(meters) = &self.calls.meters {
-            meters
-                .of(self.method)
-                .ended(self.code, self.begun.elapsed());
-        }
+        self.ended(Code::Cancelled);
         // What is put together for it is not for nothing.
         if is_ours(self.code) || !self.span.is_disabled() {
             self.log();
@@ -216,9 +232,20 @@ impl Drop for Record {
 
 impl Received {
     pub(super) fn messages(&self, count: u64) {
-        if let Some(meters) = &self.calls.meters {
+        if let Some(meters) = self.meters() {
             meters.of(self.method).received.add(count);
         }
+    }
+
+    /// Notes that a limit has refused what came, or did not come.
+    pub(super) fn refused(&self, limit: Limit) {
+        if let Some(meters) = self.meters() {
+            meters.refused(limit);
+        }
+    }
+
+    fn meters(&self) -> Option<&Meters> {
+        self.calls.meters.as_deref()
     }
 }
 

@@ -14,7 +14,13 @@ use h2::RecvStream;
 use http_body::{Body, Frame};
 use tonic::Status;
 
-use super::{super::wait::Wait, messages::Messages, methods::Requests, record::Received, refusal};
+use super::{
+    super::{metrics::Limit, wait::Wait},
+    messages::Messages,
+    methods::Requests,
+    record::Received,
+    refusal,
+};
 
 /// A frame that is smaller, in bytes, is copied. HTTP/2 gives a part of a larger buffer, and while
 /// one byte of it waits for the handler, all of it would be kept. It is the size that most clients
@@ -202,6 +208,7 @@ impl RequestBody {
                 self.idle.begin(self.rules.idle_timeout);
             }
             ready!(self.idle.poll(cx));
+            self.rules.refused(Limit::IdleTimeout);
             return Poll::Ready(Some(Err(refusal::idle().into())));
         }
         self.idle.end();
@@ -219,14 +226,15 @@ impl RequestBody {
         })
     }
 
-    /// Follows the messages in the next bytes, and says what is wrong with them.
+    /// Follows the messages in the next bytes, and says what is wrong with them. Those that the
+    /// handler gets are counted.
     fn pass(&mut self, bytes: &[u8]) -> Result<(), Status> {
         let before = self.messages.begun;
-        let passed = self.rules.pass(&mut self.messages, bytes);
+        self.rules.pass(&mut self.messages, bytes)?;
         if let Some(received) = &self.rules.received {
             received.messages(self.messages.begun - before);
         }
-        passed
+        Ok(())
     }
 }
 
@@ -266,10 +274,19 @@ impl Rules {
                 false => Ok(()),
             },
             |size| match size > self.max_message_bytes {
-                true => Err(refusal::too_large(self.max_message_bytes, size)),
+                true => {
+                    self.refused(Limit::MessageBytes);
+                    Err(refusal::too_large(self.max_message_bytes, size))
+                }
                 false => Ok(()),
             },
         )
+    }
+
+    fn refused(&self, limit: Limit) {
+        if let Some(received) = &self.received {
+            received.refused(limit);
+        }
     }
 
     /// Whether they may end here. A message that is cut off is refused where it is decoded.

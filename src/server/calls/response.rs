@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tonic::{Code, Status, body::Body};
 
 use super::{
-    super::wait::Wait,
+    super::{metrics::Limit, wait::Wait},
     record::{Record, code},
     refusal,
     request::Intake,
@@ -48,6 +48,8 @@ impl Drop for Call {
 pub(super) struct Ending {
     pub(super) time: Wait,
     pub(super) why: fn() -> Status,
+    /// The limit that says so, if it is the server's.
+    pub(super) limit: Option<Limit>,
 }
 
 /// What comes next of a response.
@@ -73,7 +75,7 @@ impl Call {
             let answered = poll_fn(|cx| {
                 self.intake.poll(cx);
                 if self.ending.time.is_over() {
-                    return Poll::Ready(Some((self.ending.why)().into_http()));
+                    return Poll::Ready(Some(self.too_late().into_http()));
                 }
                 let span = self.record.span();
                 if let Poll::Ready(answer) = span.in_scope(|| answer.poll_unpin(cx)) {
@@ -86,13 +88,21 @@ impl Call {
                     return Poll::Ready(None);
                 }
                 let late = self.ending.time.poll(cx);
-                late.map(|()| Some((self.ending.why)().into_http()))
+                late.map(|()| Some(self.too_late().into_http()))
             });
             answered.await
         };
         if let Some(response) = response {
             self.send(response).await;
         }
+    }
+
+    /// What the client is told when the time is over.
+    fn too_late(&self) -> Status {
+        if let Some(limit) = self.ending.limit {
+            self.record.refused(limit);
+        }
+        (self.ending.why)()
     }
 
     async fn send(&mut self, response: Response<Body>) {
@@ -103,15 +113,14 @@ impl Call {
         let ended = body.is_end_stream();
         let code = ended.then(|| code(&head.headers));
         self.record.name(&mut head.headers, code);
-        if let Some(code) = code {
-            self.record.ends(code);
-        }
-        // It fails when the client has gone.
         let head = Response::from_parts(head, ());
-        if let Ok(stream) = self.respond.send_response(head, ended)
-            && !ended
-        {
-            self.send_body(stream, body).await;
+        // It fails when the client has gone.
+        let Ok(stream) = self.respond.send_response(head, ended) else {
+            return;
+        };
+        match code {
+            Some(code) => self.record.ended(code),
+            None => self.send_body(stream, body).await,
         }
     }
 
@@ -119,25 +128,29 @@ impl Call {
         let trailers = loop {
             match poll_fn(|cx| self.poll_next(&mut stream, &mut body, cx)).await {
                 Next::Data(bytes) => {
-                    self.record.sends(&bytes);
+                    let sent = bytes.clone();
                     if stream.send_data(bytes, false).is_err() {
                         return;
                     }
+                    self.record.sent(&sent);
                 }
                 Next::End => {
-                    self.record.ends(Code::Unknown);
-                    let _ = stream.send_data(Bytes::new(), true);
+                    if stream.send_data(Bytes::new(), true).is_ok() {
+                        self.record.ended(Code::Unknown);
+                    }
                     return;
                 }
                 Next::Trailers(trailers) => break trailers,
                 Next::Failed(status) => break trailers(&status),
                 Next::TimePassed => {
-                    let why = (self.ending.why)();
-                    self.record.ends(why.code());
+                    let why = self.too_late();
                     // What the handler holds is not kept for a client that does not read.
                     drop(body);
                     self.intake.close(why.clone());
-                    return last_words(stream, &why).await;
+                    if stream.send_trailers(trailers(&why)).is_ok() {
+                        self.record.ended(why.code());
+                    }
+                    return last_words(stream).await;
                 }
                 Next::ClientGone => return,
             }
@@ -147,7 +160,7 @@ impl Call {
         self.record.name(&mut trailers, Some(code));
         // It fails when the client has gone.
         if stream.send_trailers(trailers).is_ok() {
-            self.record.ends(code);
+            self.record.ended(code);
         }
     }
 
@@ -184,10 +197,9 @@ impl Call {
     }
 }
 
-/// Says that the time is over, behind what the client has not taken, and waits a moment for it to be
-/// heard.
-async fn last_words(mut stream: SendStream<Bytes>, why: &Status) {
-    let _ = stream.send_trailers(trailers(why));
+/// Waits a moment for the client to take the word that the time is over, which stands behind what it
+/// has not taken.
+async fn last_words(mut stream: SendStream<Bytes>) {
     let gone = poll_fn(|cx| stream.poll_reset(cx));
     let _ = timeout(LAST_WORDS, gone).await;
     stream.send_reset(Reason::CANCEL);

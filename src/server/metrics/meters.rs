@@ -3,12 +3,12 @@
 //! Each worker counts for itself, and what they have counted is added up when somebody asks: a
 //! number that all of them changed would travel from core to core with every call.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tonic::Code;
+
+use super::{Limit, Refusals};
+use crate::count::Count;
 
 /// The codes of gRPC, 0 to 16.
 pub(super) const CODES: usize = 17;
@@ -19,31 +19,29 @@ pub(super) const BUCKETS: [f64; 15] = [
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0,
 ];
 
-/// A number that only grows, or that many count up and down.
-#[derive(Debug, Default)]
-pub(in crate::server) struct Count(AtomicU64);
-
-impl Count {
-    pub(in crate::server) fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
-    }
-
-    pub(in crate::server) fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
+/// What one worker has counted.
+#[derive(Debug)]
+pub(in crate::server) struct Meters {
+    /// By the number of the method.
+    methods: Vec<Meter>,
+    refusals: Arc<Refusals>,
 }
 
-/// What one worker has counted, by the number of the method.
-#[derive(Debug)]
-pub(in crate::server) struct Meters(Vec<Meter>);
-
 impl Meters {
-    pub(in crate::server) fn new(methods: usize) -> Self {
-        Self((0..methods).map(|_| Meter::default()).collect())
+    pub(in crate::server) fn new(methods: usize, refusals: Arc<Refusals>) -> Self {
+        Self {
+            methods: (0..methods).map(|_| Meter::default()).collect(),
+            refusals,
+        }
     }
 
     pub(in crate::server) fn of(&self, method: usize) -> &Meter {
-        &self.0[method]
+        &self.methods[method]
+    }
+
+    /// Counts what a limit has refused or cut.
+    pub(in crate::server) fn refused(&self, limit: Limit) {
+        self.refusals.add(limit);
     }
 }
 
@@ -54,10 +52,10 @@ pub(in crate::server) struct Meter {
     /// Messages.
     pub(in crate::server) received: Count,
     pub(in crate::server) sent: Count,
-    handled: [Count; CODES],
+    pub(in crate::server) handled: [Count; CODES],
     /// By the first of [`BUCKETS`] that a call fits, the longest last.
-    seconds: [Count; BUCKETS.len() + 1],
-    nanoseconds: Count,
+    pub(super) seconds: [Count; BUCKETS.len() + 1],
+    pub(super) nanoseconds: Count,
 }
 
 impl Meter {

@@ -1,0 +1,206 @@
+//! The admin listener: who asks well is answered, the others are no burden, and the drain waits for
+//! nobody.
+
+use std::net::SocketAddr;
+
+use muxs::{
+    files::Settings,
+    server::{self, Config, Listener},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+    sync::oneshot,
+};
+
+use super::{ask, ask_on, get};
+use crate::{
+    raw::{Raw, call},
+    support::{PATIENCE, TestServer, bounded, hello},
+};
+
+/// As many as are answered at a time.
+const MAX_CONNECTIONS: usize = 32;
+
+fn server() -> TestServer {
+    TestServer::with_admin(Settings::default(), |_| {})
+}
+
+#[tokio::test]
+async fn a_server_that_serves_is_well_and_ready() {
+    let server = server();
+    for (path, text) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
+        let answer = get(server.admin(), path).await;
+        assert_eq!((answer.code, answer.body.as_str()), (200, text));
+        let head = ask(server.admin(), "HEAD", path).await;
+        assert_eq!((head.code, head.body.as_str()), (200, ""));
+    }
+    for path in ["/", "/metrics/", "/metric", "//metrics", "*"] {
+        assert_eq!(get(server.admin(), path).await.code, 404, "{path}");
+    }
+    for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+        let answer = ask(server.admin(), method, "/metrics").await;
+        assert_eq!(answer.code, 405, "{method}");
+        assert!(answer.head.contains("allow: GET, HEAD\r\n"), "{answer:?}");
+    }
+    let with_query = get(server.admin(), "/metrics?name[]=up").await;
+    assert_eq!(with_query.code, 200);
+    let metrics = server.metrics().await;
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        metrics.value(&format!("muxs_build_info{{version={version:?}}}")),
+        1.0
+    );
+    assert_eq!(metrics.value("muxs_draining"), 0.0);
+    assert!(metrics.value("process_start_time_seconds") > 1.7e9);
+}
+
+#[tokio::test]
+async fn calls_and_administration_do_not_mix() {
+    let server = server();
+    let mut raw = Raw::connect(server.admin()).await;
+    raw.send(crate::raw::PREFACE).await.unwrap();
+    assert_eq!(raw.closed().await.served, 0);
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nhost: muxs\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    let _ = bounded(stream.read_to_end(&mut answer)).await;
+    assert!(!answer.starts_with(b"HTTP/1.1"));
+}
+
+#[tokio::test]
+async fn a_drain_is_told_to_its_end_and_waits_for_no_administrator() {
+    let mut server = TestServer::with_admin(Settings::default(), |config| {
+        config.shutdown_grace = PATIENCE * 2;
+    });
+    let mut raw = Raw::open(server.address).await;
+    raw.send(&call(1, "/muxs.Greeter/BidiHello")).await.unwrap();
+    raw.assert_alive().await;
+    // These would stay for ever: one has asked, one asks half, one has said nothing.
+    let mut asked = TcpStream::connect(server.admin()).await.unwrap();
+    let question = b"GET /healthz HTTP/1.1\r\nhost: muxs\r\n\r\n";
+    asked.write_all(question).await.unwrap();
+    let mut half = TcpStream::connect(server.admin()).await.unwrap();
+    half.write_all(b"GET /he").await.unwrap();
+    let _silent = TcpStream::connect(server.admin()).await.unwrap();
+
+    server.stop();
+    server.counts("muxs_draining", 1).await;
+    let answer = get(server.admin(), "/readyz").await;
+    assert_eq!((answer.code, answer.body.as_str()), (503, "draining\n"));
+    let answer = get(server.admin(), "/healthz").await;
+    assert_eq!((answer.code, answer.body.as_str()), (200, "ok\n"));
+    let mut again = TcpStream::connect(server.admin()).await.unwrap();
+    again.write_all(question).await.unwrap();
+
+    drop(raw);
+    server.stopped().await;
+    for mut stream in [asked, half, again] {
+        let mut rest = Vec::new();
+        let _ = bounded(stream.read_to_end(&mut rest)).await;
+    }
+    assert!(TcpStream::connect(server.admin()).await.is_err());
+}
+
+/// Two of each, so that nothing is shared that should not be.
+#[tokio::test]
+async fn it_listens_wherever_a_server_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    let socket = folder.path().join("admin.sock");
+    let store = muxs::files::Store::open(&root, Settings::default()).unwrap();
+    let calls = Listener::bind("127.0.0.1:0").await.unwrap();
+    let tcp = Listener::bind("127.0.0.1:0").await.unwrap().for_admin();
+    let unix = Listener::bind(&format!("unix:{}", socket.display())).await;
+    let unix = unix.unwrap().for_admin();
+    let address: SocketAddr = tcp.address().unwrap().to_string().parse().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let served = server::run(vec![unix, calls, tcp], Config::new(store), async {
+        let _ = stopped.await;
+    });
+    let served = tokio::spawn(served);
+    let stream = UnixStream::connect(&socket).await.unwrap();
+    assert_eq!(ask_on(stream, "GET", "/readyz").await.code, 200);
+    assert_eq!(get(address, "/readyz").await.code, 200);
+    drop(stop);
+    bounded(served).await.unwrap().unwrap();
+    // Nothing of it is left: neither the sockets nor the lock of the root.
+    assert!(!socket.exists());
+    assert!(TcpStream::connect(address).await.is_err());
+    muxs::files::Store::open(&root, Settings::default()).unwrap();
+}
+
+/// Who asks for something has to wait until these are sent away, and no longer.
+#[tokio::test]
+async fn clients_that_ask_slowly_are_sent_away() {
+    let server = server();
+    let mut slow = Vec::new();
+    for _ in 0..3 * MAX_CONNECTIONS {
+        let mut stream = TcpStream::connect(server.admin()).await.unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nx-")
+            .await
+            .unwrap();
+        slow.push(stream);
+    }
+    assert_eq!(get(server.admin(), "/healthz").await.code, 200);
+    for stream in &mut slow {
+        let mut rest = Vec::new();
+        let _ = bounded(stream.read_to_end(&mut rest)).await;
+    }
+    // Calls have not noticed.
+    server
+        .greeter()
+        .await
+        .say_hello(hello("you"))
+        .await
+        .unwrap();
+    let metrics = server.metrics().await;
+    assert_eq!(metrics.sum("muxs_refused_total"), 0.0);
+    assert_eq!(metrics.value("muxs_connections_total"), 1.0);
+}
+
+#[tokio::test]
+async fn more_clients_than_there_is_room_for_are_answered_in_turn() {
+    let server = server();
+    let ask = || get(server.admin(), "/metrics");
+    let answers = futures::future::join_all((0..4 * MAX_CONNECTIONS).map(|_| ask())).await;
+    assert!(answers.iter().all(|answer| answer.code == 200));
+}
+
+#[tokio::test]
+async fn what_is_no_question_is_answered_with_its_end() {
+    let server = server();
+    let endless_head = [b"GET / HTTP/1.1\r\n".to_vec(), b"a: b\r\n".repeat(10_000)].concat();
+    let long_head = [&b"GET / HTTP/1.1\r\na: "[..], &[b'x'; 100_000]].concat();
+    let long_path = [&b"GET /"[..], &[b'x'; 100_000]].concat();
+    let body = [
+        &b"POST /metrics HTTP/1.1\r\nhost: muxs\r\ncontent-length: 1000000000000\r\n\r\n"[..],
+        &[b'x'; 1 << 20],
+    ]
+    .concat();
+    for garbage in [
+        b"\0\x01\x02\xff\n\n".to_vec(),
+        vec![b'x'; 1 << 20],
+        endless_head,
+        long_head,
+        long_path,
+        body,
+    ] {
+        let stream = TcpStream::connect(server.admin()).await.unwrap();
+        let (mut read, mut write) = stream.into_split();
+        let said = tokio::spawn(async move {
+            // The server need not hear all of it.
+            let _ = write.write_all(&garbage).await;
+            write
+        });
+        let mut answer = Vec::new();
+        let _ = bounded(read.read_to_end(&mut answer)).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 2"));
+        let _ = bounded(said).await;
+    }
+    assert_eq!(get(server.admin(), "/healthz").await.code, 200);
+}

@@ -1,0 +1,149 @@
+//! The flag for administrators, as the program takes it.
+
+use std::{path::Path, process::Stdio};
+
+use rustix::process::Signal;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines},
+    net::UnixStream,
+    process::{Child, ChildStdout},
+};
+
+use super::{ask_on, get, metrics};
+use crate::{
+    program::{assert_refuses, server},
+    support::{bounded, kill},
+};
+
+/// The program, and what it says.
+struct Told {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Told {
+    fn start(root: &Path, flags: &[&str], variable: Option<&str>) -> Self {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_server"));
+        command
+            .args(["--listen", "127.0.0.1:0", "--root"])
+            .arg(root)
+            .args(flags)
+            .envs(variable.map(|value| ("MUXS_ADMIN_LISTEN", value)))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, lines }
+    }
+
+    async fn line(&mut self) -> Option<String> {
+        bounded(self.lines.next_line()).await.unwrap()
+    }
+
+    /// Where it tells administrators, as it says behind where it serves.
+    async fn admin(&mut self) -> String {
+        let first = self.line().await.unwrap();
+        assert!(first.starts_with("muxs listening on http"), "{first}");
+        let second = self.line().await.unwrap();
+        let admin = second.strip_prefix("muxs admin on ");
+        admin.unwrap_or_else(|| panic!("{second}")).to_owned()
+    }
+
+    /// Stops it, and returns what it logged. It says no more.
+    async fn stopped(mut self) -> String {
+        kill(Signal::TERM, self.child.id().unwrap());
+        assert_eq!(self.line().await, None);
+        let mut log = String::new();
+        let mut errors = self.child.stderr.take().unwrap();
+        bounded(errors.read_to_string(&mut log)).await.unwrap();
+        assert!(bounded(self.child.wait()).await.unwrap().success(), "{log}");
+        log
+    }
+}
+
+#[tokio::test]
+async fn a_port_alone_is_one_of_this_machine() {
+    let root = tempfile::tempdir().unwrap();
+    for (flags, variable) in [
+        (&["--admin-listen", "0"][..], None),
+        (&["--admin-listen", ":0"], None),
+        (&["--admin-listen", "127.0.0.1:0"], None),
+        (&[], Some(":0")),
+    ] {
+        let mut told = Told::start(root.path(), flags, variable);
+        let admin = told.admin().await;
+        let address = admin.strip_prefix("http://127.0.0.1:").unwrap();
+        let port: u16 = address.parse().unwrap();
+        let scrape = metrics(([127, 0, 0, 1], port).into()).await;
+        assert_eq!(scrape.value("muxs_connections"), 0.0);
+        let log = told.stopped().await;
+        assert!(!log.contains("WARN"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_others_reach_is_taken_as_written_with_a_warning() {
+    let root = tempfile::tempdir().unwrap();
+    let mut told = Told::start(root.path(), &["--admin-listen", "0.0.0.0:0"], None);
+    let admin = told.admin().await;
+    assert!(admin.starts_with("http://0.0.0.0:"), "{admin}");
+    let log = told.stopped().await;
+    assert!(
+        log.contains("WARN") && log.contains("whoever reaches"),
+        "{log}"
+    );
+}
+
+/// It is never encrypted, whatever calls are.
+#[tokio::test]
+async fn administration_is_not_encrypted() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("admin.sock");
+    let unix = format!("unix:{}", socket.display());
+    let flags = ["--tls-self-signed", "--admin-listen", "0"];
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_server"));
+    command
+        .args(["--listen", "127.0.0.1:0"])
+        .args(flags)
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut told = Told { child, lines };
+    let admin = told.admin().await;
+    let address = admin.strip_prefix("http://").unwrap().parse().unwrap();
+    assert_eq!(get(address, "/readyz").await.code, 200);
+    told.stopped().await;
+
+    let root = folder.path().join("root");
+    let mut told = Told::start(&root, &["--admin-listen", &unix], None);
+    assert_eq!(told.admin().await, unix);
+    let stream = UnixStream::connect(&socket).await.unwrap();
+    assert_eq!(ask_on(stream, "GET", "/healthz").await.code, 200);
+    told.stopped().await;
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn there_is_none_unless_it_is_asked_for() {
+    let root = tempfile::tempdir().unwrap();
+    let mut told = Told::start(root.path(), &[], None);
+    let first = told.line().await.unwrap();
+    assert!(first.starts_with("muxs listening on "), "{first}");
+    told.stopped().await;
+}
+
+#[test]
+fn an_address_that_is_none_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    assert_refuses(
+        server()
+            .args(["--listen", "127.0.0.1:0", "--admin-listen", "nowhere"])
+            .arg("--root")
+            .arg(root.path()),
+        "cannot listen on nowhere: invalid socket address",
+    );
+}
