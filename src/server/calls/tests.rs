@@ -132,6 +132,7 @@ struct Pipe {
     client: client::SendRequest<Bytes>,
     handlers: Stubborn,
     calls: TaskTracker,
+    served: Arc<Calls>,
 }
 
 impl Pipe {
@@ -150,16 +151,22 @@ impl Pipe {
         let (near, far) = tokio::io::duplex(1 << 20);
         let calls = TaskTracker::new();
         let running = calls.clone();
-        let served = Arc::new(Calls::new(
-            Routes::default().with(GreeterServer::new(handlers.clone())),
-            Methods::new(&[pb::FILE_DESCRIPTOR_SET], &notes),
-            Room::new(limits.max_calls),
-            Arc::new(limits),
-        ));
+        let methods = Methods::new(&[pb::FILE_DESCRIPTOR_SET], &notes);
+        let meters = Meters::new(methods.all().len(), Arc::default());
+        let served = Arc::new(Calls {
+            meters: Some(Arc::new(meters)),
+            ..Calls::new(
+                Routes::default().with(GreeterServer::new(handlers.clone())),
+                methods,
+                Room::new(limits.max_calls),
+                Arc::new(limits),
+            )
+        });
+        let calling = Arc::clone(&served);
         tokio::spawn(async move {
             let mut connection = h2::server::handshake(far).await.unwrap();
             while let Some(Ok((request, respond))) = connection.accept().await {
-                if let Some(call) = served.begin(request, respond) {
+                if let Some(call) = calling.begin(request, respond) {
                     running.spawn(call);
                 }
             }
@@ -172,6 +179,7 @@ impl Pipe {
             client,
             handlers,
             calls,
+            served,
         }
     }
 
@@ -198,6 +206,13 @@ impl Pipe {
     async fn ended(&self) {
         self.calls.close();
         self.calls.wait().await;
+    }
+
+    /// How often calls of a method have ended so, as it was counted.
+    fn ended_with(&self, path: &str, code: Code) -> u64 {
+        let meters = self.served.meters.as_ref().unwrap();
+        let number = self.served.methods.number(path);
+        meters.of(number).handled[code as usize].value()
     }
 
     fn held(&self) -> usize {
@@ -312,6 +327,8 @@ async fn a_client_that_does_not_read_cannot_keep_what_a_call_held_beyond_its_dea
     assert_eq!(pipe.held(), 1);
     pipe.ended().await;
     assert_eq!(pipe.held(), 0);
+    assert_eq!(pipe.ended_with(LOTS_OF_REPLIES, Code::DeadlineExceeded), 1);
+    assert_eq!(pipe.ended_with(LOTS_OF_REPLIES, Code::Cancelled), 0);
     let reset = call.ended().await.unwrap_err();
     assert_eq!(reset.reason(), Some(Reason::CANCEL));
 }
@@ -418,6 +435,8 @@ async fn a_panic_ends_its_own_call_and_no_other() {
     assert_eq!(ended.bytes.len(), 5 + 7, "the reply before it");
 
     assert_eq!(pipe.held(), 1, "only the other");
+    assert_eq!(pipe.ended_with(SQUARE, Code::Internal), 1);
+    assert_eq!(pipe.ended_with(LOTS_OF_REPLIES, Code::Internal), 1);
     other.say(&hello("you"));
     other.close();
     let ended = other.ended().await.unwrap();
