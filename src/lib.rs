@@ -12,10 +12,9 @@
 //! * [`client`]: transfers files to and from a server, and continues what was interrupted. It knows
 //!   of the contract only, and where tokens come from.
 //! * `greeter`: the greeter, private: there is nothing to configure.
-//! * `issuer`: what an authorization server says over HTTP, for the server and the client.
 //! * `failure`: how every failure looks on the wire.
 //! * `codec`: how messages travel.
-//! * `issuer`: what an authorization server says of itself over HTTP.
+//! * `issuer`: what an authorization server says over HTTP, for the server and the client.
 //! * `count`: a number of things that happened.
 //! * [`checksum`]: CRC-32C, the checksum of chunks and files.
 //!

@@ -17,7 +17,7 @@ use muxs::{client, pb::greeter_client::GreeterClient};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::UnixDatagram,
 };
 
@@ -253,6 +253,34 @@ async fn sockets_that_are_handed_over_are_served_in_place_of_listen() {
     // They are the service manager's, and wait for the next server.
     std::net::TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
     UnixStream::connect(&path).unwrap();
+}
+
+#[tokio::test]
+async fn a_socket_called_admin_is_for_administrators() {
+    let folder = tempfile::tempdir().unwrap();
+    let [calls, admin] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses = [&calls, &admin].map(|socket| socket.local_addr().unwrap());
+    let sockets = [calls, admin].map(|socket| OwnedFd::from(socket).into());
+    let mut command = activated(folder.path(), sockets);
+    command.env("LISTEN_FDNAMES", "calls:admin");
+    let mut child = tokio::process::Command::from(command)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let [listening, administered] = addresses.map(|address| (address, format!("http://{address}")));
+    let line = bounded(lines.next_line()).await.unwrap().unwrap();
+    assert!(line.starts_with(&format!("muxs listening on {},", listening.1)));
+    let line = bounded(lines.next_line()).await.unwrap().unwrap();
+    assert_eq!(line, format!("muxs admin on {}", administered.1));
+    let mut client = tokio::net::TcpStream::connect(administered.0)
+        .await
+        .unwrap();
+    let request = b"GET /healthz HTTP/1.1\r\nhost: muxs\r\nconnection: close\r\n\r\n";
+    client.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    bounded(client.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
 }
 
 /// Such as the connections of a unit with `Accept=yes`.

@@ -66,14 +66,9 @@ async fn serve_until_stopped(args: Args, passed: Vec<Passed>) -> anyhow::Result<
     // At the limit for the size of a file, a write sends this signal. Unhandled, it would end the
     // process; handled, even like this, the write fails as on a full disk.
     let _file_too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
-    let mut listeners = match passed.is_empty() {
-        true => bind(&args.listen).await?,
-        false => passed
-            .into_iter()
-            .map(listen_on)
-            .collect::<Result<_, _>>()?,
-    };
-    let admin = bind(args.admin_listen.as_slice()).await?;
+    let (admin, calls): (Vec<_>, Vec<_>) = passed.into_iter().partition(Passed::is_for_admin);
+    let mut listeners = listen(calls, &args.listen).await?;
+    let admin = listen(admin, args.admin_listen.as_slice()).await?;
     let addresses = listeners.iter().map(Listener::address);
     let addresses: Vec<_> = addresses.collect::<io::Result<_>>()?;
     let tls = match args.tls.tls_self_signed {
@@ -136,6 +131,14 @@ async fn serving_until(
         () = reload_at_hangup(hangup, tls, &serving) => {}
     }
     systemd::stopping(grace);
+}
+
+/// Listens on what was handed over, or else on addresses.
+async fn listen(passed: Vec<Passed>, addresses: &[String]) -> anyhow::Result<Vec<Listener>> {
+    match passed.is_empty() {
+        true => bind(addresses).await,
+        false => passed.into_iter().map(listen_on).collect(),
+    }
 }
 
 async fn bind(addresses: &[String]) -> anyhow::Result<Vec<Listener>> {

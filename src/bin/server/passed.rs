@@ -8,6 +8,9 @@ use listenfd::ListenFd;
 use muxs::server::Listener;
 use rustix::net::sockopt::socket_acceptconn;
 
+/// What the service manager calls the socket for administrators.
+const ADMIN: &str = "admin";
+
 /// A socket that was handed over.
 pub(crate) struct Passed {
     /// By which the service manager calls it (`FileDescriptorName=`): that of its unit, unless told
@@ -39,6 +42,11 @@ pub(crate) fn take_over() -> anyhow::Result<Vec<Passed>> {
 }
 
 impl Passed {
+    /// Whether it is in place of `--admin-listen`.
+    pub(crate) fn is_for_admin(&self) -> bool {
+        self.name == ADMIN
+    }
+
     fn take(descriptors: &mut ListenFd, index: usize, name: &str) -> anyhow::Result<Self> {
         let name = match name {
             "" => "unknown",
