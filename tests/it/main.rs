@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod attacks;
+mod auth;
 mod client;
 mod compression;
 mod downloads;

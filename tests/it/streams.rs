@@ -30,11 +30,31 @@ impl Upload {
 
     /// The same, with a deadline that only the server keeps.
     pub(crate) async fn begin_within(files: &mut Files, timeout: Option<Duration>) -> Self {
+        let adjust = |request: &mut Request<_>| {
+            if let Some(timeout) = timeout {
+                request.set_timeout(timeout);
+            }
+        };
+        Self::begin_with(files, adjust).await
+    }
+
+    /// The same with an access token.
+    pub(crate) async fn begin_as(files: &mut Files, token: &str) -> Self {
+        let authorization = format!("Bearer {token}").parse().unwrap();
+        let adjust = |request: &mut Request<_>| {
+            let metadata = request.metadata_mut();
+            metadata.insert("authorization", authorization);
+        };
+        Self::begin_with(files, adjust).await
+    }
+
+    async fn begin_with(
+        files: &mut Files,
+        adjust: impl FnOnce(&mut Request<ReceiverStream<WriteStreamRequest>>),
+    ) -> Self {
         let (steps, outgoing) = mpsc::channel(8);
         let mut request = Request::new(ReceiverStream::new(outgoing));
-        if let Some(timeout) = timeout {
-            request.set_timeout(timeout);
-        }
+        adjust(&mut request);
         let answers = bounded(files.write_stream(request)).await;
         Self {
             steps: Some(steps),
@@ -45,6 +65,13 @@ impl Upload {
     /// A stream that begins like a client does.
     pub(crate) async fn open(files: &mut Files, open: OpenUpload) -> Self {
         let mut upload = Self::begin(files).await;
+        upload.send(Step::Open(open)).await;
+        upload
+    }
+
+    /// The same as [`Upload::open`], with an access token.
+    pub(crate) async fn open_as(files: &mut Files, token: &str, open: OpenUpload) -> Self {
+        let mut upload = Self::begin_as(files, token).await;
         upload.send(Step::Open(open)).await;
         upload
     }

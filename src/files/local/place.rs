@@ -51,9 +51,15 @@ impl Place {
         if !missing.is_empty() {
             return whole.locate(path.as_str().as_ref());
         }
+        // Where links lead it back to the root, the server's own folder is in it.
+        let identity = |folder: &Dir| {
+            let found = folder.dir_metadata();
+            let found = found.map_err(|error| Error::io("look at the folder", error))?;
+            Ok::<_, Error>((found.dev(), found.ino()))
+        };
         let below = Bounds {
             folder: &opened,
-            is_root: false,
+            is_root: identity(&opened)? == identity(root)?,
         };
         below.locate(rest).map_err(|error| match error {
             Error::OutsideRoot => Error::OutsideFolder,

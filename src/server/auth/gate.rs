@@ -29,7 +29,6 @@ pub(in crate::server) struct Gate {
 }
 
 /// What has been seen of keys and tokens.
-#[derive(Default)]
 struct Seen {
     current: Current,
     /// By the digest of a token, which is of no use to who reads it here.
@@ -41,10 +40,23 @@ struct Seen {
 pub(in crate::server) enum Denied {
     /// Its token is no good.
     Token(Flaw),
+    /// Its token is signed by who is not among the keys, which had been read so often.
+    UnknownKey(u64),
     /// Its token is good for other things.
     Scope(Scope),
     /// There is nothing to check a token with.
     NoKeys,
+}
+
+impl Denied {
+    /// What is wrong with the token, if that is it.
+    pub(in crate::server) fn flaw(&self) -> Option<Flaw> {
+        match self {
+            Self::Token(flaw) => Some(*flaw),
+            Self::UnknownKey(_) => Some(Flaw::UnknownKey),
+            Self::Scope(_) | Self::NoKeys => None,
+        }
+    }
 }
 
 impl fmt::Debug for Gate {
@@ -58,7 +70,11 @@ impl Gate {
         Self {
             expected: Arc::clone(&auth.expected),
             keys: auth.keys.clone(),
-            seen: Mutex::default(),
+            // Those of a file have been read already.
+            seen: Mutex::new(Seen {
+                current: auth.keys.current(),
+                good: HashMap::new(),
+            }),
         }
     }
 
@@ -91,7 +107,7 @@ impl Gate {
         denied: &Denied,
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
         match denied {
-            Denied::Token(Flaw::UnknownKey) => self.keys.ask(),
+            Denied::UnknownKey(number) => self.keys.ask(*number),
             _ => None,
         }
     }
@@ -99,7 +115,7 @@ impl Gate {
     fn caller(&self, token: &str) -> Result<Arc<Caller>, Denied> {
         let digest: [u8; 32] = Sha256::digest(token).into();
         let now = Instant::now();
-        let keys = {
+        let (number, keys) = {
             let mut seen = self.seen();
             if seen.current.number != self.keys.number() {
                 // A key may be gone.
@@ -115,10 +131,13 @@ impl Gate {
             {
                 return Ok(Arc::clone(caller));
             }
-            known.keys
+            (seen.current.number, known.keys)
         };
         let caller = self.expected.check(token, &keys);
-        let caller = Arc::new(caller.map_err(Denied::Token)?);
+        let caller = Arc::new(caller.map_err(|flaw| match flaw {
+            Flaw::UnknownKey => Denied::UnknownKey(number),
+            flaw => Denied::Token(flaw),
+        })?);
         let mut seen = self.seen();
         if seen.good.len() == REMEMBERED {
             // Rarely: all that are still used are soon there again.

@@ -88,6 +88,9 @@ pub enum AuthError {
     /// No algorithm is left.
     #[error("no algorithm is allowed")]
     NoAlgorithm,
+    /// Without it, tokens that say nothing would be good.
+    #[error("the {0} is empty")]
+    Empty(&'static str),
     /// A name of a scope is empty, or would be several.
     #[error("{0:?} is not the name of a scope")]
     Scope(String),
@@ -171,9 +174,20 @@ impl Auth {
         if algorithms.is_empty() {
             return Err(AuthError::NoAlgorithm);
         }
+        for (name, text) in [
+            ("issuer", &settings.issuer),
+            ("audience", &settings.audience),
+        ] {
+            if text.is_empty() {
+                return Err(AuthError::Empty(name));
+            }
+        }
         let names = &settings.scopes;
         for name in [&names.greeter, &names.read, &names.write] {
-            if name.is_empty() || name.contains(|c: char| !c.is_ascii_graphic() || c == '"') {
+            // RFC 6749 3.3.
+            if name.is_empty()
+                || name.contains(|c: char| !c.is_ascii_graphic() || "\"\\".contains(c))
+            {
                 return Err(AuthError::Scope(name.clone()));
             }
         }

@@ -27,6 +27,12 @@ const ASKED_AGAIN: Duration = Duration::from_secs(30);
 /// How long a call waits for keys that are being read.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How many calls wait so at a time, where all may be of somebody who makes up keys.
+const WAITING: usize = 1024;
+
+/// The keys are read no more often than this, whatever was asked for.
+const SHORTEST_REFRESH: Duration = Duration::from_millis(100);
+
 /// When to try again what failed: soon, and then less often.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LAST_RETRY: Duration = Duration::from_secs(30);
@@ -117,7 +123,11 @@ impl Keys {
         Ok(Self(Arc::new(Shared {
             source,
             algorithms,
-            refresh: settings.refresh,
+            // Else they would be too old again and again, with an issuer that answers.
+            refresh: settings
+                .refresh
+                .min(settings.keys_max_age / 2)
+                .max(SHORTEST_REFRESH),
             max_age: settings.keys_max_age,
             http: Http::default(),
             current,
@@ -145,14 +155,15 @@ impl Keys {
             .is_some_and(|known| Instant::now() < known.until)
     }
 
-    /// Has the keys read again for a token with a key that is not known, unless that was so a
-    /// moment ago. Gives what completes when they have been.
-    pub(super) fn ask(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+    /// Has the keys read again for a token with a key that was not known when they had been read
+    /// `number` times, unless that was so a moment ago, or too many wait. Gives what completes when they have been.
+    pub(super) fn ask(&self, number: u64) -> Option<impl Future<Output = ()> + Send + use<>> {
         let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = self.number();
-        let before = match &*asked {
+        match &*asked {
+            // They have been read since.
+            _ if number != self.number() => {}
             // That they are being read for another is as good.
-            Some(last) if last.number == number => number,
+            Some(last) if last.number == number => {}
             Some(last) if last.at.elapsed() < ASKED_AGAIN => return None,
             _ => {
                 *asked = Some(Asked {
@@ -160,12 +171,14 @@ impl Keys {
                     number,
                 });
                 self.0.wanted.notify_one();
-                number
             }
-        };
+        }
+        if self.0.current.receiver_count() >= WAITING {
+            return None;
+        }
         let mut current = self.0.current.subscribe();
         Some(async move {
-            let read = current.wait_for(|current| current.number != before);
+            let read = current.wait_for(|current| current.number != number);
             let _ = timeout(PATIENCE, read).await;
         })
     }
@@ -258,4 +271,54 @@ fn known(keys: KeySet, max_age: Duration) -> Known {
 fn retry(failed: u32) -> Duration {
     let doubled = 1_u32.checked_shl(failed - 1).unwrap_or(u32::MAX);
     FIRST_RETRY.saturating_mul(doubled).min(LAST_RETRY)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    /// Keys of an issuer that nobody asks for them.
+    fn keys() -> Keys {
+        let mut settings = AuthSettings::new("https://issuer.example", "audience");
+        settings.keys = KeySource::Url("http://127.0.0.1:1/keys".to_owned());
+        Keys::new(&settings, vec![Algorithm::ES256]).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_looked_before_the_keys_were_read_looks_again_at_once() {
+        let keys = keys();
+        let first = keys.ask(0).unwrap();
+        assert_eq!(first.now_or_never(), None);
+        let asked = keys.ask(0).unwrap();
+        keys.read(&mut 0).await;
+        assert_eq!(asked.now_or_never(), Some(()));
+        // It had looked, but not yet asked.
+        let late = keys.ask(0).unwrap();
+        assert_eq!(late.now_or_never(), Some(()));
+        assert!(keys.ask(1).is_none());
+        tokio::time::advance(ASKED_AGAIN).await;
+        let again = keys.ask(1).unwrap();
+        assert_eq!(again.now_or_never(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_does_not_wait_for_ever_and_not_with_too_many() {
+        let keys = keys();
+        let waiting: Vec<_> = (0..WAITING).filter_map(|_| keys.ask(0)).collect();
+        assert_eq!(waiting.len(), WAITING);
+        assert!(keys.ask(0).is_none());
+        let begin = Instant::now();
+        futures::future::join_all(waiting).await;
+        assert_eq!(begin.elapsed(), PATIENCE);
+        assert!(keys.ask(0).is_some());
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_soon_and_then_less_often() {
+        let pauses: Vec<_> = [1, 2, 3, 6, 32, 33, u32::MAX].map(retry).to_vec();
+        let seconds = [1, 2, 4, 30, 30, 30, 30].map(Duration::from_secs);
+        assert_eq!(pauses, seconds);
+    }
 }

@@ -1,12 +1,16 @@
 //! What a token says, and whether that holds.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use jsonwebtoken::{Algorithm, Header, Validation, decode, decode_header};
-use serde::Deserialize;
+use serde::{
+    Deserialize,
+    de::{Error as _, MapAccess, Visitor},
+};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
@@ -63,6 +67,10 @@ pub(in crate::server) enum Flaw {
     Claims,
 }
 
+/// All that a token says, each thing once: which of two holds would be for the reader to choose.
+struct Said(Map<String, Value>);
+
+/// What of it is the same in all tokens.
 #[derive(Deserialize)]
 struct Claims {
     iss: String,
@@ -75,8 +83,6 @@ struct Claims {
     nbf: Option<f64>,
     #[serde(default)]
     scope: String,
-    #[serde(flatten)]
-    others: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -116,7 +122,7 @@ impl Expected {
         let validation = self.validation(header.alg);
         let mut flaw = Flaw::Algorithm;
         for key in keys.candidates(id, header.alg) {
-            match decode::<Claims>(token, key, &validation) {
+            match decode::<Said>(token, key, &validation) {
                 Ok(token) => return self.caller(token.claims, SystemTime::now()),
                 Err(error) => flaw = error.into_kind().into(),
             }
@@ -134,8 +140,10 @@ impl Expected {
             return Err(Flaw::Malformed);
         }
         let header = decode_header(token).map_err(|_| Flaw::Malformed)?;
-        // What it says is critical is not understood here, whatever it is.
-        if header.crit.is_some() {
+        // What it says is critical is not understood here, whatever it is; nor are claims that are
+        // compressed, encrypted, or signed as they are.
+        let differs = header.zip.is_some() || header.enc.is_some();
+        if differs || header.crit.is_some() || header.extras.inner().contains_key("b64") {
             return Err(Flaw::Malformed);
         }
         // RFC 9068 4: with or without the prefix of a media type, in upper or lower case.
@@ -159,7 +167,9 @@ impl Expected {
 
     /// What the library leaves open: the types of the claims, `iat`, and what exactly is over at
     /// the edge of the leeway.
-    fn caller(&self, claims: Claims, now: SystemTime) -> Result<Caller, Flaw> {
+    fn caller(&self, said: Said, now: SystemTime) -> Result<Caller, Flaw> {
+        let folder = self.folder(&said)?;
+        let claims = Claims::deserialize(Value::Object(said.0)).map_err(|_| Flaw::Claims)?;
         let now = now.duration_since(SystemTime::UNIX_EPOCH);
         let now = now.map_err(|_| Flaw::NotYet)?.as_secs_f64();
         let leeway = LEEWAY.as_secs_f64();
@@ -192,7 +202,7 @@ impl Expected {
             scopes: self.scopes(&claims.scope),
             files: files::Caller {
                 owner: Some(claims.sub.clone()),
-                folder: self.folder(&claims)?,
+                folder,
             },
             subject: claims.sub.into(),
             until: super::super::wait::after(rest),
@@ -205,9 +215,9 @@ impl Expected {
     }
 
     /// The folder that the caller is restricted to. What is no folder restricts to nothing.
-    fn folder(&self, claims: &Claims) -> Result<Option<files::FilePath>, Flaw> {
+    fn folder(&self, said: &Said) -> Result<Option<files::FilePath>, Flaw> {
         let claim = self.folder_claim.as_ref();
-        match claim.and_then(|claim| claims.others.get(claim)) {
+        match claim.and_then(|claim| said.0.get(claim)) {
             None => Ok(None),
             Some(Value::String(folder)) => {
                 files::folder(folder).map(Some).map_err(|_| Flaw::Claims)
@@ -236,6 +246,32 @@ impl From<jsonwebtoken::errors::ErrorKind> for Flaw {
             ErrorKind::Base64(_) | ErrorKind::InvalidToken => Self::Malformed,
             _ => Self::Claims,
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Said {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EachOnce)
+    }
+}
+
+struct EachOnce;
+
+impl<'de> Visitor<'de> for EachOnce {
+    type Value = Said;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("claims")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut claims: A) -> Result<Said, A::Error> {
+        let mut said = Map::new();
+        while let Some((name, value)) = claims.next_entry()? {
+            if said.insert(name, value).is_some() {
+                return Err(A::Error::custom("a claim is there twice"));
+            }
+        }
+        Ok(Said(said))
     }
 }
 

@@ -7,10 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{
-    FutureExt,
-    future::{BoxFuture, Either, select},
-};
+use futures::{FutureExt, future::BoxFuture};
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
 use tokio::time::Instant;
@@ -26,7 +23,7 @@ use super::{
     timeout,
 };
 use crate::server::{
-    auth::{Caller, Denied},
+    auth::Caller,
     config::Limits,
     metrics::Limit,
     wait::{Wait, after},
@@ -53,6 +50,7 @@ pub(super) struct Arrival {
 }
 
 /// When a call has to be over, by the word of its client or of the server.
+#[derive(Clone, Copy)]
 struct Deadline {
     time: Instant,
     /// The server's, if it is that.
@@ -101,13 +99,21 @@ impl Arrival {
         }
     }
 
-    /// The same once the keys have been read again.
+    /// The same once the keys have been read again, for which neither the client nor its deadline
+    /// waits.
     async fn wait(mut self, keys: BoxFuture<'static, ()>) {
-        let gone = poll_fn(|cx| self.respond.poll_reset(cx));
-        if let Either::Right(_) = select(keys, gone).await {
-            return;
-        }
-        let admitted = self.admit();
+        let until = self.until.as_ref().ok().copied().flatten();
+        let mut ending = ending(until, None);
+        let admitted = tokio::select! {
+            () = keys => self.admit(),
+            () = poll_fn(|cx| ending.time.poll(cx)) => {
+                if let Some(limit) = ending.limit {
+                    self.record.refused(limit);
+                }
+                Err((ending.why)().into())
+            }
+            _ = poll_fn(|cx| self.respond.poll_reset(cx)) => return,
+        };
         if let Some(call) = self.settle(admitted) {
             call.await;
         }
@@ -194,9 +200,7 @@ impl Arrival {
         let record = &mut self.record;
         let access = self.calls.methods.method(self.method).access;
         gate.admit(&self.head.headers, access).map_err(|denied| {
-            if let Denied::Token(flaw) = denied {
-                record.has_flaw(flaw);
-            }
+            record.has_flaw(denied.flaw());
             match gate.ask(&denied) {
                 Some(keys) => Refused::Yet(keys.boxed()),
                 None => Refused::Grpc(refusal::denied(&denied, gate)),

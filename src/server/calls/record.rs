@@ -109,9 +109,9 @@ impl Record {
         self.flaw = None;
     }
 
-    /// Notes what is wrong with the token of who calls.
-    pub(super) fn has_flaw(&mut self, flaw: Flaw) {
-        self.flaw = Some(flaw);
+    /// Notes what is wrong with the token of who calls, if that is it.
+    pub(super) fn has_flaw(&mut self, flaw: Option<Flaw>) {
+        self.flaw = flaw;
     }
 
     /// In which the work on the call is done.

@@ -23,7 +23,7 @@ pub(super) fn busy() -> Status {
 /// Why a call is not let in.
 pub(super) fn denied(denied: &Denied, gate: &Gate) -> Status {
     match denied {
-        Denied::Token(_) => unauthenticated(),
+        Denied::Token(_) | Denied::UnknownKey(_) => unauthenticated(),
         Denied::Scope(scope) => insufficient_scope(gate.name(*scope)),
         Denied::NoKeys => Cause::new(Code::Unavailable, "AUTH_UNAVAILABLE")
             .retry_status(RETRY_AFTER, "tokens cannot be checked at the moment"),

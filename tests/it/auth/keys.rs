@@ -1,0 +1,462 @@
+//! Keys come and go, and the issuer may be away for a while.
+
+use std::{slice, time::Duration};
+
+use http::HeaderMap;
+use jsonwebtoken::Algorithm::ES256;
+use muxs::server::AuthSettings;
+use serde_json::json;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::{
+    Caller, KeyFile, SAY_HELLO, checks, code,
+    issuer::{Issuer, Mood},
+    jwks, reason,
+    signing::{Key, Token},
+    value,
+};
+use crate::support::{TestServer, bounded};
+
+/// Often enough for a test.
+const OFTEN: Duration = Duration::from_millis(100);
+
+fn key(id: &str) -> Key {
+    Key::new(id, ES256)
+}
+
+fn signed_by(key: &Key) -> String {
+    Token::of(key).signed(key)
+}
+
+/// One more of the same key, which has not been seen before.
+fn another_by(key: &Key, number: usize) -> String {
+    let token = Token::of(key).claim("jti", &json!(number.to_string()).to_string());
+    token.signed(key)
+}
+
+fn often(settings: AuthSettings) -> AuthSettings {
+    AuthSettings {
+        refresh: OFTEN,
+        ..settings
+    }
+}
+
+async fn answer(server: &TestServer, token: &str) -> HeaderMap {
+    let mut caller = Caller::connect(server).await;
+    caller.silent(SAY_HELLO, &[value(token)]).await
+}
+
+async fn greets(server: &TestServer, token: &str) -> Code {
+    Caller::connect(server).await.greets_with(token).await
+}
+
+/// Waits until a token is good, which is so as soon as the keys have been read; until then there
+/// are none.
+async fn comes_good(server: &TestServer, token: &str) {
+    becomes(server, token, Code::Unavailable, Code::Ok).await;
+}
+
+/// Waits for another answer.
+async fn becomes(server: &TestServer, token: &str, from: Code, to: Code) {
+    let mut caller = Caller::connect(server).await;
+    bounded(async {
+        loop {
+            let code = caller.greets_with(token).await;
+            if code == to {
+                return;
+            }
+            assert_eq!(code, from);
+        }
+    })
+    .await;
+}
+
+#[track_caller]
+fn assert_no_keys(headers: &HeaderMap) {
+    assert_eq!(code(headers), Code::Unavailable, "{headers:?}");
+    assert_eq!(reason(headers), "AUTH_UNAVAILABLE");
+    let status = Status::from_header_map(headers).unwrap();
+    let retry = status.get_details_retry_info().unwrap().retry_delay;
+    assert_eq!(retry, Some(Duration::from_secs(1)));
+    assert!(headers.get("www-authenticate").is_none());
+}
+
+#[tokio::test]
+async fn a_new_key_is_known_to_the_first_call_that_needs_it() {
+    let (old, new) = (key("old"), key("new"));
+    let issuer = Issuer::start(Mood::has(&[old.jwk()])).await;
+    let server = TestServer::start_with(checks(issuer.settings()));
+    comes_good(&server, &signed_by(&old)).await;
+    assert_eq!(issuer.asked(), 1);
+
+    issuer.becomes(Mood::has(&[old.jwk(), new.jwk()]));
+    assert_eq!(greets(&server, &signed_by(&new)).await, Code::Ok);
+    assert_eq!(greets(&server, &signed_by(&old)).await, Code::Ok);
+    assert_eq!(issuer.asked(), 2);
+
+    // Whoever makes up keys does not make the server ask for each of them.
+    let mut caller = Caller::connect(&server).await;
+    for number in 0..50 {
+        let made_up = key(&format!("made-up-{number}"));
+        let code = caller.greets_with(&signed_by(&made_up)).await;
+        assert_eq!(code, Code::Unauthenticated);
+    }
+    assert_eq!(issuer.asked(), 2);
+    assert_eq!(caller.greets_with(&signed_by(&new)).await, Code::Ok);
+}
+
+#[tokio::test]
+async fn a_new_key_in_the_file_is_known_to_the_first_call_that_needs_it() {
+    let (old, new) = (key("old"), key("new"));
+    let file = KeyFile::new(&[old.jwk()]);
+    let server = TestServer::start_with(checks(file.settings()));
+    assert_eq!(greets(&server, &signed_by(&old)).await, Code::Ok);
+    file.replace(&jwks(&[new.jwk()]));
+    assert_eq!(greets(&server, &signed_by(&old)).await, Code::Ok);
+    assert_eq!(greets(&server, &signed_by(&new)).await, Code::Ok);
+    // The old one is gone with that, also for a token that was good a moment ago.
+    assert_eq!(
+        greets(&server, &signed_by(&old)).await,
+        Code::Unauthenticated
+    );
+}
+
+#[tokio::test]
+async fn calls_wait_together_for_keys_that_are_being_read() {
+    let (old, new) = (key("old"), key("new"));
+    let mut issuer = Issuer::start(Mood::has(&[old.jwk()])).await;
+    let server = TestServer::start_with(checks(issuer.settings()));
+    comes_good(&server, &signed_by(&old)).await;
+    issuer.becomes(Mood::Waits);
+    let tokens: Vec<_> = (0..20).map(|number| another_by(&new, number)).collect();
+    let calls = tokens.iter().map(|token| greets(&server, token));
+    let calls = futures::future::join_all(calls);
+    let answers = async {
+        issuer.asked_for(2).await;
+        // Those who need nothing new do not wait.
+        assert_eq!(greets(&server, &signed_by(&old)).await, Code::Ok);
+        issuer.becomes(Mood::has(&[old.jwk(), new.jwk()]));
+    };
+    let (codes, ()) = tokio::join!(calls, answers);
+    assert_eq!(codes, [Code::Ok; 20]);
+    assert_eq!(issuer.asked(), 2);
+}
+
+/// Some of them have seen the old keys, and ask when the new ones are there.
+#[tokio::test]
+async fn no_call_misses_keys_that_came_while_it_looked() {
+    let old = key("old");
+    for round in 0..20 {
+        let new = key("new");
+        let issuer = Issuer::start(Mood::has(&[old.jwk()])).await;
+        let server = TestServer::start_with(checks(issuer.settings()));
+        comes_good(&server, &signed_by(&old)).await;
+        issuer.becomes(Mood::has(&[old.jwk(), new.jwk()]));
+        let mut callers = Vec::new();
+        for _ in 0..8 {
+            callers.push(Caller::connect(&server).await);
+        }
+        let token = signed_by(&new);
+        let calls = callers.iter_mut().map(|caller| async {
+            let mut codes = Vec::new();
+            for _ in 0..4 {
+                codes.push(caller.greets_with(&token).await);
+            }
+            codes
+        });
+        let codes = futures::future::join_all(calls).await.concat();
+        assert_eq!(codes, [Code::Ok; 32], "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn the_tokens_of_a_key_that_is_gone_are_no_good() {
+    let (kept, gone) = (key("kept"), key("gone"));
+    let mut issuer = Issuer::start(Mood::has(&[kept.jwk(), gone.jwk()])).await;
+    let server = TestServer::start_with(checks(often(issuer.settings())));
+    let token = signed_by(&gone);
+    comes_good(&server, &token).await;
+    // On one connection, and so with one memory of what was good.
+    let mut caller = Caller::connect(&server).await;
+    assert_eq!(caller.greets_with(&token).await, Code::Ok);
+    issuer.becomes(Mood::has(&[kept.jwk()]));
+    issuer.asked_twice_more().await;
+    assert_eq!(caller.greets_with(&token).await, Code::Unauthenticated);
+    let token = signed_by(&kept);
+    assert_eq!(caller.greets_with(&token).await, Code::Ok);
+
+    // Another key of the same name is another key.
+    issuer.becomes(Mood::has(&[kept.double().jwk()]));
+    issuer.asked_twice_more().await;
+    assert_eq!(caller.greets_with(&token).await, Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn the_last_keys_are_believed_in_for_a_while_and_then_no_token_is() {
+    let key = key("key");
+    let mut issuer = Issuer::start(Mood::has(&[key.jwk()])).await;
+    let settings = AuthSettings {
+        keys_max_age: Duration::from_secs(3),
+        ..often(issuer.settings())
+    };
+    let server = TestServer::start_with(checks(settings));
+    let cached = signed_by(&key);
+    comes_good(&server, &cached).await;
+    let mut caller = Caller::connect(&server).await;
+    issuer.becomes(Mood::Down);
+    issuer.asked_twice_more().await;
+    assert_eq!(caller.greets_with(&cached).await, Code::Ok);
+    assert_eq!(greets(&server, &another_by(&key, 2)).await, Code::Ok);
+
+    becomes(&server, &cached, Code::Ok, Code::Unavailable).await;
+    assert_eq!(caller.greets_with(&cached).await, Code::Unavailable);
+    assert_no_keys(&answer(&server, &cached).await);
+    assert_no_keys(&answer(&server, &another_by(&key, 3)).await);
+    assert_no_keys(&answer(&server, "nonsense").await);
+    // Without any token, it would not matter if there were keys.
+    let missing = Caller::connect(&server).await.silent(SAY_HELLO, &[]).await;
+    assert_eq!(code(&missing), Code::Unauthenticated);
+
+    issuer.becomes(Mood::has(&[key.jwk()]));
+    comes_good(&server, &cached).await;
+}
+
+/// They are read again before they are too old, however seldom that was asked for.
+#[tokio::test]
+async fn keys_do_not_get_too_old_where_the_issuer_answers() {
+    let key = key("key");
+    let mut issuer = Issuer::start(Mood::has(&[key.jwk()])).await;
+    let settings = AuthSettings {
+        keys_max_age: Duration::from_secs(2),
+        ..issuer.settings()
+    };
+    let server = TestServer::start_with(checks(settings));
+    let token = signed_by(&key);
+    comes_good(&server, &token).await;
+    let mut caller = Caller::connect(&server).await;
+    let asked = issuer.asked_for(4);
+    let calls = async {
+        loop {
+            assert_eq!(caller.greets_with(&token).await, Code::Ok);
+        }
+    };
+    tokio::select! {
+        () = asked => {}
+        () = calls => {}
+    }
+}
+
+/// A mistake in a flag is no attack on the issuer.
+#[tokio::test]
+async fn keys_are_not_read_without_a_pause() {
+    let key = key("key");
+    let mut issuer = Issuer::start(Mood::has(&[key.jwk()])).await;
+    let settings = AuthSettings {
+        refresh: Duration::ZERO,
+        ..issuer.settings()
+    };
+    let server = TestServer::start_with(checks(settings));
+    comes_good(&server, &signed_by(&key)).await;
+    let begin = std::time::Instant::now();
+    let asked = issuer.asked();
+    issuer.asked_for(asked + 10).await;
+    assert!(
+        begin.elapsed() > Duration::from_millis(500),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_server_starts_while_its_issuer_is_away() {
+    let key = key("key");
+    let issuer = Issuer::start(Mood::Down).await;
+    for settings in [issuer.settings(), issuer.discovery()] {
+        issuer.becomes(Mood::Down);
+        let iss = json!(settings.issuer).to_string();
+        let server = TestServer::start_with(checks(settings));
+        let token = Token::of(&key).claim("iss", &iss).signed(&key);
+        assert_no_keys(&answer(&server, &token).await);
+        let health = "/grpc.health.v1.Health/Check";
+        let mut caller = Caller::connect(&server).await;
+        assert_eq!(
+            code(&caller.call(health, &[], super::EMPTY).await),
+            Code::Ok
+        );
+        let configuration = json!({
+            "issuer": issuer.url(),
+            "jwks_uri": format!("{}/keys", issuer.url()),
+        });
+        issuer.becomes(Mood::discovers(&configuration, &[key.jwk()]));
+        comes_good(&server, &token).await;
+    }
+}
+
+/// Also when it went away at the moment that its keys were wanted.
+#[tokio::test]
+async fn a_new_key_is_known_when_the_issuer_is_back() {
+    let (old, new) = (key("old"), key("new"));
+    let issuer = Issuer::start(Mood::has(&[old.jwk()])).await;
+    let server = TestServer::start_with(checks(issuer.settings()));
+    comes_good(&server, &signed_by(&old)).await;
+    issuer.becomes(Mood::Down);
+    assert_eq!(
+        greets(&server, &signed_by(&new)).await,
+        Code::Unauthenticated
+    );
+    assert_eq!(greets(&server, &signed_by(&old)).await, Code::Ok);
+    issuer.becomes(Mood::has(&[new.jwk()]));
+    becomes(&server, &signed_by(&new), Code::Unauthenticated, Code::Ok).await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_is_not_the_issuers_is_not_believed() {
+    let key = key("key");
+    let mut issuer = Issuer::start(Mood::Down).await;
+    let server = TestServer::start_with(checks(often(issuer.discovery())));
+    let url = issuer.url();
+    let token = Token::of(&key)
+        .claim("iss", &json!(url).to_string())
+        .signed(&key);
+    let keys = format!("{url}/keys");
+    for configuration in [
+        json!({ "issuer": format!("{url}/"), "jwks_uri": keys }),
+        json!({ "issuer": "https://other.example", "jwks_uri": keys }),
+        json!({ "issuer": [url], "jwks_uri": keys }),
+        json!({ "jwks_uri": keys }),
+        json!({ "issuer": url }),
+        json!({ "issuer": url, "jwks_uri": null }),
+        json!({ "issuer": url, "jwks_uri": "/keys" }),
+        json!({ "issuer": url, "jwks_uri": "http://issuer.example/keys" }),
+        json!({ "issuer": url, "jwks_uri": keys.replace("http://", "http://name:secret@") }),
+        json!([]),
+    ] {
+        issuer.becomes(Mood::discovers(&configuration, &[key.jwk()]));
+        issuer.asked_twice_more().await;
+        assert_no_keys(&answer(&server, &token).await);
+    }
+    let good = json!({ "issuer": url, "jwks_uri": keys });
+    issuer.becomes(Mood::discovers(&good, &[key.jwk()]));
+    comes_good(&server, &token).await;
+}
+
+/// What an issuer can say that is no set of keys.
+fn nonsense(key: &Key, elsewhere: &Issuer) -> Vec<Mood> {
+    let good = jwks(&[key.jwk()]);
+    let mut encrypts = key.jwk();
+    encrypts["use"] = json!("enc");
+    let huge = json!({ "keys": [key.jwk()], "x": "x".repeat(2_000_000) });
+    let redirect = format!("location: {}/keys\r\n", elsewhere.url());
+    let torn = Mood::Answers(
+        format!("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n{good}").into_bytes(),
+    );
+    vec![
+        Mood::says(""),
+        Mood::says("x"),
+        Mood::says("<html>"),
+        Mood::says("[]"),
+        Mood::says("{}"),
+        Mood::says(&good[..good.len() - 1]),
+        Mood::says(&key.jwk().to_string()),
+        Mood::has(&[]),
+        Mood::has(&[json!({ "kty": "oct", "kid": "key", "k": "c2VjcmV0" })]),
+        Mood::has(&[encrypts]),
+        Mood::says(&huge.to_string()),
+        Mood::answers("404 Not Found", "", &good),
+        Mood::answers("500 Internal Server Error", "", &good),
+        Mood::answers("203 Non-Authoritative", "", &good),
+        Mood::answers("301 Moved Permanently", &redirect, ""),
+        Mood::answers("307 Temporary Redirect", &redirect, &good),
+        torn,
+        Mood::Answers(b"\0\x01\x02 nothing of HTTP\r\n\r\n".to_vec()),
+        Mood::Answers(Vec::new()),
+        Mood::Down,
+    ]
+}
+
+#[tokio::test]
+async fn what_is_no_set_of_keys_changes_nothing() {
+    let key = key("key");
+    let elsewhere = Issuer::start(Mood::has(&[key.jwk()])).await;
+    let mut issuer = Issuer::start(Mood::Down).await;
+    let server = TestServer::start_with(checks(often(issuer.settings())));
+    let token = signed_by(&key);
+    for mood in nonsense(&key, &elsewhere) {
+        issuer.becomes(mood);
+        issuer.asked_twice_more().await;
+        assert_no_keys(&answer(&server, &token).await);
+    }
+    issuer.becomes(Mood::has(&[key.jwk()]));
+    comes_good(&server, &token).await;
+    for mood in nonsense(&key, &elsewhere) {
+        issuer.becomes(mood);
+        issuer.asked_twice_more().await;
+        assert_eq!(greets(&server, &token).await, Code::Ok);
+    }
+    assert_eq!(elsewhere.asked(), 0, "a redirect was followed");
+}
+
+#[tokio::test]
+async fn a_key_that_is_broken_does_not_keep_out_the_others() {
+    let key = key("key");
+    let mut broken = Key::new("broken", ES256).jwk();
+    broken["x"] = json!("***");
+    let mut off_curve = Key::new("off", ES256).jwk();
+    off_curve["x"] = json!(super::signing::base64(&[1; 32]));
+    let keys = [
+        json!(5),
+        json!({}),
+        json!({ "kty": "XYZ", "kid": "tomorrow" }),
+        json!({ "kty": "AKP", "alg": "ML-DSA-44", "pub": "AAAA" }),
+        json!({ "kty": "RSA", "kid": "rsa", "n": "", "e": "" }),
+        json!({ "kty": "RSA", "kid": "small", "n": "3w", "e": "AQAB" }),
+        json!({ "kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA" }),
+        broken,
+        off_curve,
+        key.jwk(),
+    ];
+    let server = TestServer::start_with(checks(KeyFile::new(&keys).settings()));
+    assert_eq!(greets(&server, &signed_by(&key)).await, Code::Ok);
+    let nameless = Token::of(&key).without_header("kid").signed(&key);
+    assert_eq!(greets(&server, &nameless).await, Code::Ok);
+    for id in ["broken", "off", "rsa", "small", "tomorrow"] {
+        let token = Token::of(&key)
+            .header("kid", &json!(id).to_string())
+            .signed(&key);
+        assert_eq!(greets(&server, &token).await, Code::Unauthenticated, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_does_not_wait_for_keys_beyond_its_deadline_or_its_client() {
+    let (old, new) = (key("old"), key("new"));
+    let mut issuer = Issuer::start(Mood::has(&[old.jwk()])).await;
+    let server = TestServer::start_with(checks(issuer.settings()));
+    comes_good(&server, &signed_by(&old)).await;
+    issuer.becomes(Mood::Waits);
+    let mut caller = Caller::connect(&server).await;
+    let token = value(&signed_by(&new));
+
+    // The one that asks goes away; those that wait with it are not disturbed.
+    let request = caller.request(SAY_HELLO, slice::from_ref(&token));
+    let (leaving, mut stream) = caller.connection.send_request(request, false).unwrap();
+    issuer.asked_for(2).await;
+    let request = caller.request(SAY_HELLO, slice::from_ref(&token));
+    let (staying, _silent) = caller.connection.send_request(request, true).unwrap();
+    stream.send_reset(h2::Reason::CANCEL);
+    drop(leaving);
+
+    let mut request = caller.request(SAY_HELLO, slice::from_ref(&token));
+    let timeout = "100m".parse().unwrap();
+    request.headers_mut().insert("grpc-timeout", timeout);
+    let (late, _silent) = caller.connection.send_request(request, false).unwrap();
+    let late = bounded(late).await.unwrap();
+    assert_eq!(code(late.headers()), Code::DeadlineExceeded);
+    assert_eq!(reason(late.headers()), "DEADLINE");
+
+    issuer.becomes(Mood::has(&[new.jwk()]));
+    let staying = bounded(staying).await.unwrap();
+    assert_ne!(code(staying.headers()), Code::Unauthenticated);
+    assert_eq!(caller.greets(&[token]).await, Code::Ok);
+}

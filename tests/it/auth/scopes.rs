@@ -1,0 +1,614 @@
+//! What a token is good for: which methods, and which files.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use muxs::{
+    pb::{
+        self, AbortUploadRequest, Failure, StatRequest,
+        file_controller_client::FileControllerClient,
+    },
+    server::{AuthSettings, Reflection, ScopeNames},
+};
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use tonic::{Code, Status, transport::Channel};
+
+use super::{
+    ALL_SCOPES, Caller, EMPTY, INVALID_TOKEN, KeyFile, challenge, checks, code, good, reason,
+    signing::rsa, value, with_token,
+};
+use crate::{
+    streams::{Upload, open},
+    support::{TestServer, assert_failure, bounded, file, tree},
+};
+
+const SCOPES: [&str; 3] = ["greeter", "files.read", "files.write"];
+
+/// The claim that restricts to a folder.
+const CLAIM: &str = "folder";
+
+/// What a method is to ask for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Wanted {
+    Nothing,
+    Token,
+    Scope(&'static str),
+}
+
+/// The table. A method that is not in it fails the test.
+fn wanted(path: &str, reflection: Reflection) -> Wanted {
+    use Wanted::{Nothing, Scope, Token};
+    match path {
+        "/muxs.Greeter/SayHello"
+        | "/muxs.Greeter/Square"
+        | "/muxs.Greeter/LotsOfReplies"
+        | "/muxs.Greeter/LotsOfGreetings"
+        | "/muxs.Greeter/BidiHello"
+        | "/helloworld.Greeter/SayHello"
+        | "/helloworld.Greeter/Square" => Scope("greeter"),
+        "/muxs.FileController/Read"
+        | "/muxs.FileController/ReadStream"
+        | "/muxs.FileController/Stat" => Scope("files.read"),
+        "/muxs.FileController/Write"
+        | "/muxs.FileController/WriteStream"
+        | "/muxs.FileController/AbortUpload" => Scope("files.write"),
+        "/grpc.health.v1.Health/Check"
+        | "/grpc.health.v1.Health/List"
+        | "/grpc.health.v1.Health/Watch" => Nothing,
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+        | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => match reflection {
+            Reflection::Public => Nothing,
+            Reflection::Authenticated | Reflection::Off => Token,
+        },
+        _ => panic!("nobody has said what {path} asks for"),
+    }
+}
+
+/// The paths of all methods.
+fn methods() -> Vec<String> {
+    let sets = [
+        pb::FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    let mut paths = Vec::new();
+    for set in sets {
+        for file in FileDescriptorSet::decode(set).unwrap().file {
+            for service in &file.service {
+                let of_service = service.method.iter().map(|method| {
+                    format!("/{}.{}/{}", file.package(), service.name(), method.name())
+                });
+                paths.extend(of_service);
+            }
+        }
+    }
+    paths
+}
+
+fn with_scope(scope: &str) -> String {
+    good().claim("scope", &format!("{scope:?}")).signed(rsa())
+}
+
+/// All methods with tokens for each subset of scopes, against the table.
+async fn assert_matrix(reflection: Reflection, names: [&str; 3]) {
+    let key = KeyFile::new(&[rsa().jwk()]);
+    let settings = AuthSettings {
+        scopes: ScopeNames {
+            greeter: names[0].to_owned(),
+            read: names[1].to_owned(),
+            write: names[2].to_owned(),
+        },
+        ..key.settings()
+    };
+    let server = TestServer::start_with(|config| {
+        checks(settings)(config);
+        config.reflection = reflection;
+    });
+    let mut caller = Caller::connect(&server).await;
+    let before = tree(server.root());
+    for path in methods() {
+        let wanted = wanted(&path, reflection);
+        let missing = caller.call(&path, &[], EMPTY).await;
+        match wanted {
+            Wanted::Nothing => assert_in(&missing, &path),
+            _ => assert_unauthenticated(&missing, &path),
+        }
+        for subset in 0..8 {
+            let given = |scope: usize| subset & (1 << scope) != 0;
+            let scope: Vec<_> = (0..3).filter(|s| given(*s)).map(|s| names[s]).collect();
+            let token = with_scope(&scope.join(" "));
+            let answered = caller.call(&path, &[value(&token)], EMPTY).await;
+            match wanted {
+                Wanted::Scope(scope) => {
+                    let number = SCOPES.iter().position(|known| *known == scope).unwrap();
+                    match given(number) {
+                        true => assert_in(&answered, &path),
+                        false => assert_insufficient(&answered, names[number], &path),
+                    }
+                }
+                Wanted::Token if reflection == Reflection::Off => {
+                    assert_eq!(code(&answered), Code::Unimplemented, "{path}");
+                }
+                _ => assert_in(&answered, &path),
+            }
+        }
+    }
+    assert_eq!(tree(server.root()), before);
+}
+
+#[track_caller]
+fn assert_in(headers: &http::HeaderMap, path: &str) {
+    let refused = [
+        Code::Unauthenticated,
+        Code::PermissionDenied,
+        Code::Unimplemented,
+        Code::Unavailable,
+    ];
+    assert!(!refused.contains(&code(headers)), "{path}: {headers:?}");
+    assert!(headers.get("www-authenticate").is_none(), "{path}");
+}
+
+#[track_caller]
+fn assert_unauthenticated(headers: &http::HeaderMap, path: &str) {
+    assert_eq!(code(headers), Code::Unauthenticated, "{path}");
+    assert_eq!(reason(headers), "UNAUTHENTICATED");
+    assert_eq!(challenge(headers), INVALID_TOKEN);
+}
+
+#[track_caller]
+fn assert_insufficient(headers: &http::HeaderMap, scope: &str, path: &str) {
+    assert_eq!(code(headers), Code::PermissionDenied, "{path}");
+    assert_eq!(reason(headers), "INSUFFICIENT_SCOPE");
+    let wanted = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
+    assert_eq!(challenge(headers), wanted);
+}
+
+#[tokio::test]
+async fn each_method_asks_for_what_the_table_says() {
+    for reflection in [
+        Reflection::Public,
+        Reflection::Authenticated,
+        Reflection::Off,
+    ] {
+        assert_matrix(reflection, SCOPES).await;
+    }
+}
+
+#[tokio::test]
+async fn scopes_have_the_names_that_are_configured() {
+    let names = ["https://scopes.example/greet", "read:files", "a,b!#[]~"];
+    assert_matrix(Reflection::Public, names).await;
+}
+
+#[tokio::test]
+async fn a_scope_counts_only_as_a_whole_word() {
+    let server = super::guarded(rsa());
+    let mut caller = Caller::connect(&server).await;
+    for scope in [
+        "",
+        " ",
+        "Greeter",
+        "greeters",
+        "agreeter",
+        "greeter,files.read",
+        "greeter\\tfiles.read",
+        "greeter.x",
+        "files.read files.write",
+        "*",
+    ] {
+        let token = good().claim("scope", &format!("\"{scope}\"")).signed(rsa());
+        assert_eq!(
+            caller.greets_with(&token).await,
+            Code::PermissionDenied,
+            "{scope}"
+        );
+    }
+    let none = good().without_claim("scope").signed(rsa());
+    assert_eq!(caller.greets_with(&none).await, Code::PermissionDenied);
+    for scope in ["greeter", "  greeter ", "x greeter y"] {
+        assert_eq!(
+            caller.greets_with(&with_scope(scope)).await,
+            Code::Ok,
+            "{scope}"
+        );
+    }
+}
+
+/// Whoever looks for a way around the table finds no handler behind it.
+#[tokio::test]
+async fn what_is_not_known_asks_for_a_token_and_is_nothing() {
+    let server = super::guarded(rsa());
+    let mut caller = Caller::connect(&server).await;
+    let before = tree(server.root());
+    for path in [
+        "/",
+        "/muxs.Greeter",
+        "/muxs.Greeter/",
+        "/muxs.Greeter/Nothing",
+        "/muxs.Greeter/sayhello",
+        "/muxs.Greeter/SayHello/",
+        "/muxs.Greeter//SayHello",
+        "//muxs.Greeter/SayHello",
+        "/./muxs.Greeter/SayHello",
+        "/x/../muxs.Greeter/SayHello",
+        "/muxs.Greeter/Say%48ello",
+        "/muxs%2eGreeter/SayHello",
+        "/muxs.FileController/Write%20",
+        "/muxs.FileController/write",
+        "/muxs.FileController/WriteStream/",
+        "/muxs.FileController/Read/../Write",
+        "/grpc.health.v1.Health/../muxs.FileController/Write",
+        "/grpc.health.v1.Health/Nothing",
+        "/grpc.health.v1.Healthy/Check",
+        "/grpc.reflection.v1.ServerReflection/Nothing",
+        "/nobody.Knows/This",
+    ] {
+        assert_unauthenticated(&caller.call(path, &[], EMPTY).await, path);
+        for scope in ["", ALL_SCOPES] {
+            let answered = caller.call(path, &[value(&with_scope(scope))], EMPTY).await;
+            assert_eq!(code(&answered), Code::Unimplemented, "{path}");
+        }
+    }
+    // With a query, it is the same method, and asks for the same.
+    let path = "/muxs.Greeter/SayHello?x=1";
+    assert_unauthenticated(&caller.call(path, &[], EMPTY).await, path);
+    let answered = caller.call(path, &[value(&with_scope(""))], EMPTY).await;
+    assert_insufficient(&answered, "greeter", path);
+    assert_eq!(tree(server.root()), before);
+}
+
+/// A server whose callers may be restricted to a folder.
+fn with_folders() -> TestServer {
+    let keys = KeyFile::new(&[rsa().jwk()]);
+    let settings = AuthSettings {
+        folder_claim: Some(CLAIM.to_owned()),
+        ..keys.settings()
+    };
+    TestServer::start_with(checks(settings))
+}
+
+fn restricted(folder: &str) -> String {
+    good().claim(CLAIM, &format!("{folder:?}")).signed(rsa())
+}
+
+type Files = FileControllerClient<Channel>;
+
+/// Why each way to a file fails: by Read, Write, Stat, ReadStream, the opening of an upload, and
+/// its removal.
+async fn failures(files: &mut Files, token: &str, name: &str) -> [Option<(Code, String)>; 6] {
+    let of_failure = |failure: Option<Failure>| {
+        failure.map(|failure| (Code::from_i32(failure.code), failure.reason))
+    };
+    let of_status = |status: Status| {
+        let info = tonic_types::StatusExt::get_details_error_info(&status);
+        (status.code(), info.unwrap().reason)
+    };
+    let read = files.read(with_token(token, file(name, ""))).await;
+    let written = files.write(with_token(token, file(name, "text"))).await;
+    let request = StatRequest {
+        filename: name.to_owned(),
+    };
+    let stat = files.stat(with_token(token, request)).await;
+    let stream = files
+        .read_stream(with_token(token, crate::streams::whole(name)))
+        .await;
+    let stream = match stream {
+        Ok(stream) => bounded(stream.into_inner().message()).await.err(),
+        Err(status) => Some(status),
+    };
+    let mut upload = upload(files, token, name).await;
+    let opened = upload.answer().await;
+    let request = AbortUploadRequest {
+        filename: name.to_owned(),
+        upload_id: "id".to_owned(),
+    };
+    let aborted = files.abort_upload(with_token(token, request)).await;
+    [
+        of_failure(read.unwrap().into_inner().failure),
+        of_failure(written.unwrap().into_inner().failure),
+        stat.err().map(of_status),
+        stream.map(of_status),
+        opened.err().map(of_status),
+        aborted.err().map(of_status),
+    ]
+}
+
+async fn upload(files: &mut Files, token: &str, name: &str) -> Upload {
+    Upload::open_as(files, token, open(name, "id", b"hello")).await
+}
+
+#[tokio::test]
+async fn a_token_for_a_folder_is_good_for_what_lies_in_it() {
+    let server = with_folders();
+    let mut files = server.files().await;
+    for folder in ["team-a", "team-a/", "deep/er/folder", "名前 ñ"] {
+        let token = restricted(folder);
+        let folder = folder.trim_end_matches('/');
+        for name in ["x", "new/folder/x", "...", ".muxs", ".muxs/x"] {
+            let name = format!("{folder}/{name}");
+            // There for those that read.
+            let written = files.write(with_token(&token, file(&name, "text"))).await;
+            assert_eq!(written.unwrap().into_inner().failure, None, "{name}");
+            assert_eq!(fs::read_to_string(server.path(&name)).unwrap(), "text");
+            let failures = failures(&mut files, &token, &name).await;
+            assert_eq!(failures, [const { None }; 6], "{name}");
+            fs::remove_dir_all(server.path(folder)).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_for_a_folder_is_good_for_nothing_else() {
+    let server = with_folders();
+    for folder in ["team-a", "team-a-evil", "team-b", "team", "TEAM-A"] {
+        fs::create_dir(server.path(folder)).unwrap();
+        fs::write(server.path(folder).join("x"), "secret").unwrap();
+    }
+    fs::write(server.path("x"), "secret").unwrap();
+    let before = tree(server.root());
+    let mut files = server.files().await;
+    let token = restricted("team-a");
+    let outside = (Code::PermissionDenied, "OUTSIDE_FOLDER".to_owned());
+    for name in [
+        "x",
+        "new",
+        "team-a",
+        "team-a-evil/x",
+        "team-a-evil",
+        "team-b/x",
+        "team/x",
+        "team",
+        "TEAM-A/x",
+        "team-ax",
+        "b/team-a/x",
+    ] {
+        let failures = failures(&mut files, &token, name).await;
+        assert_eq!(
+            failures,
+            [const { 0 }; 6].map(|_| Some(outside.clone())),
+            "{name}"
+        );
+    }
+    let invalid = (Code::InvalidArgument, "FILENAME_INVALID".to_owned());
+    for name in [
+        "../x",
+        "team-a/../x",
+        "team-a/../team-b/x",
+        "team-a/..",
+        "team-a/",
+        "team-a//x",
+        "team-a/./x",
+        "./team-a/x",
+        "/team-a/x",
+        "team-a\\x",
+        "team-a/../.muxs/lock",
+        ".muxs/lock",
+        "",
+    ] {
+        let failures = failures(&mut files, &token, name).await;
+        assert_eq!(
+            failures,
+            [const { 0 }; 6].map(|_| Some(invalid.clone())),
+            "{name}"
+        );
+    }
+    assert_eq!(tree(server.root()), before);
+}
+
+/// Out of the folder is not always out of the root.
+#[tokio::test]
+async fn no_link_leads_out_of_the_folder_of_a_token() {
+    let server = with_folders();
+    fs::create_dir_all(server.path("team-a/folder")).unwrap();
+    fs::create_dir(server.path("team-b")).unwrap();
+    fs::write(server.path("team-b/x"), "secret").unwrap();
+    fs::write(server.path("team-a/x"), "text").unwrap();
+    let link = |to: &str, name: &str| symlink(to, server.path(name)).unwrap();
+    link("../team-b/x", "team-a/file");
+    link("../team-b", "team-a/other");
+    link("..", "team-a/up");
+    link("../../team-b", "team-a/folder/up");
+    link("../.muxs", "team-a/own");
+    link("../.muxs/lock", "team-a/lock");
+    link("../team-a/x", "team-a/round");
+    link("/etc/passwd", "team-a/absolute");
+    link("other", "team-a/chain");
+    link("../team-b/new", "team-a/dangling");
+    let before = tree(server.root());
+    let mut files = server.files().await;
+    let token = restricted("team-a");
+    let outside = Some((Code::PermissionDenied, "OUTSIDE_FOLDER".to_owned()));
+    for name in [
+        "file",
+        "other/x",
+        "other/new",
+        "other/new/folder/x",
+        "up/x",
+        "up/team-b/x",
+        "up/team-a/x",
+        "folder/up/x",
+        "own/lock",
+        "own/new",
+        "lock",
+        "round",
+        "absolute",
+        "chain/x",
+        "dangling",
+    ] {
+        let name = format!("team-a/{name}");
+        let failures = failures(&mut files, &token, &name).await;
+        // What is to be removed is an upload, and there is none.
+        assert_eq!(
+            failures[..5],
+            [const { 0 }; 5].map(|_| outside.clone()),
+            "{name}"
+        );
+    }
+    assert_eq!(tree(server.root()), before);
+    // A link that stays inside is followed, and one of the operator's leads to the folder.
+    link("x", "team-a/inside");
+    link("team-a", "alias");
+    for (token, name) in [(&token, "team-a/inside"), (&restricted("alias"), "alias/x")] {
+        let read = files.read(with_token(token, file(name, ""))).await;
+        assert_eq!(read.unwrap().into_inner().text, "text", "{name}");
+    }
+}
+
+/// The link appears while the upload is under way.
+#[tokio::test]
+async fn an_upload_is_not_finished_through_a_link_out_of_the_folder() {
+    let server = with_folders();
+    fs::create_dir_all(server.path("team-a/folder")).unwrap();
+    fs::create_dir(server.path("team-b")).unwrap();
+    let mut files = server.files().await;
+    let mut upload = upload(&mut files, &restricted("team-a"), "team-a/folder/x").await;
+    upload.progress().await;
+    fs::remove_dir(server.path("team-a/folder")).unwrap();
+    symlink("../team-b", server.path("team-a/folder")).unwrap();
+    upload.chunk(0, b"hello").await;
+    upload.finish(b"hello").await;
+    assert_failure(
+        upload.ended().await,
+        Code::PermissionDenied,
+        "OUTSIDE_FOLDER",
+    );
+    assert_eq!(fs::read_dir(server.path("team-b")).unwrap().count(), 0);
+}
+
+/// Not even where the folder is the root by another name.
+#[tokio::test]
+async fn the_servers_own_folder_is_in_nobodys() {
+    let server = with_folders();
+    symlink(".", server.path("all")).unwrap();
+    fs::create_dir(server.path("folder")).unwrap();
+    symlink("..", server.path("folder/up")).unwrap();
+    symlink(".muxs", server.path("own")).unwrap();
+    symlink(".muxs/uploads", server.path("uploads")).unwrap();
+    let before = tree(server.root());
+    let mut files = server.files().await;
+    for (folder, name) in [
+        ("all", "all/.muxs/lock"),
+        ("all", "all/.muxs/uploads/x"),
+        ("all", "all/own/lock"),
+        ("all/all", "all/all/.muxs/x"),
+        ("folder/up", "folder/up/.muxs/lock"),
+        ("own", "own/lock"),
+        ("own", "own/new"),
+        ("uploads", "uploads/x"),
+    ] {
+        let failures = failures(&mut files, &restricted(folder), name).await;
+        let refused = Some((Code::InvalidArgument, "FILENAME_INVALID".to_owned()));
+        assert_eq!(
+            failures[..5],
+            [const { 0 }; 5].map(|_| refused.clone()),
+            "{name}"
+        );
+    }
+    assert_eq!(tree(server.root()), before);
+}
+
+#[tokio::test]
+async fn a_claim_that_is_no_folder_refuses_the_token() {
+    let server = with_folders();
+    let mut caller = Caller::connect(&server).await;
+    for folder in [
+        "\"\"",
+        "\"/\"",
+        "\"//\"",
+        "\".\"",
+        "\"..\"",
+        "\"../x\"",
+        "\"a/../b\"",
+        "\"/a\"",
+        "\"a//\"",
+        "\"a//b\"",
+        "\".muxs\"",
+        "\".MUXS/x\"",
+        "\"a\\\\b\"",
+        "\"a\\u0000\"",
+        "5",
+        "null",
+        "true",
+        "[\"a\"]",
+        "{}",
+    ] {
+        let token = good().claim(CLAIM, folder).signed(rsa());
+        assert_eq!(
+            caller.greets_with(&token).await,
+            Code::Unauthenticated,
+            "{folder}"
+        );
+    }
+    for (first, second) in [("\"a\"", "\"b\""), ("\"a\"", "\"a\"")] {
+        let twice = good()
+            .claim(CLAIM, first)
+            .claim_before(CLAIM, second)
+            .signed(rsa());
+        assert_eq!(
+            caller.greets_with(&twice).await,
+            Code::Unauthenticated,
+            "{first} {second}"
+        );
+    }
+    // None is all of the root, and so is one that nobody asks for.
+    let mut files = server.files().await;
+    let token = good().signed(rsa());
+    let written = files.write(with_token(&token, file("x", "text"))).await;
+    assert_eq!(written.unwrap().into_inner().code, 0);
+    let unasked = super::guarded(rsa());
+    let written = unasked
+        .files()
+        .await
+        .write(with_token(&restricted("team-a"), file("x", "text")))
+        .await;
+    assert_eq!(written.unwrap().into_inner().code, 0);
+}
+
+/// A folder for each subject, for instance.
+#[tokio::test]
+async fn any_claim_can_name_the_folder() {
+    for claim in [
+        "sub",
+        "client_id",
+        "scope",
+        "jti",
+        "https://claims.example/folder",
+    ] {
+        let keys = KeyFile::new(&[rsa().jwk()]);
+        let settings = AuthSettings {
+            folder_claim: Some(claim.to_owned()),
+            ..keys.settings()
+        };
+        let server = TestServer::start_with(checks(settings));
+        let token = match claim {
+            // Not much of a folder, but one.
+            "scope" => with_scope(ALL_SCOPES),
+            _ => good().claim(claim, "\"team-a\"").signed(rsa()),
+        };
+        let folder = match claim {
+            "scope" => ALL_SCOPES,
+            _ => "team-a",
+        };
+        let mut files = server.files().await;
+        let inside = format!("{folder}/x");
+        let written = files.write(with_token(&token, file(&inside, "text"))).await;
+        assert_eq!(written.unwrap().into_inner().failure, None, "{claim}");
+        let written = files.write(with_token(&token, file("x", "text"))).await;
+        let failure = written.unwrap().into_inner().failure.expect(claim);
+        assert_eq!(failure.reason, "OUTSIDE_FOLDER", "{claim}");
+        assert_eq!(files_of(server.root()), [server.path(&inside)]);
+    }
+}
+
+/// The regular files of those who call.
+fn files_of(root: &Path) -> Vec<PathBuf> {
+    let own = root.join(".muxs");
+    let all = tree(root).into_iter();
+    let files = all.filter(|(path, content)| content.is_some() && !path.starts_with(&own));
+    files.map(|(path, _)| path).collect()
+}

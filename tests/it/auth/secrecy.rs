@@ -1,0 +1,102 @@
+//! A token is a secret: it is in no log, and in nothing that a client is told.
+
+use std::slice;
+
+use http::HeaderValue;
+use rustix::process::Signal;
+
+use super::{
+    AUDIENCE, Caller, EMPTY, ISSUER, KeyFile, LOTS_OF_GREETINGS, SAY_HELLO, WRITE_STREAM, good,
+    signing::rsa,
+};
+use crate::{raw, support::Program};
+
+/// What nobody but the issuer and the client knows.
+const SECRET: &str = "zanzibar-in-a-claim";
+
+/// Tokens that are good, bad, and none at all, as they stand in the header.
+fn headers() -> Vec<String> {
+    let with_secret = || good().claim("secret", &format!("{SECRET:?}"));
+    let signed = with_secret().signed(rsa());
+    let (message, signature) = signed.rsplit_once('.').unwrap();
+    let (_, claims) = message.split_once('.').unwrap();
+    let expired = with_secret().claim("exp", "0").signed(rsa());
+    let no_scope = with_secret().claim("scope", "\"\"").signed(rsa());
+    let strange_key = with_secret().header("kid", "\"strange\"").signed(rsa());
+    let other = with_secret().claim("aud", "\"other\"").signed(rsa());
+    let plain = with_secret().with_signature("");
+    vec![
+        format!("Bearer {signed}"),
+        format!("bearer {signed}"),
+        format!("Bearer {expired}"),
+        format!("Bearer {no_scope}"),
+        format!("Bearer {strange_key}"),
+        format!("Bearer {other}"),
+        format!("Bearer {plain}"),
+        format!("Bearer {signed}x"),
+        format!("Bearer {signed}.{signature}"),
+        format!("Bearer {claims}"),
+        format!("Basic {signed}"),
+        signed.clone(),
+        format!("Bearer {SECRET}-opaque-token"),
+    ]
+}
+
+/// All pieces of a header that would give something away.
+fn pieces(header: &str) -> Vec<String> {
+    let token = header.rsplit(' ').next().unwrap();
+    // What is said of the algorithm is no secret.
+    let parts = token.split('.').skip(usize::from(token.contains('.')));
+    let middles = parts.filter(|part| part.len() >= 30).map(|part| {
+        let middle = part.len() / 2;
+        part[middle - 10..middle + 10].to_owned()
+    });
+    let ends = [token[token.len() - 20..].to_owned(), SECRET.to_owned()];
+    middles.chain(ends).collect()
+}
+
+#[tokio::test]
+async fn no_token_is_in_a_log_or_in_an_answer() {
+    let root = tempfile::tempdir().unwrap();
+    for format in ["text", "json"] {
+        let keys = KeyFile::new(&[rsa().jwk()]);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_server"));
+        command
+            .args(["--listen", "127.0.0.1:0", "--auth-issuer", ISSUER])
+            .args(["--auth-audience", AUDIENCE, "--root"])
+            .arg(root.path())
+            .arg("--auth-jwks")
+            .arg(keys.path())
+            .env("RUST_LOG", "trace")
+            .env("MUXS_LOG_FORMAT", format);
+        let mut server = Program::start_command(command).await;
+        let (connection, driver) = raw::polite(server.address).await;
+        let mut caller = Caller {
+            address: server.address,
+            connection,
+        };
+        let headers = headers();
+        let mut told = String::new();
+        for header in &headers {
+            let header = HeaderValue::from_str(header).unwrap();
+            for path in [SAY_HELLO, LOTS_OF_GREETINGS, WRITE_STREAM] {
+                // The second time, HPACK may have it in its table.
+                for _ in 0..2 {
+                    let answered = caller.call(path, slice::from_ref(&header), EMPTY).await;
+                    told += &format!("{answered:?}\n");
+                }
+            }
+        }
+        drop(caller);
+        driver.abort();
+        server.signal(Signal::TERM);
+        assert!(server.ended().await.success());
+        let log = server.log();
+        assert!(log.contains("TRACE"), "{log}");
+        for piece in headers.iter().flat_map(|header| pieces(header)) {
+            assert!(!told.contains(&piece), "{piece} is in an answer: {told}");
+            let line = log.lines().find(|line| line.contains(&piece));
+            assert_eq!(line, None, "{piece} is in the log");
+        }
+    }
+}
