@@ -1,6 +1,7 @@
 """The servers that the tests call: one for the whole run, on a free port, with an empty root; and others on demand."""
 
 import contextlib
+import os
 import re
 import select
 import signal
@@ -11,10 +12,14 @@ from pathlib import Path
 import grpc
 import pytest
 import trustme
+from issuer import RESOURCE, Issuer, bearer, given
+from mux_pb2 import StatRequest
 from uploads import AsyncioClient, BlockingClient
+from waiting import until
 
 TARGET = Path(__file__).parents[2] / "target"
-LOG = TARGET / "interop" / "server.log"
+LOGS = TARGET / "interop" / "logs"
+LOG = LOGS / "server.log"
 
 # So that a run which is told to stop stops its server too, as it does on Ctrl-C.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -23,17 +28,20 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 class Server:
     """A server program on a root of its own, that can be killed and started again."""
 
-    def __init__(self, root, *flags):
+    def __init__(self, root, *flags, log=LOG, **env):
         self.root = Path(root)
         self.flags = flags
+        self.log = log
+        self.env = os.environ | env
         # A free port at first; the same one when it is started again.
         self.address = "127.0.0.1:0"
         self.start()
 
     def start(self):
         command = [TARGET / "debug" / "server", "--listen", self.address, "--root", self.root, *self.flags]
-        with open(LOG, "a") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        with open(self.log, "a") as log:
+            out = {"stdout": subprocess.PIPE, "stderr": log, "text": True}
+            self.process = subprocess.Popen(command, env=self.env, **out)
         ready, _, _ = select.select([self.process.stdout], [], [], 10)
         line = self.process.stdout.readline() if ready else "nothing for 10 s"
         root = re.escape(str(self.root))
@@ -41,13 +49,13 @@ class Server:
         announcement = re.fullmatch(rf"muxs listening on {scheme}://(127\.0\.0\.1:\d+), serving {root}\n", line)
         if not announcement:
             self.kill()
-        assert announcement, f"the server said {line!r}; its log: {LOG.read_text()}"
+        assert announcement, f"the server said {line!r}; its log: {self.log.read_text()}"
         self.address = announcement[1]
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
         # Calls under way would get 30 s. So this also shows that the server has ended every cancelled call.
-        assert self.process.wait(timeout=10) == 0, LOG.read_text()
+        assert self.process.wait(timeout=10) == 0, self.log.read_text()
 
     def kill(self):
         self.process.kill()
@@ -56,9 +64,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def served(*flags):
+def served(*flags, **how):
+    """A server with a root of its own; `how` is its `log`, and variables of its environment."""
     with tempfile.TemporaryDirectory(dir=TARGET / "interop", prefix="root-") as root:
-        server = Server(root, *flags)
+        server = Server(root, *flags, **how)
         try:
             yield server
         finally:
@@ -67,9 +76,15 @@ def served(*flags):
 
 @pytest.fixture(scope="session", autouse=True)
 def log():
-    LOG.write_text("")
+    LOGS.mkdir(exist_ok=True)
+    for file in LOGS.iterdir():
+        file.unlink()
     yield
-    assert "panicked" not in LOG.read_text()
+    for file in LOGS.iterdir():
+        text = file.read_text(errors="replace")
+        assert "panicked" not in text, file
+        # Nor a part of one: what is behind the header is nobody else's. Not shown: this is written to a log too.
+        assert sum(token.partition(".")[2][:64] in text for token in given()) == 0, file
 
 
 @pytest.fixture(scope="session")
@@ -158,6 +173,68 @@ def socket_server(log):
             server.socket = socket
             yield server
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def issuer(tmp_path_factory):
+    """An authorization server for all, whose keys stay as they are."""
+    yield from started(tmp_path_factory.mktemp("issuer"))
+
+
+@pytest.fixture
+def own_issuer(tmp_path):
+    """An authorization server for one test, that it may kill."""
+    yield from started(tmp_path)
+
+
+def started(folder):
+    if "NODE_PATH" not in os.environ:
+        # `run` has said so.
+        pytest.skip("there is no Node.js")
+    issuer = Issuer(folder)
+    try:
+        issuer.start()
+        yield issuer
+    finally:
+        issuer.kill()
+
+
+def believing(issuer, *flags, **how):
+    """A server that lets in who has a token of an issuer, and logs what it can."""
+    auth = ["--auth-issuer", issuer.url, "--auth-audience", RESOURCE]
+    return served(*auth, *flags, **{"RUST_LOG": "debug"} | how)
+
+
+@contextlib.contextmanager
+def ready(served, issuer, **how):
+    """A server that has read the keys of its issuer; `how` to connect to it."""
+    with served as server:
+        client = BlockingClient(server.address, metadata=bearer(issuer.token()), **how)
+        until(lambda: knows_the_keys(client), "the keys are known")
+        client.close()
+        yield server
+
+
+def knows_the_keys(client):
+    try:
+        client.unary("Stat", StatRequest(filename="absent"))
+    except grpc.RpcError as error:
+        return error.code() == grpc.StatusCode.NOT_FOUND
+    return True
+
+
+@pytest.fixture(scope="session")
+def auth_server(log, issuer):
+    with ready(believing(issuer, "--auth-folder-claim", "folder"), issuer) as server:
+        yield server
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def auth_tls_server(log, issuer, pki):
+    with ready(believing(issuer, *pki.server_flags), issuer, credentials=pki.trust()) as server:
+        yield server
+        server.stop()
 
 
 @pytest.fixture

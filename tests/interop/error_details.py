@@ -1,4 +1,4 @@
-"""What a failed call says to programs."""
+"""What a call says to programs beside its answers, and how it fails."""
 
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
@@ -20,3 +20,14 @@ def assert_failure(error, code, reason, **metadata):
     info = error_info(error)
     assert (info.domain, info.reason) == ("muxs", reason)
     assert dict(info.metadata) == {key: str(value) for key, value in metadata.items()}
+
+
+def request_id(call):
+    """What the server calls a call. It says so as soon as it says anything."""
+    # The end is only waited for where there is nothing before.
+    for metadata in [call.initial_metadata, call.trailing_metadata]:
+        told = [value for key, value in metadata() or () if key == "x-request-id"]
+        if told:
+            [known] = told
+            return known
+    raise AssertionError("the call has no x-request-id")

@@ -51,30 +51,31 @@ def channel(api, address, credentials=None, **how):
 
 
 class BlockingClient:
-    """grpcio's blocking API."""
+    """grpcio's blocking API. Its calls have `metadata`."""
 
-    def __init__(self, address, **how):
+    def __init__(self, address, metadata=(), **how):
         self.channel = channel(grpc, address, **how)
         self.files = FileControllerStub(self.channel)
+        self.how = {"metadata": tuple(metadata)}
 
     def unary(self, method, request):
-        return getattr(self.files, method)(request, timeout=TIMEOUT)
+        return getattr(self.files, method)(request, timeout=TIMEOUT, **self.how)
 
     def answers(self, method, request, timeout=TIMEOUT):
         """All answers to a request or to an iterable of them, and the failure, if any."""
         answers = []
         try:
-            for answer in getattr(self.files, method)(request, timeout=timeout):
+            for answer in getattr(self.files, method)(request, timeout=timeout, **self.how):
                 answers.append(answer)
         except grpc.RpcError as error:
             return answers, error
         return answers, None
 
     def reading(self, request):
-        return BlockingCall(self.files.ReadStream(request, timeout=TIMEOUT))
+        return BlockingCall(self.files.ReadStream(request, timeout=TIMEOUT, **self.how))
 
     def stream(self, *steps, timeout=TIMEOUT):
-        return BlockingStream(self.files, steps, timeout)
+        return BlockingStream(self, steps, timeout)
 
     def close(self):
         self.channel.close()
@@ -97,10 +98,11 @@ class BlockingCall:
 class BlockingStream(BlockingCall):
     """A WriteStream that the test drives step by step."""
 
-    def __init__(self, files, steps, timeout):
+    def __init__(self, client, steps, timeout):
         self.steps = queue.SimpleQueue()
         self.send(*steps)
-        super().__init__(files.WriteStream(iter(self.steps.get, None), timeout=timeout))
+        steps = iter(self.steps.get, None)
+        super().__init__(client.files.WriteStream(steps, timeout=timeout, **client.how))
 
     def send(self, *steps):
         for step in steps:
@@ -114,24 +116,25 @@ class BlockingStream(BlockingCall):
 
 
 class AsyncioClient:
-    """grpcio's asyncio API, on a loop that runs whenever the test waits for it."""
+    """grpcio's asyncio API, on a loop that runs whenever the test waits for it. Its calls have `metadata`."""
 
     # One for all: grpcio may still call the loop of a client that is closed.
     loop = asyncio.new_event_loop()
 
-    def __init__(self, address, **how):
+    def __init__(self, address, metadata=(), **how):
         async def connected():
             return channel(grpc.aio, address, **how)
 
         self.channel = self.run(connected())
         self.files = FileControllerStub(self.channel)
+        self.how = {"metadata": tuple(metadata)}
 
     def run(self, coroutine):
         return self.loop.run_until_complete(coroutine)
 
     def unary(self, method, request):
         async def awaited():
-            return await getattr(self.files, method)(request, timeout=TIMEOUT)
+            return await getattr(self.files, method)(request, timeout=TIMEOUT, **self.how)
 
         return self.run(awaited())
 
@@ -139,7 +142,7 @@ class AsyncioClient:
         async def collected():
             answers = []
             try:
-                async for answer in getattr(self.files, method)(request, timeout=timeout):
+                async for answer in getattr(self.files, method)(request, timeout=timeout, **self.how):
                     answers.append(answer)
             except grpc.RpcError as error:
                 return answers, error
@@ -148,7 +151,7 @@ class AsyncioClient:
         return self.run(collected())
 
     def reading(self, request):
-        return AsyncioCall(self, lambda: self.files.ReadStream(request, timeout=TIMEOUT))
+        return AsyncioCall(self, lambda: self.files.ReadStream(request, timeout=TIMEOUT, **self.how))
 
     def stream(self, *steps, timeout=TIMEOUT):
         return AsyncioStream(self, steps, timeout)
@@ -180,7 +183,7 @@ class AsyncioStream(AsyncioCall):
     """A WriteStream that the test drives step by step."""
 
     def __init__(self, client, steps, timeout):
-        super().__init__(client, lambda: client.files.WriteStream(timeout=timeout))
+        super().__init__(client, lambda: client.files.WriteStream(timeout=timeout, **client.how))
         self.send(*steps)
 
     def send(self, *steps):

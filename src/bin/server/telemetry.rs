@@ -2,15 +2,19 @@
 
 use std::io::{self, IsTerminal};
 
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
 use super::args::LogFormat;
 
 /// Writes logs to standard error, those that RUST_LOG asks for.
 pub(crate) fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .from_env_lossy();
+    let filter = EnvFilter::builder().with_default_directive(Level::INFO.into());
+    // What is wrong with it is told as all is told, once that is possible.
+    let (filter, ignored) = match filter.from_env() {
+        Ok(wanted) => (wanted, None),
+        Err(error) => (EnvFilter::new(Level::INFO.as_str()), Some(error)),
+    };
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -22,6 +26,9 @@ pub(crate) fn start_logging(format: LogFormat) {
             // Whoever reads the log by a program reads all of it.
             std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
         }
+    }
+    if let Some(error) = ignored {
+        tracing::warn!(%error, "RUST_LOG is not followed");
     }
 }
 

@@ -11,11 +11,11 @@ use futures::{FutureExt, future::BoxFuture};
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
 use tokio::time::Instant;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{
     Calls,
-    record::{self, Record},
+    record::Record,
     refusal,
     request::{self, Rules},
     response::{Call, Ending},
@@ -120,14 +120,15 @@ impl Arrival {
     }
 
     fn settle(mut self, admitted: Result<Admitted, Refused>) -> Option<BoxFuture<'static, ()>> {
-        let refused = match admitted {
+        let grpc = |status: Status| (status.code(), status.into_http());
+        let (code, mut refused) = match admitted {
             Ok(admitted) => return self.go(admitted),
-            Err(Refused::Http(code)) => refusal::http(code),
-            Err(Refused::Grpc(status)) => status.into_http(),
-            Err(Refused::Yet(_)) => refusal::unauthenticated().into_http(),
+            // Like a method that is not there: UNKNOWN, which a client of gRPC makes of it, would put the
+            // blame on the server.
+            Err(Refused::Http(code)) => (Code::Unimplemented, refusal::http(code)),
+            Err(Refused::Grpc(status)) => grpc(status),
+            Err(Refused::Yet(_)) => grpc(refusal::unauthenticated()),
         };
-        let mut refused = refused;
-        let code = record::code(refused.headers());
         self.record.name(refused.headers_mut(), Some(code));
         // It fails when the client has gone.
         if self.respond.send_response(refused, true).is_ok() {

@@ -373,7 +373,7 @@ async fn calls_that_are_refused_are_counted_by_the_code_they_are_told() {
         .begin(SAY_HELLO, &[("content-type", "text/html")])
         .await;
     assert_eq!(ended(no_grpc).await.0, None);
-    expected.calls(SAY_HELLO, "Unknown", 1, (0, 0));
+    expected.calls(SAY_HELLO, "Unimplemented", 1, (0, 0));
     expected.assert(&server).await;
 }
 

@@ -1,0 +1,175 @@
+"""The examples show tokens of a real authorization server, however they are told to get them."""
+
+import json
+import os
+import random
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import issuer as issuers
+import pytest
+from conftest import LOGS, TARGET, believing, ready
+from cutting_proxy import CuttingProxy
+from issuer import ALL, RESOURCE, secret_of
+from uploads import MIB
+
+EXAMPLES = TARGET / "debug" / "examples"
+
+# Longer than a brief token is good for, at the pace of a slow link.
+SIZE = 24 * MIB
+PACE = 6 * MIB
+
+
+class SlowProxy(CuttingProxy):
+    """Carries so many bytes in a second one way, and the same the other way."""
+
+    def __init__(self, address, pace):
+        self.pace = pace
+        super().__init__(address, cuts=[])
+
+    def is_over(self, carried):
+        time.sleep(carried / self.pace)
+        return False
+
+
+@pytest.fixture
+def slow(auth_server):
+    proxy = SlowProxy(auth_server.address, PACE)
+    yield proxy
+    proxy.close()
+
+
+def example(name, address, *arguments, **env):
+    """Runs an example, with nothing of a token in its environment but what is said here."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MUXS_")}
+    command = [EXAMPLES / name, "--addr", f"http://{address}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=25, env=own | env)
+
+
+def by_itself(issuer, folder, client):
+    """Flags to get tokens from the issuer."""
+    secret = folder / f"{client}.secret"
+    secret.write_text(secret_of(client) + "\n")
+    return [
+        *["--issuer", issuer.url, "--client-id", client, "--client-secret-file", secret],
+        *["--scope", ALL, "--token-audience", RESOURCE],
+    ]
+
+
+def by_command(issuer, client):
+    """Flags to have another program ask."""
+    command = [sys.executable, str(Path(issuers.__file__)), issuer.url, client]
+    return ["--token-command", shlex.join(command)]
+
+
+def in_file(issuer, folder, client):
+    file = folder / f"{client}.token"
+    file.write_text(issuer.token(client) + "\n")
+    return ["--token-file", file]
+
+
+@pytest.fixture(params=["issuer", "command", "file", "environment"])
+def shown(request, issuer, tmp_path):
+    """Each way to get a token for a client: flags, and variables of the environment."""
+
+    def shown(client):
+        match request.param:
+            case "issuer":
+                return by_itself(issuer, tmp_path, client), {}
+            case "command":
+                return by_command(issuer, client), {}
+            case "file":
+                return in_file(issuer, tmp_path, client), {}
+            case "environment":
+                return [], {"MUXS_TOKEN": issuer.token(client)}
+
+    return shown
+
+
+def assert_well(run):
+    assert run.returncode == 0, run.stderr
+    assert_discreet(run)
+
+
+def assert_discreet(run):
+    for token in issuers.given():
+        assert token.partition(".")[2][:64] not in run.stdout + run.stderr
+    assert "the secret of" not in run.stdout + run.stderr
+
+
+def test_stream_file_puts_and_gets_with_a_token(auth_server, shown, filename, tmp_path):
+    flags, env = shown("writer")
+    content = random.Random(filename).randbytes(3 * MIB)
+    (tmp_path / "there").write_bytes(content)
+    assert_well(example("stream_file", auth_server.address, *flags, "put", tmp_path / "there", filename, **env))
+    assert_well(example("stream_file", auth_server.address, *flags, "stat", filename, **env))
+    assert_well(example("stream_file", auth_server.address, *flags, "get", filename, tmp_path / "back", **env))
+    assert (tmp_path / "back").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["hello", "bidi_chat"])
+def test_the_greeting_examples_show_a_token(auth_server, shown, name):
+    flags, env = shown("elliptic")
+    assert_well(example(name, auth_server.address, *flags, **env))
+
+
+@pytest.mark.parametrize("name", ["hello", "bidi_chat", "stream_file"])
+def test_an_example_without_a_token_says_how_to_give_one(auth_server, name):
+    run = example(name, auth_server.address)
+    assert run.returncode != 0
+    assert "--token-file" in run.stderr
+    assert_discreet(run)
+
+
+def test_a_token_that_is_not_good_for_it_is_not_shown_again_and_again(auth_server, issuer, tmp_path, filename):
+    (tmp_path / "there").write_bytes(b"content")
+    reader = by_itself(issuer, tmp_path, "reader")
+    reader[reader.index(ALL)] = "files.read"
+    run = example("stream_file", auth_server.address, *reader, "put", tmp_path / "there", filename)
+    assert run.returncode != 0
+    assert_discreet(run)
+    run = example("stream_file", auth_server.address, *reader, "stat", filename)
+    assert run.returncode != 0
+    assert "token" not in run.stderr
+
+
+@pytest.mark.parametrize("how", ["issuer", "command"])
+def test_a_transfer_may_take_longer_than_a_token_is_good_for(issuer, how, filename, tmp_path):
+    log = LOGS / f"long-transfer-{how}.log"
+    flags = by_itself(issuer, tmp_path, "brief") if how == "issuer" else by_command(issuer, "brief")
+    content = random.Random(filename).randbytes(SIZE)
+    (tmp_path / "there").write_bytes(content)
+    with ready(believing(issuer, "--log-format", "json", log=log), issuer) as server:
+        proxy = SlowProxy(server.address, PACE)
+        try:
+            assert_well(example("stream_file", proxy.address, *flags, "put", tmp_path / "there", filename))
+            assert_well(example("stream_file", proxy.address, *flags, "get", filename, tmp_path / "back"))
+        finally:
+            proxy.close()
+        server.stop()
+    assert ((tmp_path / "back").read_bytes() == content) is True
+    ended = [json.loads(line)["fields"] for line in log.read_text().splitlines() if '"ended"' in line]
+    for method in ["WriteStream", "ReadStream"]:
+        codes = [call["code"] for call in ended if call["call"] == f"muxs.FileController/{method}"]
+        assert codes[-1] == "OK"
+        assert "UNAUTHENTICATED" in codes
+
+
+def test_the_file_of_a_token_is_read_again_when_the_token_is_over(auth_server, issuer, filename, tmp_path, slow):
+    flags = in_file(issuer, tmp_path, "brief")
+    (tmp_path / "there").write_bytes(bytes(SIZE))
+    command = [EXAMPLES / "stream_file", "--addr", f"http://{slow.address}", *flags]
+    command += ["put", tmp_path / "there", filename]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        # Whoever keeps the file up to date does so now and then.
+        while process.poll() is None:
+            (tmp_path / "next").write_text(issuer.token("brief"))
+            os.replace(tmp_path / "next", tmp_path / "brief.token")
+            try:
+                process.wait(timeout=0.5)
+            except subprocess.TimeoutExpired:
+                continue
+        assert process.returncode == 0, process.stderr.read()
