@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use http::{HeaderMap, header::AUTHORIZATION};
@@ -31,6 +31,9 @@ pub(in crate::server) struct Gate {
 /// What has been seen of keys and tokens.
 struct Seen {
     current: Current,
+    /// The last token that was good. Most calls have the same as the one before, and to compare two
+    /// takes less time than a digest.
+    last: Option<(String, Arc<Caller>)>,
     /// By the digest of a token, which is of no use to who reads it here.
     good: HashMap<[u8; 32], Arc<Caller>>,
 }
@@ -71,10 +74,7 @@ impl Gate {
             expected: Arc::clone(&auth.expected),
             keys: auth.keys.clone(),
             // Those of a file have been read already.
-            seen: Mutex::new(Seen {
-                current: auth.keys.current(),
-                good: HashMap::new(),
-            }),
+            seen: Mutex::new(Seen::new(auth.keys.current())),
         }
     }
 
@@ -113,43 +113,58 @@ impl Gate {
     }
 
     fn caller(&self, token: &str) -> Result<Arc<Caller>, Denied> {
-        let digest: [u8; 32] = Sha256::digest(token).into();
-        let now = Instant::now();
-        let (number, keys) = {
-            let mut seen = self.seen();
-            if seen.current.number != self.keys.number() {
-                // A key may be gone.
-                seen.good.clear();
-                seen.current = self.keys.current();
-            }
-            let current = seen.current.known.clone();
-            let known = current.filter(|known| now < known.until);
-            // Also for tokens that were good a moment ago.
-            let known = known.ok_or(Denied::NoKeys)?;
-            if let Some(caller) = seen.good.get(&digest)
-                && now < caller.until
-            {
-                return Ok(Arc::clone(caller));
-            }
-            (seen.current.number, known.keys)
-        };
-        let caller = self.expected.check(token, &keys);
-        let caller = Arc::new(caller.map_err(|flaw| match flaw {
-            Flaw::UnknownKey => Denied::UnknownKey(number),
-            flaw => Denied::Token(flaw),
-        })?);
         let mut seen = self.seen();
-        if seen.good.len() == REMEMBERED {
-            // Rarely: all that are still used are soon there again.
-            seen.good.clear();
+        if seen.current.number != self.keys.number() {
+            // A key may be gone.
+            *seen = Seen::new(self.keys.current());
         }
-        seen.good.insert(digest, Arc::clone(&caller));
+        let now = Instant::now();
+        let known = seen.current.known.as_ref();
+        // Also for tokens that were good a moment ago.
+        let known = known.filter(|known| now < known.until);
+        let known = known.ok_or(Denied::NoKeys)?;
+        if let Some((last, caller)) = &seen.last
+            && last == token
+            && now < caller.until
+        {
+            return Ok(Arc::clone(caller));
+        }
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        let remembered = seen.good.get(&digest).filter(|caller| now < caller.until);
+        let caller = match remembered {
+            Some(caller) => Arc::clone(caller),
+            None => {
+                let number = seen.current.number;
+                let caller = self.expected.check(token, &known.keys);
+                let caller = Arc::new(caller.map_err(|flaw| match flaw {
+                    Flaw::UnknownKey => Denied::UnknownKey(number),
+                    flaw => Denied::Token(flaw),
+                })?);
+                if seen.good.len() == REMEMBERED {
+                    // Rarely: all that are still used are soon there again.
+                    seen.good.clear();
+                }
+                seen.good.insert(digest, Arc::clone(&caller));
+                caller
+            }
+        };
+        seen.last = Some((token.to_owned(), Arc::clone(&caller)));
         Ok(caller)
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
         // Nothing that panics leaves it half changed.
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    fn new(current: Current) -> Self {
+        Self {
+            current,
+            last: None,
+            good: HashMap::new(),
+        }
     }
 }
 
