@@ -49,7 +49,7 @@ mod tests {
         let first = question.ask(PATIENCE, || async { answered.await.ok() });
         assert_eq!(first.await, None);
         answer.send(1).unwrap();
-        let second = question.ask(PATIENCE, || pending());
+        let second = question.ask(PATIENCE, pending);
         assert_eq!(second.await, Some(Some(1)));
         let third = question.ask(PATIENCE, || async { Some(3) });
         assert_eq!(third.await, Some(Some(3)));
