@@ -71,7 +71,7 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="measure")
     parser.add_argument("--muxs", required=True, help="the server that is measured")
-    parser.add_argument("--tools", required=True, help="the folder of load, floor, stock and constant")
+    parser.add_argument("--tools", required=True, help="the folder of load, floor, stock, constant and token")
     parser.add_argument("--cpp", required=True, help="the folder of the server and the client of gRPC C++")
     parser.add_argument("--python", required=True, help="the Python that has grpcio")
     parser.add_argument("--nginx", required=True)
@@ -139,7 +139,7 @@ def run(
     rounds: int,
     order: random.Random,
 ) -> WorkResult:
-    shown = WorkResult(work.key, work.title, work.note, work.cases[0].task.figures, [])
+    shown = WorkResult(work.key, work.title, work.note, work.cases[0].task.figures, [], work.parts_of_muxs)
     for case in work.cases:
         name = f"{work.title}: {case.name}"
         print(f"==> {name}", file=sys.stderr)

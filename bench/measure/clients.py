@@ -38,10 +38,12 @@ class Clients:
     load_program: str
     scratch: Path
     core: int | None
+    # A file with the access token that they send, if they send one.
+    token: Path | None = None
 
     def load(self, what: str, address: str, *flags: str) -> dict[str, Any]:
         """One run of `load`, which ends well only if everything was as it has to be."""
-        return self.reporting((self.load_program, what, "--address", address, *flags))
+        return self.reporting((self.load_program, what, "--address", address, *self._token_file(), *flags))
 
     def reporting(self, command: Sequence[str]) -> dict[str, Any]:
         """One run of a program that reports in a line of JSON."""
@@ -56,7 +58,7 @@ class Clients:
     @contextlib.contextmanager
     def idle(self, address: str, connections: int, streams: int) -> Iterator[None]:
         """Holds connections open, with calls on each that have been answered once and go on."""
-        load = (self.load_program, "idle", "--address", address)
+        load = (self.load_program, "idle", "--address", address, *self._token_file())
         flags = ("--connections", str(connections), "--streams", str(streams))
         holder = Background((*load, *flags), '"ready":true', self.core)
         try:
@@ -92,6 +94,14 @@ class Clients:
         calls = self._h2load(address, flags)
         return [int(line.split("\t")[2]) for line in log.read_text().splitlines()], calls.rate
 
+    def _token_file(self) -> tuple[str, ...]:
+        return ("--token-file", str(self.token)) if self.token else ()
+
+    def _authorization(self) -> tuple[str, ...]:
+        # h2load takes it no other way: others on this machine can read it while it runs. It opens nothing but a server
+        # of a benchmark.
+        return (f"--header=authorization: Bearer {self.token.read_text()}",) if self.token else ()
+
     def _h2load(self, address: str, flags: Sequence[str]) -> Calls:
         request = self.scratch / "request"
         request.write_bytes(REQUEST)
@@ -102,6 +112,7 @@ class Clients:
                 f"--data={request}",
                 "--header=content-type: application/grpc",
                 "--header=te: trailers",
+                *self._authorization(),
                 f"http://{address}/muxs.Greeter/SayHello",
             ),
             self.core,

@@ -61,6 +61,8 @@ class Peer:
     # The template of a file that it is configured with, and what stands for @NAMES@ in it.
     config: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    # Who calls it says so: see `Token`.
+    takes_token: bool = False
 
     def lacks(self, places: Places) -> str | None:
         """What is not there of it."""
@@ -213,6 +215,27 @@ def without(key: str, program: str) -> Peer:
     """muxs as it would be without one of its levers."""
     muxs = PEERS["muxs"]
     return replace(muxs, key=key, title=f"without `{key}`", command=(program, *muxs.command[1:]))
+
+
+def beside_itself(key: str, title: str, *flags: str, takes_token: bool = False) -> Peer:
+    """muxs as it is when it has more to do."""
+    muxs = PEERS["muxs"]
+    needs = ("{tools}/token",) if takes_token else ()
+    return replace(
+        muxs, key=key, title=title, command=(*muxs.command, *flags), needs=needs, takes_token=takes_token
+    )
+
+
+ADMIN = ("--admin-listen", "127.0.0.1:0")
+TOKENS = ("--auth-issuer", "{issuer}", "--auth-audience", "{audience}", "--auth-jwks", "{jwks}")
+LAYERS = (
+    # The header is there, and nobody looks at it.
+    beside_itself("muxs-header", "muxs, token not looked at", takes_token=True),
+    beside_itself("muxs-metrics", "muxs with metrics", *ADMIN),
+    beside_itself("muxs-tokens", "muxs with tokens", *TOKENS, takes_token=True),
+    beside_itself("muxs-both", "muxs with both", *TOKENS, *ADMIN, takes_token=True),
+)
+PEERS |= {peer.key: peer for peer in LAYERS}
 
 
 def versions(places: Places) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import queue
+import re
 import resource
 import signal
 import socket
@@ -72,8 +73,9 @@ def run(command: Sequence[str], core: int | None = None, timeout: float = 30.0) 
 
 
 def call(command: Sequence[str]) -> str:
-    """The command, short: without the folders of files, which mean nothing elsewhere."""
-    return " ".join(Path(part).name if part.startswith("/") and part.count("/") > 1 else part for part in command)
+    """The command, short: without the folders of files, which mean nothing elsewhere, and without access tokens."""
+    short = " ".join(Path(part).name if part.startswith("/") and part.count("/") > 1 else part for part in command)
+    return re.sub(r"Bearer \S+", "Bearer …", short)
 
 
 class Background:

@@ -31,6 +31,8 @@ class WorkResult:
     note: str
     figures: tuple[Figure, ...]
     cases: list[CaseResult]
+    # See `Work`.
+    parts_of_muxs: bool = False
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,10 @@ def summary(numbers: Sequence[float]) -> Summary | None:
     return Summary(statistics.median(numbers), min(numbers), max(numbers)) if numbers else None
 
 
-def ratios(muxs: Row, peer: Row, key: str) -> list[float]:
-    """What muxs has shown, divided by what the peer has shown in the same round."""
-    pairs = zip(muxs.rounds, peer.rounds)
-    return [ours[key] / theirs[key] for ours, theirs in pairs if ours and theirs and theirs[key]]
+def ratios(above: Row, below: Row, key: str) -> list[float]:
+    """What one has shown, divided by what the other has shown in the same round."""
+    pairs = zip(above.rounds, below.rounds)
+    return [one[key] / other[key] for one, other in pairs if one and other and other[key]]
 
 
 def measure(

@@ -31,7 +31,8 @@ def _head(results: Results) -> Iterator[str]:
         f"Figures are the median of {_rounds(results.rounds)}, or of as many as a row says, and the least and the most "
         "of them. In each round every peer runs once, in a shuffled order "
         f"(seed {results.seed}). `muxs / peer` is what muxs has shown, divided by what the peer has shown in the same "
-        "round: again the median, the least and the most."
+        "round: again the median, the least and the most. `peer / muxs`, where muxs is beside itself, is the other way "
+        "round."
     )
     yield ""
     yield "Clients and compilers: " + ", ".join(f"{name} {version}" for name, version in results.versions.items()) + "."
@@ -70,7 +71,10 @@ def _columns(work: WorkResult, figure: Figure) -> Iterator[Column]:
     yield Column(f"{figure.unit}{better}", lambda _, row: _median(summary(row.figures(figure.key))))
     yield Column("spread", lambda _, row: _spread(summary(row.figures(figure.key))))
     if better and any(row.peer != MUXS for case in work.cases for row in case.rows):
-        yield Column("muxs / peer", lambda case, row: _ratio(case.row(MUXS), row, figure))
+        if work.parts_of_muxs:
+            yield Column("peer / muxs", lambda case, row: _ratio(row, case.row(MUXS), figure, itself="1"))
+        else:
+            yield Column("muxs / peer", lambda case, row: _ratio(case.row(MUXS), row, figure))
 
 
 def _shown(columns: list[Column], case: CaseResult, row: Row) -> list[str]:
@@ -80,10 +84,12 @@ def _shown(columns: list[Column], case: CaseResult, row: Row) -> list[str]:
     return [column.cell(case, row) for column in columns]
 
 
-def _ratio(muxs: Row | None, row: Row, figure: Figure) -> str:
-    if muxs is None or row is muxs:
+def _ratio(above: Row | None, below: Row | None, figure: Figure, itself: str = NONE) -> str:
+    if above is None or below is None:
         return NONE
-    shown = summary(ratios(muxs, row, figure.key))
+    if above is below:
+        return itself
+    shown = summary(ratios(above, below, figure.key))
     spread = _spread(shown)
     return _median(shown) + ("" if spread == NONE else f" ({spread})")
 

@@ -5,12 +5,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .clients import Clients
 from .peers import Peer, Places, Speaks
-from .process import Background, Failed, free_port
+from .process import Background, Failed, free_port, run
 
 SOURCE = "source"
 BLOCK = 1 << 20
@@ -29,6 +29,32 @@ class Files:
 
 
 @dataclass(frozen=True)
+class Token:
+    """An access token that is good for a while, and the keys that a server knows it by. Nobody is at its issuer's."""
+
+    folder: Path
+    issuer: str = "http://127.0.0.1:9000"
+    audience: str = "https://files.example.com"
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "token"
+
+    def values(self) -> dict[str, str]:
+        """What a command may name in braces."""
+        jwks = str(self.folder / "jwks.json")
+        return {"issuer": self.issuer, "audience": self.audience, "jwks": jwks}
+
+    def make(self, tools: str) -> None:
+        """Makes it when it is first asked for: the tools have a program for that."""
+        if self.path.exists():
+            return
+        self.folder.mkdir(exist_ok=True)
+        names = ("--issuer", self.issuer, "--audience", self.audience)
+        run((f"{tools}/token", "--folder", str(self.folder), *names))
+
+
+@dataclass(frozen=True)
 class Bench:
     """What all peers share."""
 
@@ -37,6 +63,10 @@ class Bench:
     server_core: int | None
     disk: Path
     memory: Path
+
+    @property
+    def token(self) -> Token:
+        return Token(self.memory / "token")
 
     def source(self, files: Files) -> Path:
         """The file to read, made when it is first asked for. It is in the page cache then."""
@@ -65,7 +95,7 @@ class Target:
 
     def __init__(self, bench: Bench, peer: Peer, files: Files, root: Path) -> None:
         self.bench = bench
-        self.clients = bench.clients
+        self.clients = replace(bench.clients, token=bench.token.path) if peer.takes_token else bench.clients
         self.peer = peer
         self.files = files
         self.root = root
@@ -88,6 +118,8 @@ class Target:
             yield
             return
         self.address = f"127.0.0.1:{free_port()}"
+        if self.peer.takes_token:
+            self.bench.token.make(self.bench.places.tools)
         self._configure()
         self._server = Background(self.command(self.peer.command), self.peer.ready, self.bench.server_core)
         try:
@@ -98,7 +130,7 @@ class Target:
 
     def command(self, template: Iterable[str]) -> tuple[str, ...]:
         """A command of the peer with everything that it names."""
-        values = self.bench.places.values() | {
+        values = self.bench.places.values() | self.bench.token.values() | {
             "config": str(self._config),
             "address": self.address,
             "port": self.address.rpartition(":")[2],

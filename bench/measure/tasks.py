@@ -227,6 +227,15 @@ class Messages(Task):
         return {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class IndexedUnary(Messages):
+    """SayHello, over and over, from a client that lets HTTP/2 index the access token: as many calls as take about so
+    long."""
+
+    # A message each.
+    figures = (CALL_RATE,)
+
+
 P50 = Figure("p50", "µs p50", more_is_better=False)
 P99 = Figure("p99", "µs p99", more_is_better=False)
 

@@ -4,7 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .target import Files
-from .tasks import AtRest, Growth, Latency, Messages, PerConnection, PingPong, Read, Task, Transfer, Unary, WhileRead, Write
+from .tasks import (
+    AtRest,
+    Growth,
+    IndexedUnary,
+    Latency,
+    Messages,
+    PerConnection,
+    PingPong,
+    Read,
+    Task,
+    Transfer,
+    Unary,
+    WhileRead,
+    Write,
+)
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -13,6 +27,8 @@ GIB = 1 << 30
 GRPC = ("muxs", "tonic-default", "cpp", "grpcio", "grpcio-aio", "grpc-js")
 # Those that make thousands of calls a second.
 FAST = ("muxs", "tonic-default", "cpp")
+# muxs with more and more to do.
+LAYERED = ("muxs", "muxs-header", "muxs-metrics", "muxs-tokens", "muxs-both")
 UNARY_FLOORS = ("constant", "nginx-http2")
 
 
@@ -37,6 +53,8 @@ class Work:
     title: str
     note: str
     cases: tuple[Case, ...]
+    # What muxs shows is 1, and the others are a part of that.
+    parts_of_muxs: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,6 +148,8 @@ def works(scale: Scale) -> tuple[Work, ...]:
         growth_of_reading(scale),
         growth_of_writing(scale),
         growth_with_connections(scale),
+        layers(scale),
+        layers_of_reading(scale),
     )
 
 
@@ -311,6 +331,43 @@ def growth_with_connections(scale: Scale) -> Work:
         "SayHello over more and more connections",
         "h2load calls over so many connections, with one call at a time on each.",
         tuple(case(*pair) for pair in scale.growing_connections.items()),
+    )
+
+
+def layers(scale: Scale) -> Work:
+    def h2load(connections: int) -> Case:
+        task = Unary(connections=connections, streams=10, amount=scale.calls)
+        return Case(f"h2load, {connections} × 10", LAYERED, task)
+
+    def indexed(connections: int) -> Case:
+        how = ("hellos", "--connections", str(connections), "--streams", "10")
+        return Case(f"indexed, {connections} × 10", ("constant", *LAYERED), IndexedUnary(how=how, seconds=scale.seconds))
+
+    # One connection says little of a server that needs tokens.
+    connections = [many for many in scale.grid if many > 1]
+    return Work(
+        "layers",
+        "What access tokens and metrics cost: SayHello",
+        "muxs beside itself: with `--admin-listen`, so that calls are counted; with `--auth-issuer`, so that each call "
+        "needs an access token (RFC 9068, RS256 with 2048 bits); with both. All calls bring the same token, whose "
+        "signature muxs checks the first time and remembers. *Token not looked at* is muxs without all that, called with "
+        "the same header: what HTTP/2 itself takes for it. h2load never lets a server index that header, so that each "
+        "call brings all of it. *Indexed* is our own client, which lets HTTP/2 index it, as gRPC's C core and Go do: it "
+        "comes once on a connection; `constant`, which does nothing but HTTP/2, is called without it and shows how far "
+        "that client goes. Connections × calls at a time on each. In the last column muxs is 1.",
+        tuple(case(many) for case in (h2load, indexed) for many in connections),
+        parts_of_muxs=True,
+    )
+
+
+def layers_of_reading(scale: Scale) -> Work:
+    task = Read(size=scale.read, files=Files(size=scale.read))
+    return Work(
+        "layers-read",
+        "What access tokens and metrics cost: ReadStream",
+        f"The same where one call reads {bytes_in_words(scale.read)}, from the page cache, and our own client.",
+        (Case(f"1 × {bytes_in_words(scale.read)}", LAYERED, task),),
+        parts_of_muxs=True,
     )
 
 

@@ -132,7 +132,7 @@ pub(crate) fn bidi(bidi: &Bidi) -> Result<Report> {
 fn pipelined(amount: &Amount) -> Result<Report> {
     let mut names = Repeated::new(&request(NAME), amount.messages);
     let mut connection = amount.server.connect(names.block())?;
-    let mut replies = Replies::default();
+    let mut replies = Replies::to(NAME);
     let from = Instant::now();
     let stream = grpc::call(&mut connection, "/muxs.Greeter/BidiHello");
     let ended = connection.run(stream, &mut names, &mut |_, content| replies.feed(content))?;
@@ -144,7 +144,7 @@ fn pipelined(amount: &Amount) -> Result<Report> {
 
 fn ping_pong(amount: &Amount) -> Result<Report> {
     let mut connection = amount.server.connect(Arc::new([]))?;
-    let mut replies = Replies::default();
+    let mut replies = Replies::to(NAME);
     let mut times = Vec::with_capacity(amount.messages as usize);
     let from = Instant::now();
     let stream = grpc::call(&mut connection, "/muxs.Greeter/BidiHello");
@@ -179,31 +179,30 @@ fn ping_pong(amount: &Amount) -> Result<Report> {
 }
 
 /// The greetings that come back.
-struct Replies {
+pub(crate) struct Replies {
     messages: Messages,
     /// What each of them has to be.
     reply: Vec<u8>,
-    count: u32,
+    pub(crate) count: u32,
 }
 
 impl Replies {
-    fn feed(&mut self, content: &[u8]) -> Result<()> {
-        self.messages.feed(content, &mut |message| {
-            ensure!(message.beginning == self.reply, "not the reply to its name");
-            self.count += 1;
-            Ok(())
-        })
-    }
-}
-
-impl Default for Replies {
-    fn default() -> Self {
-        let message = format!("Hello, {NAME}!");
+    /// Those to who has that name.
+    pub(crate) fn to(name: &str) -> Self {
+        let message = format!("Hello, {name}!");
         Self {
             messages: Messages::default(),
             reply: HelloReply { message }.encode_to_vec(),
             count: 0,
         }
+    }
+
+    pub(crate) fn feed(&mut self, content: &[u8]) -> Result<()> {
+        self.messages.feed(content, &mut |message| {
+            ensure!(message.beginning == self.reply, "not the reply to its name");
+            self.count += 1;
+            Ok(())
+        })
     }
 }
 

@@ -49,11 +49,7 @@ pub(crate) fn idle(idle: &Idle) -> Result<()> {
 
 impl Idle {
     fn connection(&self) -> Result<Connection> {
-        let Server {
-            address,
-            frame_bytes,
-        } = self.server;
-        let mut connection = Connection::open(address, frame_bytes, Arc::new([]), INBOX)?;
+        let mut connection = self.server.connect_with(Arc::new([]), INBOX)?;
         for _ in 0..self.streams {
             let stream = grpc::call(&mut connection, "/muxs.Greeter/BidiHello");
             let mut name = Once::message(&greeter::request("Margaret"), false);

@@ -7,6 +7,7 @@ mod files;
 mod get;
 mod greeter;
 mod grpc;
+mod hellos;
 mod http2;
 mod idle;
 mod protobuf;
@@ -14,14 +15,15 @@ mod raw;
 mod streams;
 mod through_tonic;
 
-use std::{net::SocketAddr, process::ExitCode, sync::Arc};
+use std::{fs, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 
 use files::Transfer;
 use get::Get;
 use greeter::{Amount, Bidi, Greetings};
+use hellos::Hellos;
 use http2::Connection;
 use idle::Idle;
 use raw::Raw;
@@ -43,6 +45,8 @@ enum Load {
     RawRead(Raw),
     /// Send bytes over bare TCP
     RawWrite(Raw),
+    /// Call SayHello many times
+    Hellos(Hellos),
     /// Receive many messages with LotsOfReplies
     Replies(Amount),
     /// Send many messages with LotsOfGreetings
@@ -66,11 +70,30 @@ struct Server {
     /// The largest frame that the server may send
     #[arg(long, value_name = "COUNT", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(16_384..1 << 24))]
     frame_bytes: u32,
+    /// A file with an access token, which each call brings; HTTP/2 indexes it
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 impl Server {
     fn connect(&self, hot: Arc<[u8]>) -> Result<Connection> {
-        Connection::open(self.address, self.frame_bytes, hot, INBOX)
+        self.connect_with(hot, INBOX)
+    }
+
+    /// A connection that receives so much at once, in bytes.
+    fn connect_with(&self, hot: Arc<[u8]>, inbox: usize) -> Result<Connection> {
+        let mut connection = Connection::open(self.address, self.frame_bytes, hot, inbox)?;
+        connection.authorize(self.authorization()?);
+        Ok(connection)
+    }
+
+    /// The header that says who calls.
+    fn authorization(&self) -> Result<Option<String>> {
+        let Some(path) = &self.token_file else {
+            return Ok(None);
+        };
+        let token = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        Ok(Some(format!("Bearer {}", token.trim())))
     }
 }
 
@@ -91,6 +114,7 @@ fn run(load: Load) -> Result<()> {
         Load::Get(get) => get::get(&get)?,
         Load::RawRead(raw) => raw::read(&raw)?,
         Load::RawWrite(raw) => raw::write(&raw)?,
+        Load::Hellos(hellos) => hellos::hellos(&hellos)?,
         Load::Replies(amount) => greeter::replies(&amount)?,
         Load::Greetings(greetings) => greeter::greetings(&greetings)?,
         Load::Bidi(bidi) => greeter::bidi(&bidi)?,

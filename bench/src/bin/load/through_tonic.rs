@@ -7,12 +7,16 @@ use anyhow::{Context, Result, ensure};
 use muxs_bench::{
     Report, Span, crc32c,
     pb::{
-        ReadStreamRequest, file_controller_client::FileControllerClient,
+        HelloRequest, ReadStreamRequest, file_controller_client::FileControllerClient,
         greeter_client::GreeterClient, read_stream_response::Event,
     },
 };
 use tokio::runtime::Runtime;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    IntoStreamingRequest, Request,
+    metadata::AsciiMetadataValue,
+    transport::{Channel, Endpoint},
+};
 
 use crate::{
     Server,
@@ -40,6 +44,7 @@ pub(crate) fn check(check: &Check) -> Result<Report> {
             filename: check.filename.clone(),
             ..ReadStreamRequest::default()
         };
+        let request = authorized(request, &check.server)?;
         let from = Instant::now();
         let mut events = files.read_stream(request).await?.into_inner();
         let mut messages = 0;
@@ -76,16 +81,20 @@ pub(crate) fn bidi(amount: &Amount) -> Result<Report> {
     let runtime = Runtime::new()?;
     let channel = runtime.block_on(connect(&amount.server))?;
     // What is spawned runs where the connection does, and not beside the runtime.
-    let greeted = runtime.spawn(greet(channel, amount.messages));
+    let names = (0..amount.messages).map(|_| request("Margaret"));
+    let names = authorized(futures::stream::iter(names), &amount.server)?;
+    let greeted = runtime.spawn(greet(channel, names, amount.messages));
     let span = runtime.block_on(greeted)??;
     Ok(amount.report(span))
 }
 
-async fn greet(channel: Channel, messages: u32) -> Result<Span> {
+async fn greet(
+    channel: Channel,
+    names: impl IntoStreamingRequest<Message = HelloRequest>,
+    messages: u32,
+) -> Result<Span> {
     let mut greeter = GreeterClient::new(channel);
-    let names = (0..messages).map(|_| request("Margaret"));
     let from = Instant::now();
-    let names = futures::stream::iter(names);
     let mut replies = greeter.bidi_hello(names).await?.into_inner();
     let mut count = 0;
     while let Some(reply) = replies.message().await? {
@@ -98,6 +107,17 @@ async fn greet(channel: Channel, messages: u32) -> Result<Span> {
     let span = Span::since(from);
     ensure!(count == messages, "{count} messages");
     Ok(span)
+}
+
+/// A request that says who calls, if the server shall be told.
+fn authorized<T>(message: T, server: &Server) -> Result<Request<T>> {
+    let mut request = Request::new(message);
+    if let Some(authorization) = server.authorization()? {
+        let mut value: AsciiMetadataValue = authorization.parse()?;
+        value.set_sensitive(true);
+        request.metadata_mut().insert("authorization", value);
+    }
+    Ok(request)
 }
 
 async fn connect(server: &Server) -> Result<Channel> {

@@ -51,6 +51,11 @@ impl Connection {
         Ok(connection)
     }
 
+    /// Lets each request say who calls.
+    pub(crate) fn authorize(&mut self, authorization: Option<String>) {
+        self.state.authorization = authorization;
+    }
+
     /// Begins a stream, the number of which it says. Its content, unless there is none, is sent by
     /// [`Self::send`].
     pub(crate) fn request(&mut self, headers: &[(&str, &str)], has_content: bool) -> u32 {
@@ -87,7 +92,13 @@ impl Connection {
         }
     }
 
-    fn flush(&mut self) -> Result<()> {
+    /// Makes frames of a source, as windows let it; [`Self::flush`] sends them.
+    pub(crate) fn enqueue(&mut self, stream: u32, source: &mut impl Source) {
+        self.state.enqueue(stream, source);
+    }
+
+    /// Sends what the socket takes now.
+    pub(crate) fn flush(&mut self) -> Result<()> {
         let sent = self.state.outgoing.send(&self.socket);
         sent.context("the server has closed the connection")
     }

@@ -1,19 +1,51 @@
-//! The headers of a request, as simple as HPACK (RFC 7541) lets them be: nothing is indexed, so
-//! there is no state, and nothing is Huffman-coded.
+//! The headers of a request, as simple as HPACK (RFC 7541) lets them be: only who calls is indexed,
+//! and nothing is Huffman-coded.
 
 /// `:status: 200`, as the static table has it. Every server uses it.
 const STATUS_200: u8 = 0x88;
 
-/// A block of headers.
-pub(crate) fn block(headers: &[(&str, &str)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in headers {
-        // A literal without indexing, whose name is spelled out.
-        block.push(0);
-        string(&mut block, name);
-        string(&mut block, value);
+/// A literal that the other side shall remember, with the name of entry 23 of the static table:
+/// `authorization`.
+const REMEMBER_AUTHORIZATION: u8 = 0x40 | 23;
+
+/// What was remembered last: the first entry behind the 61 of the static table.
+const REMEMBERED: u8 = 0x80 | 62;
+
+/// The headers of the requests of one connection.
+///
+/// The other side remembers their `authorization`, as gRPC's C core and Go let it; nothing else. It
+/// has to have room for that, which it has unless it says otherwise: a table of 4096 bytes.
+#[derive(Default)]
+pub(crate) struct Encoder {
+    /// The `authorization` that the other side has.
+    remembered: Option<String>,
+}
+
+impl Encoder {
+    /// A block of headers, and of who calls, if that shall be said.
+    pub(crate) fn block(
+        &mut self,
+        headers: &[(&str, &str)],
+        authorization: Option<&str>,
+    ) -> Vec<u8> {
+        let mut block = Vec::new();
+        for (name, value) in headers {
+            // A literal without indexing, whose name is spelled out.
+            block.push(0);
+            string(&mut block, name);
+            string(&mut block, value);
+        }
+        match authorization {
+            None => {}
+            Some(value) if self.remembered.as_deref() == Some(value) => block.push(REMEMBERED),
+            Some(value) => {
+                block.push(REMEMBER_AUTHORIZATION);
+                string(&mut block, value);
+                self.remembered = Some(value.to_owned());
+            }
+        }
+        block
     }
-    block
 }
 
 fn string(block: &mut Vec<u8>, text: &str) {
@@ -53,10 +85,35 @@ mod tests {
 
     #[test]
     fn a_header_is_a_literal_with_both_lengths_in_front() {
-        assert_eq!(
-            block(&[("te", "trailers"), ("a", "")]),
-            b"\0\x02te\x08trailers\0\x01a\0"
-        );
+        let mut encoder = Encoder::default();
+        for _ in 0..2 {
+            assert_eq!(
+                encoder.block(&[("te", "trailers"), ("a", "")], None),
+                b"\0\x02te\x08trailers\0\x01a\0"
+            );
+        }
+    }
+
+    /// RFC 7541, 6.2.1 and 6.1.
+    #[test]
+    fn who_calls_is_spelled_out_once_and_an_index_afterwards() {
+        let mut encoder = Encoder::default();
+        let mut block = |who| encoder.block(&[("a", "")], who);
+        assert_eq!(block(Some("Bearer x")), b"\0\x01a\0\x57\x08Bearer x");
+        assert_eq!(block(Some("Bearer x")), b"\0\x01a\0\xbe");
+        // What is not said is not forgotten.
+        assert_eq!(block(None), b"\0\x01a\0");
+        assert_eq!(block(Some("Bearer x")), b"\0\x01a\0\xbe");
+    }
+
+    #[test]
+    fn somebody_else_who_calls_is_spelled_out_and_is_the_first_entry_then() {
+        let mut encoder = Encoder::default();
+        let mut block = |who| encoder.block(&[], Some(who));
+        for who in ["a", "b", "a"] {
+            assert_eq!(block(who), [0x57, 1, who.as_bytes()[0]]);
+            assert_eq!(block(who), [0xbe]);
+        }
     }
 
     /// RFC 7541, C.1.3: 1337 in 5 bits is 31, 154, 10; in 7 bits 1337 is 127 and 1210.

@@ -10,7 +10,7 @@ use super::{
         INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, PADDED, PING, PRIORITY, RST_STREAM, SETTINGS,
         WINDOW_UPDATE, frame, settings, window_update,
     },
-    hpack,
+    hpack::{self, Encoder},
     outgoing::{Outgoing, Source},
 };
 
@@ -30,6 +30,9 @@ const OUTBOX: usize = 1 << 20;
 /// All of a connection but its bytes.
 pub(super) struct State {
     pub(super) outgoing: Outgoing,
+    encoder: Encoder,
+    /// What each request says of who calls.
+    pub(super) authorization: Option<String>,
     streams: Vec<Stream>,
     /// How much may be sent, on all streams together. A server may take back what it gave.
     window: i64,
@@ -73,6 +76,8 @@ impl State {
         outgoing.push(&frame(PING, 0, 0, &[0; 8]));
         Self {
             outgoing,
+            encoder: Encoder::default(),
+            authorization: None,
             streams: Vec::new(),
             window: FIRST_WINDOW.into(),
             stream_window: FIRST_WINDOW.into(),
@@ -102,7 +107,8 @@ impl State {
             true => END_HEADERS,
             false => END_HEADERS | END_STREAM,
         };
-        let block = hpack::block(headers);
+        let authorization = self.authorization.as_deref();
+        let block = self.encoder.block(headers, authorization);
         self.outgoing.push(&frame(HEADERS, flags, stream, &block));
         stream
     }
