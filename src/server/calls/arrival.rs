@@ -38,7 +38,6 @@ const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 
 /// A call of which the headers have come, and nothing else was looked at.
 pub(super) struct Arrival {
-    calls: Arc<Calls>,
     /// The number of its method.
     method: usize,
     head: Parts,
@@ -84,7 +83,6 @@ impl Arrival {
             method,
             record: Record::new(calls, method, &head),
             until: until(&head.headers, &calls.limits),
-            calls: Arc::clone(calls),
             head,
             stream,
             respond,
@@ -140,11 +138,12 @@ impl Arrival {
     /// Calls the handler. A call that is over at once, as a small one is that has come whole, takes
     /// no task, and is done while all of it is in the processor's cache.
     fn go(mut self, admitted: Admitted) -> Option<BoxFuture<'static, ()>> {
-        let method = self.calls.methods.method(self.method);
+        let calls = self.record.calls();
+        let method = calls.methods.method(self.method);
         let rules = Rules {
             requests: method.requests,
             max_message_bytes: method.max_message_bytes,
-            idle_timeout: self.calls.limits.idle_timeout,
+            idle_timeout: calls.limits.idle_timeout,
             received: self.record.of_request(),
         };
         let (intake, body) = request::request(self.stream, rules);
@@ -154,6 +153,8 @@ impl Arrival {
         {
             self.head.extensions.insert(caller.files.clone());
         }
+        let request = Request::from_parts(answered_in_kind(self.head), body);
+        let answer = calls.routes.call(request);
         let call = Call {
             intake,
             ending: ending(until, admitted.caller.as_deref()),
@@ -161,8 +162,7 @@ impl Arrival {
             record: self.record,
             _place: admitted.place,
         };
-        let request = Request::from_parts(answered_in_kind(self.head), body);
-        let mut call = call.answer(self.calls.routes.call(request)).boxed();
+        let mut call = call.answer(answer).boxed();
         // Whoever takes it asks it again, and is woken then.
         let mut nobody = Context::from_waker(Waker::noop());
         call.as_mut().poll(&mut nobody).is_pending().then_some(call)
@@ -176,16 +176,17 @@ impl Arrival {
             return Err(Refused::Http(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
         self.until.as_ref().map_err(Status::clone)?;
-        if self.calls.refused {
+        if self.record.calls().refused {
             return Err(refusal::busy().into());
         }
         let caller = self.caller()?;
         if let Some(caller) = &caller {
             self.record.is_of(caller);
         }
-        let place = match self.calls.methods.method(self.method).always {
+        let calls = self.record.calls();
+        let place = match calls.methods.method(self.method).always {
             true => None,
-            false => Some(self.calls.room.take().ok_or_else(|| {
+            false => Some(calls.room.take().ok_or_else(|| {
                 self.record.refused(Limit::MaxCalls);
                 refusal::busy()
             })?),
@@ -195,18 +196,20 @@ impl Arrival {
 
     /// Who calls, where that is asked.
     fn caller(&mut self) -> Result<Option<Arc<Caller>>, Refused> {
-        let Some(gate) = &self.calls.gate else {
+        let calls = self.record.calls();
+        let Some(gate) = &calls.gate else {
             return Ok(None);
         };
-        let record = &mut self.record;
-        let access = self.calls.methods.method(self.method).access;
-        gate.admit(&self.head.headers, access).map_err(|denied| {
-            record.has_flaw(denied.flaw());
-            match gate.ask(&denied) {
-                Some(keys) => Refused::Yet(keys.boxed()),
-                None => Refused::Grpc(refusal::denied(&denied, gate)),
-            }
-        })
+        let access = calls.methods.method(self.method).access;
+        let (flaw, refused) = match gate.admit(&self.head.headers, access) {
+            Ok(caller) => return Ok(caller),
+            Err(denied) => match gate.ask(&denied) {
+                Some(keys) => (denied.flaw(), Refused::Yet(keys.boxed())),
+                None => (denied.flaw(), refusal::denied(&denied, gate).into()),
+            },
+        };
+        self.record.has_flaw(flaw);
+        Err(refused)
     }
 }
 

@@ -33,7 +33,8 @@ pub(super) struct Record {
     calls: Arc<Calls>,
     /// The number of its method.
     method: usize,
-    begun: Instant,
+    /// None where nobody asks how long it took: a look at the clock takes a hundredth of a small call.
+    begun: Option<Instant>,
     id: Option<HeaderValue>,
     /// Whether its client has been told.
     named: bool,
@@ -44,7 +45,9 @@ pub(super) struct Record {
     caller: Option<Arc<Caller>>,
     flaw: Option<Flaw>,
     code: Code,
-    /// After how long it has ended.
+    /// Whether that is so, and nothing comes after it.
+    has_ended: bool,
+    /// After how long.
     took: Option<Duration>,
     /// In bytes.
     pub(super) received: u64,
@@ -67,7 +70,7 @@ impl Record {
         let mut record = Self {
             calls: Arc::clone(calls),
             method,
-            begun: Instant::now(),
+            begun: calls.meters.is_some().then(Instant::now),
             id: head.headers.get(REQUEST_ID).filter(|id| is_id(id)).cloned(),
             named: false,
             span: Span::none(),
@@ -76,6 +79,7 @@ impl Record {
             caller: None,
             flaw: None,
             code: Code::Cancelled,
+            has_ended: false,
             took: None,
             received: 0,
             sent: 0,
@@ -85,6 +89,7 @@ impl Record {
             let id = record.known_id().to_str().ok();
             let span = tracing::debug_span!(target: TARGET, "call", request_id = id);
             record.span = span;
+            record.begun.get_or_insert_with(Instant::now);
         }
         #[cfg(feature = "otel")]
         record.trace(head);
@@ -101,6 +106,11 @@ impl Record {
             self.trace = Some(trace);
             self.known_id();
         }
+    }
+
+    /// What is known of all of them.
+    pub(super) fn calls(&self) -> &Arc<Calls> {
+        &self.calls
     }
 
     /// Notes who calls.
@@ -156,12 +166,13 @@ impl Record {
 
     /// Notes how the call has ended, when HTTP/2 has taken the word for it. The first word counts.
     pub(super) fn ended(&mut self, code: Code) {
-        if self.took.is_none() {
-            let took = self.begun.elapsed();
-            (self.code, self.took) = (code, Some(took));
-            if let Some(meters) = &self.calls.meters {
-                meters.of(self.method).ended(code, took);
-            }
+        if std::mem::replace(&mut self.has_ended, true) {
+            return;
+        }
+        self.code = code;
+        self.took = self.begun.map(|begun| begun.elapsed());
+        if let (Some(meters), Some(took)) = (&self.calls.meters, self.took) {
+            meters.of(self.method).ended(code, took);
         }
     }
 
