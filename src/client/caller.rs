@@ -3,8 +3,8 @@
 //!
 //! Such a token is forgotten, and another is asked for. The next attempt follows at once, unless one
 //! more would come to the same: there is no other token, or the one that was refused had been asked
-//! for by this transfer, and nothing advanced since. So a token that expires on the way costs a transfer nothing, however often that happens,
-//! and a server that takes no token ends it after two.
+//! for by this transfer, and nothing advanced since. So a token that expires on the way costs a
+//! transfer nothing, however often that happens, and a server that takes no token ends it after two.
 
 use http::{HeaderValue, header::AUTHORIZATION};
 use tonic::{Request, transport::Channel};

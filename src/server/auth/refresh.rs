@@ -156,7 +156,8 @@ impl Keys {
     }
 
     /// Has the keys read again for a token with a key that was not known when they had been read
-    /// `number` times, unless that was so a moment ago, or too many wait. Gives what completes when they have been.
+    /// `number` times, unless that was so a moment ago, or too many wait. Gives what completes when
+    /// they have been.
     pub(super) fn ask(&self, number: u64) -> Option<impl Future<Output = ()> + Send + use<>> {
         let mut asked = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
         match &*asked {
