@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::{AuthSettings, Scope, ScopeNames, keys::KeySet};
-use crate::files;
+use crate::{files, server::wait::after};
 
 /// The longest token, in bytes.
 const LONGEST: usize = 8 * 1024;
@@ -205,7 +205,7 @@ impl Expected {
                 folder,
             },
             subject: claims.sub.into(),
-            until: super::super::wait::after(rest),
+            until: after(rest),
         })
     }
 

@@ -55,6 +55,12 @@ pub(super) struct Record {
     messages: Messages,
 }
 
+/// What is sent at a time. Its messages are counted only where somebody asks.
+pub(super) struct Sent {
+    bytes: u64,
+    messages: u64,
+}
+
 /// Counts the messages of one request as they come.
 pub(super) struct Received {
     calls: Arc<Calls>,
@@ -150,17 +156,24 @@ impl Record {
         }
     }
 
-    /// Notes what HTTP/2 has taken to send.
-    pub(super) fn sent(&mut self, data: &[u8]) {
-        self.sent += data.len() as u64;
-        if let Some(meters) = &self.calls.meters {
-            let before = self.messages.begun;
+    /// Looks at what is about to be sent, and says what that is.
+    pub(super) fn sending(&mut self, data: &[u8]) -> Sent {
+        let before = self.messages.begun;
+        if self.calls.meters.is_some() {
             // Nothing is refused here.
             let _ = self.messages.pass(data, |_| Ok(()), |_| Ok(()));
-            meters
-                .of(self.method)
-                .sent
-                .add(self.messages.begun - before);
+        }
+        Sent {
+            bytes: data.len() as u64,
+            messages: self.messages.begun - before,
+        }
+    }
+
+    /// Notes what HTTP/2 has taken to send.
+    pub(super) fn sent(&mut self, sent: Sent) {
+        self.sent += sent.bytes;
+        if let Some(meters) = &self.calls.meters {
+            meters.of(self.method).sent.add(sent.messages);
         }
     }
 

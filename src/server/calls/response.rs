@@ -125,14 +125,14 @@ impl Call {
     }
 
     async fn send_body(&mut self, mut stream: SendStream<Bytes>, mut body: Body) {
-        let trailers = loop {
+        let mut trailers = loop {
             match poll_fn(|cx| self.poll_next(&mut stream, &mut body, cx)).await {
                 Next::Data(bytes) => {
-                    let sent = bytes.clone();
+                    let sent = self.record.sending(&bytes);
                     if stream.send_data(bytes, false).is_err() {
                         return;
                     }
-                    self.record.sent(&sent);
+                    self.record.sent(sent);
                 }
                 Next::End => {
                     if stream.send_data(Bytes::new(), true).is_ok() {
@@ -155,7 +155,6 @@ impl Call {
                 Next::ClientGone => return,
             }
         };
-        let mut trailers = trailers;
         let code = code(&trailers);
         self.record.name(&mut trailers, Some(code));
         // It fails when the client has gone.
