@@ -25,7 +25,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
 
-    Builder::new().compile(&[helloworld(&descriptors)]);
+    Builder::new()
+        .build_client(has_feature("CLIENT"))
+        .build_server(has_feature("SERVER"))
+        .compile(&[helloworld(&descriptors)]);
     let muxs = FileDescriptorSet {
         file: descriptors
             .file
@@ -34,11 +37,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .collect(),
     };
     tonic_prost_build::configure()
+        .build_client(has_feature("CLIENT"))
+        .build_server(has_feature("SERVER"))
         .codec_path(CODEC)
         // Not copied out of the message it came in.
         .bytes(".muxs.Chunk.data")
         .compile_fds(muxs)?;
     Ok(())
+}
+
+fn has_feature(name: &str) -> bool {
+    env::var_os(format!("CARGO_FEATURE_{name}")).is_some()
 }
 
 /// The quick start's Greeter, over the messages of `muxs`.

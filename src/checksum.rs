@@ -1,47 +1,46 @@
-//! CRC-32C, the checksum of the contract.
+//! CRC-32C, the checksum of chunks and files.
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-/// The CRC-32C (Castagnoli) of a sequence of bytes; by default that of none.
+/// The CRC-32C (Castagnoli) of a byte sequence. The default is that of the empty sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Crc32c(u32);
 
 impl Crc32c {
-    /// Of all of `bytes`.
+    /// The checksum of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        Self::default().extended_by(bytes)
+        Self::default().update(bytes)
     }
 
-    /// Of these bytes with `next` behind them.
-    pub fn extended_by(self, next: &[u8]) -> Self {
-        // Inside, the register is the complement of the checksum.
+    /// The checksum after appending `next`.
+    pub fn update(self, next: &[u8]) -> Self {
+        // The algorithm's register holds the complement of the checksum.
         let register = u64::from(!self.0);
         let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, register);
         digest.update(next);
-        // In its lower half: the library has algorithms of 64 bits too.
+        // The library returns 32-bit checksums in the lower half of a u64.
         Self(digest.finalize() as u32)
     }
 
-    /// Of these bytes with `length` others behind them, whose checksum is `next`. Does not take
-    /// longer for more of them.
-    pub fn followed_by(self, next: Self, length: u64) -> Self {
-        // A checksum is the remainder of a division of polynomials. Bytes behind it shift it, which
-        // multiplies it by a power of x.
+    /// The checksum after appending `length` bytes whose checksum is `next`, in constant time.
+    pub fn combine(self, next: Self, length: u64) -> Self {
+        // A checksum is the remainder of a polynomial division. Appending bytes shifts it, which is a
+        // multiplication by a power of x.
         let bits = (0..u64::BITS).filter(|bit| length >> bit & 1 == 1);
         let shifted = bits.fold(self.0, |sum, bit| product(sum, SHIFTS[bit as usize]));
         Self(shifted ^ next.0)
     }
 
-    /// As it travels.
+    /// The value on the wire.
     pub fn value(self) -> u32 {
         self.0
     }
 }
 
-/// The divisor, and all other polynomials here, with the highest power of x in the lowest bit.
+/// The generator polynomial. Like every polynomial here, its highest power of x is in the lowest bit.
 const CASTAGNOLI: u32 = 0x82f6_3b78;
 
-/// What shifts by 1, 2, 4, 8, ... bytes: x to the power of 8, 16, 32, 64, ...
+/// The factors that shift by 1, 2, 4, 8, ... bytes: x to the power of 8, 16, 32, 64, ...
 const SHIFTS: [u32; u64::BITS as usize] = {
     let mut shifts = [1 << (31 - 8); u64::BITS as usize];
     let mut bit = 1;
@@ -52,7 +51,7 @@ const SHIFTS: [u32; u64::BITS as usize] = {
     shifts
 };
 
-/// The product of two polynomials, without multiples of the divisor.
+/// The product of two polynomials modulo the generator.
 const fn product(a: u32, mut b: u32) -> u32 {
     let mut product = 0;
     let mut power = 1 << 31;
@@ -80,7 +79,7 @@ mod tests {
 
     /// The check value of the catalogue of CRCs, and the vectors of RFC 3720, B.4.
     #[test]
-    fn it_is_castagnolis() {
+    fn checksums_match_published_vectors() {
         assert_eq!(Crc32c::of(b"").value(), 0);
         assert_eq!(Crc32c::of(b"123456789").value(), 0xe306_9283);
         assert_eq!(Crc32c::of(&[0; 32]).value(), 0x8a91_36aa);
@@ -89,26 +88,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_make_the_whole(whole: Vec<u8>, at: prop::sample::Index) {
+        fn update_equals_checksum_of_whole(whole: Vec<u8>, at: prop::sample::Index) {
             let (first, second) = whole.split_at(at.index(whole.len() + 1));
-            prop_assert_eq!(Crc32c::of(first).extended_by(second), Crc32c::of(&whole));
+            prop_assert_eq!(Crc32c::of(first).update(second), Crc32c::of(&whole));
         }
 
         #[test]
-        fn so_do_their_checksums(whole: Vec<u8>, at: prop::sample::Index) {
+        fn combine_equals_checksum_of_whole(whole: Vec<u8>, at: prop::sample::Index) {
             let (first, second) = whole.split_at(at.index(whole.len() + 1));
             let (first, length) = (Crc32c::of(first), second.len() as u64);
             let second = Crc32c::of(second);
-            prop_assert_eq!(first.followed_by(second, length), Crc32c::of(&whole));
+            prop_assert_eq!(first.combine(second, length), Crc32c::of(&whole));
         }
 
-        /// Lengths that nobody has bytes for.
+        /// The lengths exceed what memory could hold.
         #[test]
-        fn lengths_add_up(sum: u32, a in 0..1_u64 << 63, b in 0..1_u64 << 63) {
+        fn combine_is_additive_in_length(sum: u32, a in 0..1_u64 << 63, b in 0..1_u64 << 63) {
             let (sum, nothing) = (Crc32c(sum), Crc32c::default());
             prop_assert_eq!(
-                sum.followed_by(nothing, a).followed_by(nothing, b),
-                sum.followed_by(nothing, a + b)
+                sum.combine(nothing, a).combine(nothing, b),
+                sum.combine(nothing, a + b)
             );
         }
     }

@@ -1,4 +1,4 @@
-//! How messages travel: as protobuf, in buffers that begin small.
+//! The codec of all messages: protobuf, with small initial buffers.
 
 use std::marker::PhantomData;
 
@@ -6,15 +6,15 @@ use prost::Message;
 use tonic::codec::{self, BufferSettings};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// In front of each message: a byte that says whether it is compressed, and its length in four.
-pub(crate) const HEAD_BYTES: usize = 5;
+/// The prefix of each message: one byte for the compression flag, four for the length.
+pub(crate) const MESSAGE_PREFIX_LEN: usize = 5;
 
-/// What a call gets for its messages to begin with, in bytes, in each direction. Most have no more,
-/// and memory allocators have such pieces at hand; tonic's 8 KiB they have to look for.
+/// The initial size of a call's buffer in each direction. Most messages fit, and allocators keep blocks of
+/// this size in thread caches, unlike tonic's default of 8 KiB.
 const BUFFER_BYTES: usize = 1000;
 
-/// How much is gathered before it is sent, in bytes, while more is ready: tonic's default.
-const GATHERED_BYTES: usize = 32 * 1024;
+/// The number of encoded bytes that are sent at once while more messages are ready: tonic's default.
+const YIELD_THRESHOLD: usize = 32 * 1024;
 
 /// Encodes `T` and decodes `U`.
 #[derive(Debug)]
@@ -37,10 +37,10 @@ where
     type Decoder = ProstDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER_BYTES, GATHERED_BYTES))
+        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(BUFFER_BYTES, YIELD_THRESHOLD))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER_BYTES, GATHERED_BYTES))
+        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(BUFFER_BYTES, YIELD_THRESHOLD))
     }
 }

@@ -1,4 +1,4 @@
-//! How every failure looks on the wire: a gRPC status whose details tell programs the reason.
+//! Failures on the wire: a gRPC status with `google.rpc` error details.
 
 use std::time::Duration;
 
@@ -9,26 +9,25 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// The domain of every `google.rpc.ErrorInfo` of this server.
 const DOMAIN: &str = "muxs";
 
-/// The reason for a request that breaks the contract in a way that has no word of its own.
+/// The reason of a request that breaks the contract where no specific reason exists.
 pub(crate) const BAD_REQUEST: &str = "BAD_REQUEST";
 
-/// What ends a response of streamed messages.
+/// The trailers that end a response with `status`.
 pub(crate) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
-    // It fails for a message that is no header, and then the client hears of an end without status.
+    // It fails for a message that is not a valid header value; the trailers then have no status.
     let _ = status.add_header(&mut trailers);
     trailers
 }
 
-/// What a program needs to know of a failure: its code, its reason and the values that go with the
-/// reason.
-pub(crate) struct Cause {
+/// The machine-readable part of a failure: code, reason and metadata (`google.rpc.ErrorInfo`).
+pub(crate) struct Failure {
     pub(crate) code: Code,
     pub(crate) reason: &'static str,
     pub(crate) metadata: Vec<(&'static str, String)>,
 }
 
-impl Cause {
+impl Failure {
     pub(crate) fn new(code: Code, reason: &'static str) -> Self {
         Self {
             code,
@@ -37,42 +36,41 @@ impl Cause {
         }
     }
 
-    /// Adds a value, such as the limit that was passed.
-    pub(crate) fn with(mut self, key: &'static str, value: impl ToString) -> Self {
+    /// Adds a metadata value, such as the limit that was exceeded.
+    pub(crate) fn metadata(mut self, key: &'static str, value: impl ToString) -> Self {
         self.metadata.push((key, value.to_string()));
         self
     }
 
-    /// Adds a value, if there is one.
-    pub(crate) fn with_some(self, key: &'static str, value: Option<impl ToString>) -> Self {
+    /// Adds a metadata value if there is one.
+    pub(crate) fn metadata_opt(self, key: &'static str, value: Option<impl ToString>) -> Self {
         match value {
-            Some(value) => self.with(key, value),
+            Some(value) => self.metadata(key, value),
             None => self,
         }
     }
 
-    /// The failure as a status, with `message` for people.
+    /// The status, with `message` for people.
     ///
-    /// `message` never repeats what the client sent: a status travels in trailers, which are
-    /// limited to 8 KiB by some clients, and a longer one would hide the failure behind one of the
-    /// transport's.
+    /// `message` must not repeat input of the client: a status travels in trailers, and some clients limit
+    /// those to 8 KiB. Longer trailers would replace the failure by a transport error.
     pub(crate) fn status(self, message: impl Into<String>) -> Status {
         let details = self.details();
         Status::with_error_details(self.code, message, details)
     }
 
-    /// The failure of one field of the request, as a status.
-    pub(crate) fn field_status(self, field: &str, message: impl Into<String>) -> Status {
+    /// The status of an invalid request field (`google.rpc.BadRequest`).
+    pub(crate) fn bad_field(self, field: &str, message: impl Into<String>) -> Status {
         let message = message.into();
         let mut details = self.details();
         details.add_bad_request_violation(field, &message);
         Status::with_error_details(self.code, message, details)
     }
 
-    /// A failure that will pass, as a status that says when to try again.
-    pub(crate) fn retry_status(self, after: Duration, message: impl Into<String>) -> Status {
+    /// The status of a temporary failure, with the delay before a retry (`google.rpc.RetryInfo`).
+    pub(crate) fn retry_after(self, delay: Duration, message: impl Into<String>) -> Status {
         let mut details = self.details();
-        details.set_retry_info(Some(after));
+        details.set_retry_info(Some(delay));
         Status::with_error_details(self.code, message, details)
     }
 

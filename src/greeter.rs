@@ -10,7 +10,7 @@ use tokio_stream::StreamExt;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
-    failure::{BAD_REQUEST, Cause},
+    failure::{BAD_REQUEST, Failure},
     pb,
 };
 
@@ -56,8 +56,8 @@ impl pb::greeter_server::Greeter for Greeter {
     async fn square(&self, request: Request<pb::Number>) -> Result<Response<pb::Number>, Status> {
         let value = request.into_inner().value;
         if value < 0.0 {
-            return Err(Cause::new(Code::InvalidArgument, BAD_REQUEST)
-                .field_status("value", "a negative number has no real square root"));
+            return Err(Failure::new(Code::InvalidArgument, BAD_REQUEST)
+                .bad_field("value", "a negative number has no real square root"));
         }
         Ok(Response::new(pb::Number {
             value: value.sqrt(),
@@ -175,10 +175,10 @@ fn check_name(name: &str) -> Result<(), Status> {
     if name.len() <= MAX_NAME_BYTES {
         return Ok(());
     }
-    Err(Cause::new(Code::InvalidArgument, "NAME_TOO_LONG")
-        .with("limit", MAX_NAME_BYTES)
-        .with("size", name.len())
-        .field_status(
+    Err(Failure::new(Code::InvalidArgument, "NAME_TOO_LONG")
+        .metadata("limit", MAX_NAME_BYTES)
+        .metadata("size", name.len())
+        .bad_field(
             "name",
             format!(
                 "the name has {} bytes, the most is {MAX_NAME_BYTES}",
@@ -193,8 +193,8 @@ fn pause(interval: prost_types::Duration) -> Result<Duration, Status> {
         (seconds @ 0.., nanos @ 0..1_000_000_000) => {
             Ok(Duration::new(seconds as u64, nanos as u32))
         }
-        _ => Err(Cause::new(Code::InvalidArgument, BAD_REQUEST)
-            .field_status("interval", "the interval is negative or malformed")),
+        _ => Err(Failure::new(Code::InvalidArgument, BAD_REQUEST)
+            .bad_field("interval", "the interval is negative or malformed")),
     }
 }
 

@@ -14,8 +14,8 @@
 //! * `greeter`: the greeter, private: there is nothing to configure.
 //! * `failure`: how every failure looks on the wire.
 //! * `codec`: how messages travel.
-//! * `issuer`: what an authorization server says over HTTP, for the server and the client.
-//! * `count`: a number of things that happened.
+//! * `oauth`: HTTP requests to an authorization server, for the server and the client.
+//! * `counter`: an atomic counter.
 //! * [`checksum`]: CRC-32C, the checksum of chunks and files.
 //!
 //! Imports point down that list, and the greeter and the files never see each other.
@@ -48,13 +48,20 @@
 //! ```
 
 pub mod checksum;
+#[cfg(feature = "client")]
 pub mod client;
 mod codec;
-mod count;
+#[cfg(feature = "server")]
+mod counter;
+#[cfg(feature = "server")]
 mod failure;
+#[cfg(feature = "server")]
 pub mod files;
+#[cfg(feature = "server")]
 mod greeter;
-mod issuer;
+#[cfg(any(feature = "client", feature = "server"))]
+mod oauth;
+#[cfg(feature = "server")]
 pub mod server;
 
 /// The contract of `proto/mux.proto`: messages, servers and clients.

@@ -15,7 +15,7 @@ use tonic::{
 use tower::{BoxError, Service};
 
 use super::{Credentials, TokenError, error::Error};
-use crate::issuer::is_loopback;
+use crate::oauth::is_loopback;
 
 /// A connection whose calls show a token: the transport of every generated client.
 ///

@@ -70,7 +70,7 @@ impl Source for Reader<'_> {
             // The server may have made a piece durable in part.
             let mut sent = first.data;
             let unsent = sent.split_off((length - self.dropped) as usize);
-            found = found.extended_by(&sent);
+            found = found.update(&sent);
             self.kept.push_front(Piece::new(length, unsent));
         }
         // A server that was restarted may take smaller pieces than before.

@@ -29,7 +29,7 @@ impl Piece {
 
     /// The checksum of all up to its end, where `before` is that of all before it.
     pub(super) fn behind(&self, before: Crc32c) -> Crc32c {
-        before.followed_by(self.checksum, self.data.len() as u64)
+        before.combine(self.checksum, self.data.len() as u64)
     }
 
     /// The same bytes in pieces of at most `most`.

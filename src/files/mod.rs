@@ -15,24 +15,24 @@
 //! `service` turns calls into domain types and failures into codes, `store` is asynchronous,
 //! `local` is the disk, plain blocking Rust.
 
-mod activity;
-mod caller;
 mod error;
 mod local;
 mod path;
+mod principal;
 mod service;
 mod settings;
+mod stats;
 mod store;
 mod upload;
 mod version;
 
-pub(crate) use activity::Staged;
-pub(crate) use caller::{Caller, folder};
 pub use error::{Error, OpenError};
 pub use path::{FilePath, InvalidPath};
+pub(crate) use principal::{Principal, folder};
 pub use service::MAX_CHUNK_BYTES;
-pub(crate) use service::{FileController, Files, WRITE, WRITE_STREAM, file_controller};
-pub use settings::{Access, Settings};
+pub(crate) use service::{FileController, FileService, WRITE, WRITE_STREAM, file_controller};
+pub use settings::{AccessMode, Settings};
+pub(crate) use stats::StagedStats;
 pub use store::Store;
 pub use upload::InvalidUploadId;
 pub use version::Version;

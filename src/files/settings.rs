@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Whether a store may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum AccessMode {
     /// Creates the root where it is missing, and keeps out every other server that would write.
     ReadWrite,
     /// Writes nothing and locks nothing: it can stand beside a server that writes, or on a disk
@@ -15,8 +15,8 @@ pub enum Access {
 /// How a store keeps its files.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// [`Access::ReadWrite`] by default.
-    pub access: Access,
+    /// [`AccessMode::ReadWrite`] by default.
+    pub access: AccessMode,
     /// How long an upload that nobody goes on with is kept, and the result of one that is
     /// finished. 24 hours by default.
     pub upload_ttl: Duration,
@@ -32,7 +32,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            access: Access::ReadWrite,
+            access: AccessMode::ReadWrite,
             upload_ttl: Duration::from_secs(24 * 60 * 60),
             checkpoint_bytes: 64 * 1024 * 1024,
             max_upload_bytes: i64::MAX as u64,
@@ -45,7 +45,7 @@ impl Settings {
     /// The defaults, but that nothing is written.
     pub fn read_only() -> Self {
         Self {
-            access: Access::ReadOnly,
+            access: AccessMode::ReadOnly,
             ..Self::default()
         }
     }

@@ -92,7 +92,7 @@ impl Extent {
     pub(crate) fn followed_by(self, next: Self) -> Self {
         Self {
             size: self.size + next.size,
-            crc32c: self.crc32c.followed_by(next.crc32c, next.size),
+            crc32c: self.crc32c.combine(next.crc32c, next.size),
         }
     }
 }

@@ -52,7 +52,7 @@ pub use self::{
     listener::{Address, Listener},
     tls::{ClientAuth, Tls, TlsError, TlsFiles},
 };
-use crate::files::{Files, MAX_CHUNK_BYTES};
+use crate::files::{FileService, MAX_CHUNK_BYTES};
 
 /// How long uploads get to make durable what they have, once the grace is over. A disk that takes
 /// longer is not waited for.
@@ -95,7 +95,7 @@ pub async fn run(
         lifetime.tasks.spawn(refresh);
     }
 
-    let files = Files {
+    let files = FileService {
         store: config.store,
         chunk_bytes: config.chunk_bytes.clamp(1, MAX_CHUNK_BYTES),
         tasks: lifetime.uploads.clone(),

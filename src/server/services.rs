@@ -14,7 +14,7 @@ use super::{
     config::Reflection,
 };
 use crate::{
-    files::{FileController, Files, WRITE, WRITE_STREAM, file_controller},
+    files::{FileController, FileService, WRITE, WRITE_STREAM, file_controller},
     greeter::Greeter,
     pb::{
         self, greeter_server::GreeterServer,
@@ -82,8 +82,8 @@ pub(super) async fn serving() -> HealthReporter {
 }
 
 /// The services of a server.
-pub(super) fn routes(files: Files, health: HealthReporter, reflection: Reflection) -> Routes {
-    // Files are not compressed: most are already, and their chunks have checksums as they are.
+pub(super) fn routes(files: FileService, health: HealthReporter, reflection: Reflection) -> Routes {
+    // FileService are not compressed: most are already, and their chunks have checksums as they are.
     let greeter = GreeterServer::new(Greeter)
         .accept_compressed(Gzip)
         .send_compressed(Gzip);

@@ -197,7 +197,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        files::{Files, Settings, Store},
+        files::{FileService, Settings, Store},
         server::{
             Heartbeat, Limits, Reflection,
             calls::{Calls, Room},
@@ -218,7 +218,7 @@ mod tests {
     async fn workers() -> Fixture {
         let root = tempfile::tempdir().unwrap();
         let lifetime = Lifetime::default();
-        let files = Files {
+        let files = FileService {
             store: Store::open(root.path(), Settings::default()).unwrap(),
             chunk_bytes: 1,
             tasks: lifetime.uploads.clone(),

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{Malformed, TokenError, token::Token};
-use crate::issuer::{self, Answer, Http};
+use crate::oauth::{self, HttpClient, HttpReply};
 
 /// What an issuer may say of a request it refuses, by RFC 6749 5.2 and RFC 8707. Other words are not
 /// told on: they may be what was sent.
@@ -56,12 +56,12 @@ impl fmt::Debug for ClientCredentials {
 
 pub(super) struct Grant {
     client: ClientCredentials,
-    http: Http,
+    http: HttpClient,
 }
 
 impl Grant {
     pub(super) fn new(client: ClientCredentials) -> Self {
-        let http = Http::default();
+        let http = HttpClient::default();
         Self { client, http }
     }
 
@@ -81,8 +81,8 @@ impl Grant {
             return Err(refusal(&endpoint, &answer));
         }
         granted(&answer, asked).map_err(|expected| {
-            let url = issuer::shown(&endpoint);
-            issuer::Error::Malformed { url, expected }.into()
+            let url = oauth::redact(&endpoint);
+            oauth::Error::Malformed { url, expected }.into()
         })
     }
 
@@ -122,7 +122,7 @@ enum Seconds {
     Digits(String),
 }
 
-fn granted(answer: &Answer, asked: Instant) -> Result<Token, &'static str> {
+fn granted(answer: &HttpReply, asked: Instant) -> Result<Token, &'static str> {
     let granted: Granted =
         serde_json::from_slice(&answer.body).map_err(|_| "a token and its type")?;
     if !granted.token_type.eq_ignore_ascii_case("bearer") {
@@ -139,17 +139,17 @@ fn granted(answer: &Answer, asked: Instant) -> Result<Token, &'static str> {
     Ok(token.good_for(left, asked))
 }
 
-fn refusal(endpoint: &Url, answer: &Answer) -> TokenError {
+fn refusal(endpoint: &Url, answer: &HttpReply) -> TokenError {
     #[derive(Deserialize)]
     struct Refusal {
         error: String,
     }
-    let url = issuer::shown(endpoint);
+    let url = oauth::redact(endpoint);
     let status = answer.status;
     let word = serde_json::from_slice::<Refusal>(&answer.body)
         .ok()
         .and_then(|refusal| REFUSALS.into_iter().find(|word| *word == refusal.error));
-    let is_passing = issuer::is_passing(status) || word == Some("temporarily_unavailable");
+    let is_passing = oauth::is_transient(status) || word == Some("temporarily_unavailable");
     let told = match word {
         Some(word) => format!("{url} answered {status}: {word}"),
         None => format!("{url} answered {status}"),
@@ -160,9 +160,9 @@ fn refusal(endpoint: &Url, answer: &Answer) -> TokenError {
     }
 }
 
-impl From<issuer::Error> for TokenError {
-    fn from(error: issuer::Error) -> Self {
-        match error.is_passing() {
+impl From<oauth::Error> for TokenError {
+    fn from(error: oauth::Error) -> Self {
+        match error.is_transient() {
             true => Self::Unreachable(error.to_string()),
             false => Self::Refused(error.to_string()),
         }

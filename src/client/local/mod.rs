@@ -67,7 +67,7 @@ async fn checksum_of_prefix(
     while known < length {
         let step = (length - known).min(CHECKED_AT_ONCE);
         let file = Arc::clone(file);
-        let read = move || read_at(&file, known, step).map(|data| checksum.extended_by(&data));
+        let read = move || read_at(&file, known, step).map(|data| checksum.update(&data));
         checksum = blocking(read).await?;
         known += step;
     }

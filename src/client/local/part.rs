@@ -59,7 +59,7 @@ impl Prefix {
     fn extended_by(self, next: &[u8]) -> Self {
         Self {
             length: self.length + next.len() as u64,
-            checksum: self.checksum.extended_by(next),
+            checksum: self.checksum.update(next),
         }
     }
 }

@@ -28,10 +28,10 @@ pub(super) use self::{
     uploads::Superseded,
 };
 use super::{
-    activity::{Activity, Staged},
     error::{Error, OpenError},
     path::FilePath,
-    settings::{Access, Settings},
+    settings::{AccessMode, Settings},
+    stats::{StagedStats, StoreStats},
     upload::{Precondition, UploadId, UploadPlan},
     version::Version,
 };
@@ -43,12 +43,12 @@ pub(super) struct Local {
     root: Dir,
     /// None in a read-only store.
     staging: Option<Staging>,
-    pub(super) activity: Arc<Activity>,
+    pub(super) stats: Arc<StoreStats>,
 }
 
 impl Local {
     pub(super) fn open(root: &Path, settings: &Settings) -> Result<Self, OpenError> {
-        if settings.access == Access::ReadWrite && !root.exists() {
+        if settings.access == AccessMode::ReadWrite && !root.exists() {
             create_root(root).map_err(|source| OpenError::NotWritable {
                 root: root.into(),
                 source,
@@ -65,15 +65,15 @@ impl Local {
                     },
                 }
             })?;
-        let activity = Arc::<Activity>::default();
+        let stats = Arc::<StoreStats>::default();
         let staging = match settings.access {
-            Access::ReadWrite => Some(Staging::open(&dir, root, settings, &activity)?),
-            Access::ReadOnly => None,
+            AccessMode::ReadWrite => Some(Staging::open(&dir, root, settings, &stats)?),
+            AccessMode::ReadOnly => None,
         };
         Ok(Self {
             root: dir,
             staging,
-            activity,
+            stats,
         })
     }
 
@@ -157,10 +157,10 @@ impl Local {
     }
 
     /// The unfinished uploads.
-    pub(super) fn staged(&self) -> Result<Staged, Error> {
+    pub(super) fn staged(&self) -> Result<StagedStats, Error> {
         match &self.staging {
             Some(staging) => staging.uploads.staged(),
-            None => Ok(Staged::default()),
+            None => Ok(StagedStats::default()),
         }
     }
 

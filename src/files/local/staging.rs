@@ -16,7 +16,6 @@ use std::{
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt, OpenOptions};
 
 use crate::files::{
-    activity::Activity,
     error::{Error, OpenError},
     local::{
         locked,
@@ -28,6 +27,7 @@ use crate::files::{
     },
     path::{FilePath, OWN_FOLDER},
     settings::Settings,
+    stats::StoreStats,
     upload::Precondition,
     version::Version,
 };
@@ -62,7 +62,7 @@ impl Staging {
         root: &Dir,
         name: &Path,
         settings: &Settings,
-        activity: &Arc<Activity>,
+        stats: &Arc<StoreStats>,
     ) -> Result<Self, OpenError> {
         let not_writable = |source| OpenError::NotWritable {
             root: name.into(),
@@ -89,7 +89,7 @@ impl Staging {
             root: root.try_clone().map_err(not_writable)?,
             writes: Arc::new(writes.map_err(not_writable)?),
             next: AtomicU64::new(0),
-            uploads: Uploads::new(uploads, settings, Arc::clone(activity)),
+            uploads: Uploads::new(uploads, settings, Arc::clone(stats)),
             placing: Mutex::default(),
             _lock: lock,
         };

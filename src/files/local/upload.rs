@@ -8,7 +8,6 @@ use std::{
 use crate::{
     checksum::Crc32c,
     files::{
-        activity::Activity,
         error::Error,
         local::{
             journal::{Journal, Outcome},
@@ -18,6 +17,7 @@ use crate::{
             uploads::{Key, Lease, Superseded, Turn},
         },
         path::FilePath,
+        stats::StoreStats,
         upload::{Extent, Progress, UploadId, UploadPlan},
         version::Version,
     },
@@ -44,7 +44,7 @@ pub(super) struct Unfinished {
     plan: UploadPlan,
     max_bytes: u64,
     ttl: Duration,
-    activity: Arc<Activity>,
+    stats: Arc<StoreStats>,
     data: Staged,
     /// Never locked by whoever has locked `durable`.
     accepted: Mutex<Extent>,
@@ -69,7 +69,7 @@ impl Staging {
         if let Some(size) = plan.size
             && size > limit
         {
-            self.uploads.activity.uploads.too_large.add(1);
+            self.uploads.stats.uploads.too_large.add(1);
             return Err(Error::UploadTooLarge { limit, size });
         }
         let lease = self.uploads.lease_to_open(Key::of_plan(&plan))?;
@@ -94,7 +94,7 @@ impl Staging {
             known = Some((journal, record.persisted));
         }
         self.admits(&plan.path, &plan.precondition)?;
-        let counts = &self.uploads.activity.uploads;
+        let counts = &self.uploads.stats.uploads;
         if turn.next(Some(superseded)) {
             counts.superseded.add(1);
         }
@@ -178,7 +178,7 @@ impl Staging {
             plan,
             max_bytes: self.uploads.max_bytes,
             ttl: self.uploads.ttl,
-            activity: Arc::clone(&self.uploads.activity),
+            stats: Arc::clone(&self.uploads.stats),
             data,
             accepted: Mutex::new(persisted),
             durable: Mutex::new(Durable { journal, persisted }),
@@ -196,7 +196,7 @@ impl Staging {
         let mut turn = upload.lease.alone();
         let finished = upload.in_turn(&turn)?.finish(self, size, crc32c)?;
         turn.upload = None;
-        self.uploads.activity.uploads.committed.add(1);
+        self.uploads.stats.uploads.committed.add(1);
         Ok(finished)
     }
 
@@ -220,7 +220,7 @@ impl Staging {
         }
         turn.next(None);
         self.uploads.remove(&lease.key);
-        self.uploads.activity.uploads.aborted.add(1);
+        self.uploads.stats.uploads.aborted.add(1);
         Ok(())
     }
 }
@@ -271,7 +271,7 @@ impl Unfinished {
             return Err(Error::ChunkCorrupt { offset });
         }
         self.data.write(bytes, offset)?;
-        self.activity.written_bytes.add(size);
+        self.stats.written_bytes.add(size);
         let chunk = Extent {
             size,
             crc32c: found,
@@ -288,7 +288,7 @@ impl Unfinished {
                 received,
             }),
             _ if received > self.max_bytes => {
-                self.activity.uploads.too_large.add(1);
+                self.stats.uploads.too_large.add(1);
                 Err(Error::UploadTooLarge {
                     limit: self.max_bytes,
                     size: received,

@@ -16,7 +16,6 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use crate::files::{
-    activity::{self, Activity},
     error::Error,
     local::{
         journal::{Journal, Record},
@@ -26,6 +25,7 @@ use crate::files::{
     },
     path::FilePath,
     settings::Settings,
+    stats::{StagedStats, StoreStats},
     upload::{UploadId, UploadPlan},
 };
 
@@ -43,7 +43,7 @@ pub(super) struct Uploads {
     pub(super) max_bytes: u64,
     max_open: usize,
     slots: Slots,
-    pub(super) activity: Arc<Activity>,
+    pub(super) stats: Arc<StoreStats>,
 }
 
 /// A slot for each upload that somebody has to do with at the moment.
@@ -86,14 +86,14 @@ impl Turn {
 
 impl Uploads {
     /// The uploads in `folder`.
-    pub(super) fn new(folder: Dir, settings: &Settings, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(folder: Dir, settings: &Settings, stats: Arc<StoreStats>) -> Self {
         Self {
             folder: Arc::new(folder),
             ttl: settings.upload_ttl.min(LONGEST_TTL),
             max_bytes: settings.max_upload_bytes,
             max_open: settings.max_open_uploads,
             slots: Slots::default(),
-            activity,
+            stats,
         }
     }
 
@@ -111,7 +111,7 @@ impl Uploads {
     pub(super) fn lease_to_open(&self, key: Key) -> Result<Lease, Error> {
         let mut slots = locked(&self.slots);
         if slots.len() >= self.max_open && !slots.contains_key(&key) {
-            self.activity.uploads.refused.add(1);
+            self.stats.uploads.refused.add(1);
             return Err(Error::TooManyUploads);
         }
         Ok(self.lease_of(key, &mut slots))
@@ -163,7 +163,7 @@ impl Uploads {
             if turn.upload.is_none() && self.has_expired(&lease.key) {
                 // Most are what is on record of one that was finished.
                 if self.is_unfinished(&lease.key) {
-                    self.activity.uploads.expired.add(1);
+                    self.stats.uploads.expired.add(1);
                 }
                 self.remove(&lease.key);
             }
@@ -191,9 +191,9 @@ impl Uploads {
     }
 
     /// The unfinished uploads on the disk, and how much has come of them.
-    pub(super) fn staged(&self) -> Result<activity::Staged, Error> {
+    pub(super) fn staged(&self) -> Result<StagedStats, Error> {
         let cannot = |error| Error::io("look at the uploads", error);
-        let mut staged = activity::Staged::default();
+        let mut staged = StagedStats::default();
         for entry in self.folder.entries().map_err(cannot)? {
             let entry = entry.map_err(cannot)?;
             let is_data = |name: &str| name.ends_with(DATA) && Key::of_file(name).is_some();

@@ -28,7 +28,7 @@ use tonic::{Status, body::Body, server::NamedService};
 use tower::Service;
 
 use super::{log, read_stream::Reading};
-use crate::{checksum::Crc32c, codec::HEAD_BYTES, failure::trailers, files::Error, pb};
+use crate::{checksum::Crc32c, codec::MESSAGE_PREFIX_LEN, failure::trailers, files::Error, pb};
 
 /// Fields of the contract that are encoded here.
 const RESPONSE_CHUNK: u32 = 2;
@@ -36,7 +36,7 @@ const CHUNK_DATA: u32 = 15;
 
 /// The longest head of a chunk, in bytes: gRPC's, a key and a length for the chunk, its offset and
 /// checksum, a key and a length for its data.
-const LONGEST_HEAD: usize = HEAD_BYTES + 1 + 4 + 11 + 5 + 1 + 4;
+const LONGEST_HEAD: usize = MESSAGE_PREFIX_LEN + 1 + 4 + 11 + 5 + 1 + 4;
 
 /// As many small chunks as fit in this, in bytes, travel together: as for any other message.
 const GATHERED_BYTES: usize = 32 * 1024;
@@ -98,7 +98,7 @@ fn body(reading: Reading) -> Body {
 /// A message as the generated code would send it.
 fn message(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
-    let mut bytes = BytesMut::with_capacity(HEAD_BYTES + length);
+    let mut bytes = BytesMut::with_capacity(MESSAGE_PREFIX_LEN + length);
     put_head(&mut bytes, length);
     message
         .encode(&mut bytes)
@@ -186,7 +186,7 @@ struct Head {
 impl Head {
     /// In bytes.
     fn length(self) -> usize {
-        HEAD_BYTES + self.message_length() - self.data_length
+        MESSAGE_PREFIX_LEN + self.message_length() - self.data_length
     }
 
     fn put(self, crc32c: Crc32c, mut to: &mut [u8]) {

@@ -16,9 +16,9 @@ use self::{
     framed::Framed,
     oversize::{DropOversize, Oversize},
 };
-use super::{Caller, Error, FilePath, Store, Version, upload::UploadId};
+use super::{Error, FilePath, Principal, Store, Version, upload::UploadId};
 use crate::{
-    failure::{BAD_REQUEST, Cause},
+    failure::{BAD_REQUEST, Failure},
     pb::{self, file_controller_server::FileControllerServer},
 };
 
@@ -47,11 +47,11 @@ pub(crate) const WRITE: &str = "/muxs.FileController/Write";
 pub(crate) const WRITE_STREAM: &str = "/muxs.FileController/WriteStream";
 
 /// `muxs.FileController`, ready to be served.
-pub(crate) type FileController = Framed<DropOversize<FileControllerServer<Files>>>;
+pub(crate) type FileController = Framed<DropOversize<FileControllerServer<FileService>>>;
 
 /// What the service needs.
 #[derive(Clone, Debug)]
-pub(crate) struct Files {
+pub(crate) struct FileService {
     pub(crate) store: Store,
     /// The size of a chunk that is sent, in bytes, where the client has no wish.
     pub(crate) chunk_bytes: u32,
@@ -62,30 +62,30 @@ pub(crate) struct Files {
 }
 
 /// Serves files.
-pub(crate) fn file_controller(files: Files) -> FileController {
+pub(crate) fn file_controller(files: FileService) -> FileController {
     let server = FileControllerServer::new(files).max_decoding_message_size(MAX_MESSAGE_BYTES);
     Framed(DropOversize::new(server, WRITE, MAX_MESSAGE_BYTES as u64))
 }
 
-impl Files {
+impl FileService {
     async fn read_text(&self, request: Request<pb::Files>) -> Result<String, Error> {
-        let path = caller(&request).path(&request.get_ref().filename)?;
+        let path = principal(&request).path(&request.get_ref().filename)?;
         let text = self.store.read_text(path.clone(), MAX_TEXT_BYTES).await;
         text.inspect_err(|error| log(&path, error))
     }
 
     async fn write_text(&self, request: Request<pb::Files>) -> Result<(), Error> {
         let too_large = |size| {
-            self.store.activity().texts_too_large.add(1);
+            self.store.stats().texts_too_large.add(1);
             let limit = MAX_TEXT_BYTES;
             Error::TooLarge { limit, size }
         };
         if let Some(&Oversize { size }) = request.extensions().get() {
             return Err(too_large(size));
         }
-        let caller = caller(&request);
+        let principal = principal(&request);
         let pb::Files { filename, text } = request.into_inner();
-        let path = caller.path(&filename)?;
+        let path = principal.path(&filename)?;
         if text.len() as u64 > MAX_TEXT_BYTES {
             return Err(too_large(text.len() as u64));
         }
@@ -94,27 +94,27 @@ impl Files {
     }
 
     async fn stat(&self, request: Request<pb::StatRequest>) -> Result<pb::FileInfo, Error> {
-        let path = caller(&request).path(&request.get_ref().filename)?;
+        let path = principal(&request).path(&request.get_ref().filename)?;
         let version = self.store.stat(path.clone()).await;
         let version = version.inspect_err(|error| log(&path, error))?;
         Ok(file_info(&path, version))
     }
 
     async fn abort_upload(&self, request: Request<pb::AbortUploadRequest>) -> Result<(), Error> {
-        let caller = caller(&request);
+        let principal = principal(&request);
         let request = request.into_inner();
-        let path = caller.path(&request.filename)?;
+        let path = principal.path(&request.filename)?;
         let id: UploadId = request.upload_id.parse()?;
         let aborted = self
             .store
-            .abort_upload(path.clone(), id, caller.owner)
+            .abort_upload(path.clone(), id, principal.owner)
             .await;
         aborted.inspect_err(|error| log(&path, error))
     }
 }
 
 #[tonic::async_trait]
-impl pb::file_controller_server::FileController for Files {
+impl pb::file_controller_server::FileController for FileService {
     async fn read(&self, request: Request<pb::Files>) -> Result<Response<pb::Content>, Status> {
         let content = match self.read_text(request).await {
             Ok(text) => pb::Content {
@@ -178,7 +178,7 @@ impl pb::file_controller_server::FileController for Files {
 }
 
 /// On whose behalf a call is made.
-fn caller<T>(request: &Request<T>) -> Caller {
+fn principal<T>(request: &Request<T>) -> Principal {
     request.extensions().get().cloned().unwrap_or_default()
 }
 
@@ -212,9 +212,9 @@ impl From<Error> for pb::Failure {
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
         match error {
-            Error::FilenameInvalid(_) => cause(&error).field_status("filename", error.to_string()),
-            Error::UploadIdInvalid(_) => cause(&error).field_status("upload_id", error.to_string()),
-            Error::TooManyUploads => cause(&error).retry_status(RETRY_AFTER, error.to_string()),
+            Error::FilenameInvalid(_) => cause(&error).bad_field("filename", error.to_string()),
+            Error::UploadIdInvalid(_) => cause(&error).bad_field("upload_id", error.to_string()),
+            Error::TooManyUploads => cause(&error).retry_after(RETRY_AFTER, error.to_string()),
             _ => cause(&error).status(error.to_string()),
         }
     }
@@ -222,45 +222,46 @@ impl From<Error> for Status {
 
 /// The one table from failure to code and reason. It has no wildcard: a new failure gets its row,
 /// or does not compile.
-fn cause(error: &Error) -> Cause {
+fn cause(error: &Error) -> Failure {
     match error {
-        Error::FilenameInvalid(_) => Cause::new(Code::InvalidArgument, "FILENAME_INVALID"),
-        Error::UploadIdInvalid(_) => Cause::new(Code::InvalidArgument, BAD_REQUEST),
-        Error::OutsideRoot => Cause::new(Code::PermissionDenied, "OUTSIDE_ROOT"),
-        Error::OutsideFolder => Cause::new(Code::PermissionDenied, "OUTSIDE_FOLDER"),
-        Error::ReadOnly => Cause::new(Code::PermissionDenied, "READ_ONLY"),
-        Error::NotFound => Cause::new(Code::NotFound, "NOT_FOUND"),
-        Error::NotAFile => Cause::new(Code::FailedPrecondition, "NOT_A_FILE"),
-        Error::TooLarge { limit, size } => Cause::new(Code::FailedPrecondition, "TOO_LARGE")
-            .with("limit", limit)
-            .with("size", size),
-        Error::NotText => Cause::new(Code::FailedPrecondition, "NOT_TEXT"),
-        Error::UploadNotFound => Cause::new(Code::NotFound, "NOT_FOUND"),
-        Error::FileChanged => Cause::new(Code::Aborted, "FILE_CHANGED"),
+        Error::FilenameInvalid(_) => Failure::new(Code::InvalidArgument, "FILENAME_INVALID"),
+        Error::UploadIdInvalid(_) => Failure::new(Code::InvalidArgument, BAD_REQUEST),
+        Error::OutsideRoot => Failure::new(Code::PermissionDenied, "OUTSIDE_ROOT"),
+        Error::OutsideFolder => Failure::new(Code::PermissionDenied, "OUTSIDE_FOLDER"),
+        Error::ReadOnly => Failure::new(Code::PermissionDenied, "READ_ONLY"),
+        Error::NotFound => Failure::new(Code::NotFound, "NOT_FOUND"),
+        Error::NotAFile => Failure::new(Code::FailedPrecondition, "NOT_A_FILE"),
+        Error::TooLarge { limit, size } => Failure::new(Code::FailedPrecondition, "TOO_LARGE")
+            .metadata("limit", limit)
+            .metadata("size", size),
+        Error::NotText => Failure::new(Code::FailedPrecondition, "NOT_TEXT"),
+        Error::UploadNotFound => Failure::new(Code::NotFound, "NOT_FOUND"),
+        Error::FileChanged => Failure::new(Code::Aborted, "FILE_CHANGED"),
         Error::OffsetBeyondEnd { size } => {
-            Cause::new(Code::OutOfRange, "OFFSET_BEYOND_END").with("size", size)
+            Failure::new(Code::OutOfRange, "OFFSET_BEYOND_END").metadata("size", size)
         }
         Error::Exists { etag } => {
-            Cause::new(Code::AlreadyExists, "EXISTS").with_some("etag", etag.as_ref())
+            Failure::new(Code::AlreadyExists, "EXISTS").metadata_opt("etag", etag.as_ref())
         }
-        Error::EtagMismatch { etag } => {
-            Cause::new(Code::FailedPrecondition, "ETAG_MISMATCH").with_some("etag", etag.as_ref())
-        }
-        Error::UploadMismatch => Cause::new(Code::FailedPrecondition, "UPLOAD_MISMATCH"),
+        Error::EtagMismatch { etag } => Failure::new(Code::FailedPrecondition, "ETAG_MISMATCH")
+            .metadata_opt("etag", etag.as_ref()),
+        Error::UploadMismatch => Failure::new(Code::FailedPrecondition, "UPLOAD_MISMATCH"),
         Error::OffsetMismatch { expected } => {
-            Cause::new(Code::Aborted, "OFFSET_MISMATCH").with("expected", expected)
+            Failure::new(Code::Aborted, "OFFSET_MISMATCH").metadata("expected", expected)
         }
         Error::ChunkCorrupt { offset } => {
-            Cause::new(Code::Aborted, "CHUNK_CORRUPT").with("offset", offset)
+            Failure::new(Code::Aborted, "CHUNK_CORRUPT").metadata("offset", offset)
         }
-        Error::Superseded => Cause::new(Code::Aborted, "SUPERSEDED"),
-        Error::SizeMismatch { .. } => Cause::new(Code::InvalidArgument, "SIZE_MISMATCH"),
-        Error::ChecksumMismatch => Cause::new(Code::InvalidArgument, "CHECKSUM_MISMATCH"),
-        Error::UploadTooLarge { limit, size } => Cause::new(Code::FailedPrecondition, "TOO_LARGE")
-            .with("limit", limit)
-            .with("size", size),
-        Error::DiskFull => Cause::new(Code::ResourceExhausted, "DISK_FULL"),
-        Error::TooManyUploads => Cause::new(Code::ResourceExhausted, "BUSY"),
-        Error::Io { .. } => Cause::new(Code::Internal, "IO"),
+        Error::Superseded => Failure::new(Code::Aborted, "SUPERSEDED"),
+        Error::SizeMismatch { .. } => Failure::new(Code::InvalidArgument, "SIZE_MISMATCH"),
+        Error::ChecksumMismatch => Failure::new(Code::InvalidArgument, "CHECKSUM_MISMATCH"),
+        Error::UploadTooLarge { limit, size } => {
+            Failure::new(Code::FailedPrecondition, "TOO_LARGE")
+                .metadata("limit", limit)
+                .metadata("size", size)
+        }
+        Error::DiskFull => Failure::new(Code::ResourceExhausted, "DISK_FULL"),
+        Error::TooManyUploads => Failure::new(Code::ResourceExhausted, "BUSY"),
+        Error::Io { .. } => Failure::new(Code::Internal, "IO"),
     }
 }

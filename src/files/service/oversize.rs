@@ -17,7 +17,7 @@ use tokio_stream::StreamExt;
 use tonic::{body::Body, server::NamedService};
 use tower::Service;
 
-use crate::codec::HEAD_BYTES;
+use crate::codec::MESSAGE_PREFIX_LEN;
 
 /// How much of a message is waited for before it is answered. A client that is answered while it
 /// still sends may take that for a broken connection and never see the answer.
@@ -92,14 +92,14 @@ where
 async fn drop_oversize(body: Body, limit: u64) -> (Body, Option<Oversize>) {
     let mut frames = BodyStream::new(body);
     let mut seen = Vec::new();
-    let mut head = Vec::with_capacity(HEAD_BYTES);
-    while head.len() < HEAD_BYTES {
+    let mut head = Vec::with_capacity(MESSAGE_PREFIX_LEN);
+    while head.len() < MESSAGE_PREFIX_LEN {
         match frames.next().await {
             // Nothing; and there could be any number of these.
             Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
             Some(Ok(frame)) => {
                 let data = frame.data_ref().into_iter().flatten();
-                head.extend(data.take(HEAD_BYTES - head.len()));
+                head.extend(data.take(MESSAGE_PREFIX_LEN - head.len()));
                 seen.push(Ok(frame));
             }
             // A body that has failed fails again, for ever: it is not asked twice.
@@ -125,6 +125,6 @@ async fn drop_oversize(body: Body, limit: u64) -> (Body, Option<Oversize>) {
     {
         dropped += frame.data_ref().map_or(0, |data| data.len() as u64);
     }
-    let empty_message = Full::new(Bytes::from_static(&[0; HEAD_BYTES]));
+    let empty_message = Full::new(Bytes::from_static(&[0; MESSAGE_PREFIX_LEN]));
     (Body::new(empty_message), Some(Oversize { size }))
 }

@@ -3,7 +3,7 @@
 use futures::{Stream, StreamExt, stream};
 use tonic::{Request, Status};
 
-use super::{Files, MAX_CHUNK_BYTES, caller, file_info, log};
+use super::{FileService, MAX_CHUNK_BYTES, file_info, log, principal};
 use crate::{
     checksum::Crc32c,
     files::{Error, FilePath, store::Download},
@@ -23,15 +23,15 @@ pub(super) struct Reading {
     pub(super) chunk_bytes: u32,
 }
 
-impl Files {
+impl FileService {
     /// Opens what was asked for; everything that can fail before the first byte fails here.
     pub(super) async fn read_stream(
         &self,
         request: Request<pb::ReadStreamRequest>,
     ) -> Result<Reading, Error> {
-        let caller = caller(&request);
+        let principal = principal(&request);
         let request = request.into_inner();
-        let path = caller.path(&request.filename)?;
+        let path = principal.path(&request.filename)?;
         let opened = self.store.open_file(path.clone()).await;
         let file = opened.inspect_err(|error| log(&path, error))?;
         let version = file.version();

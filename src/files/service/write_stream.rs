@@ -11,12 +11,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 use tracing::Instrument;
 
-use super::{Files, MAX_CHUNK_BYTES, RETRY_AFTER, caller, file_info, log};
+use super::{FileService, MAX_CHUNK_BYTES, RETRY_AFTER, file_info, log, principal};
 use crate::{
     checksum::Crc32c,
-    failure::{BAD_REQUEST, Cause},
+    failure::{BAD_REQUEST, Failure},
     files::{
-        Caller, Error, FilePath, Version,
+        Error, FilePath, Principal, Version,
         store::{Chunk, Opened, Upload},
         upload::{Precondition, Progress, UploadId, UploadPlan},
     },
@@ -38,7 +38,7 @@ const COPIED_BELOW: usize = 256 * 1024;
 
 const AFTER_FINISH: &str = "nothing comes after finish";
 
-impl Files {
+impl FileService {
     /// Takes the steps of one stream. Returns at once, so that the client has its headers.
     pub(super) fn write_stream(
         &self,
@@ -47,7 +47,7 @@ impl Files {
         let (answers, outgoing) = mpsc::channel(ANSWERS + LAST_WORDS);
         let mut call = Call {
             files: self.clone(),
-            caller: caller(&request),
+            principal: principal(&request),
             steps: request.into_inner(),
             answers,
             finished: false,
@@ -56,13 +56,13 @@ impl Files {
             let last = call.take().await;
             call.say(last.map_err(Status::from));
             if call.finished && call.has_more() {
-                call.say(Err(Failure::BadRequest(AFTER_FINISH).into()));
+                call.say(Err(StreamError::BadRequest(AFTER_FINISH).into()));
             }
         };
         let task = self.tasks.spawn(task.in_current_span());
         // If the task panics it says nothing any more, and that shall not look like a pause.
         let panicked = stream::once(task).filter_map(async |ended| {
-            let cause = Cause::new(Code::Internal, "IO");
+            let cause = Failure::new(Code::Internal, "IO");
             ended.err().map(|_| Err(cause.status("the server failed")))
         });
         ReceiverStream::new(outgoing).chain(panicked)
@@ -71,8 +71,8 @@ impl Files {
 
 /// One stream: where the steps come from, and where the answers go.
 struct Call {
-    files: Files,
-    caller: Caller,
+    files: FileService,
+    principal: Principal,
     steps: Streaming<pb::WriteStreamRequest>,
     answers: mpsc::Sender<Result<pb::WriteStreamResponse, Status>>,
     /// Whether the client has finished the upload on this stream.
@@ -80,9 +80,9 @@ struct Call {
 }
 
 /// Why a stream ends early.
-enum Failure {
+enum StreamError {
     /// The domain's reason.
-    Files(Error),
+    FileService(Error),
     /// What came breaks the contract.
     BadRequest(&'static str),
     /// The connection broke, or what came is no step.
@@ -93,9 +93,9 @@ enum Failure {
 
 impl Call {
     /// Takes the steps to their end, and says what became of the upload.
-    async fn take(&mut self) -> Result<State, Failure> {
+    async fn take(&mut self) -> Result<State, StreamError> {
         let open = self.first_step().await?;
-        let plan = plan(open, &self.caller)?;
+        let plan = plan(open, &self.principal)?;
         let (path, id) = (plan.path.clone(), plan.id.clone());
         let opened = self.files.store.open_upload(plan).await;
         let mut upload = match opened.inspect_err(|error| log(&path, error))? {
@@ -109,9 +109,9 @@ impl Call {
         let Err(failure) = ended else { return ended };
         // What is wrong with the chunks that came before is what was wrong first.
         let failure = match (upload.keep().await, failure) {
-            (_, Failure::Files(error)) | (Err(error), _) => {
+            (_, StreamError::FileService(error)) | (Err(error), _) => {
                 log(&path, &error);
-                Failure::Files(error)
+                StreamError::FileService(error)
             }
             (Ok(()), failure) => failure,
         };
@@ -119,17 +119,17 @@ impl Call {
     }
 
     /// Waits for `open`.
-    async fn first_step(&mut self) -> Result<pb::OpenUpload, Failure> {
+    async fn first_step(&mut self) -> Result<pb::OpenUpload, StreamError> {
         let first = tokio::select! {
             first = self.steps.next() => first,
-            () = self.files.ending.cancelled() => return Err(Failure::Draining),
+            () = self.files.ending.cancelled() => return Err(StreamError::Draining),
         };
         match first {
             Some(Ok(pb::WriteStreamRequest {
                 step: Some(Step::Open(open)),
             })) => Ok(open),
-            Some(Err(status)) => Err(Failure::Transport(status)),
-            Some(Ok(_)) | None => Err(Failure::BadRequest("the first step has to be open")),
+            Some(Err(status)) => Err(StreamError::Transport(status)),
+            Some(Ok(_)) | None => Err(StreamError::BadRequest("the first step has to be open")),
         }
     }
 
@@ -139,11 +139,11 @@ impl Call {
         upload: &mut Upload,
         path: &FilePath,
         id: &UploadId,
-    ) -> Result<State, Failure> {
+    ) -> Result<State, StreamError> {
         loop {
             let step = tokio::select! {
                 biased;
-                () = self.files.ending.cancelled() => return Err(Failure::Draining),
+                () = self.files.ending.cancelled() => return Err(StreamError::Draining),
                 // First all that is there: the more is written at once, the better.
                 step = self.steps.next(), if upload.has_room() => step,
                 advanced = upload.advanced() => {
@@ -158,26 +158,26 @@ impl Call {
             let Some(step) = step else {
                 return Ok(progress(id, upload.pause().await?));
             };
-            match step.map_err(Failure::Transport)?.step {
+            match step.map_err(StreamError::Transport)?.step {
                 Some(Step::Chunk(next)) => upload.push(self.chunk(next)?),
                 Some(Step::Finish(_)) if self.has_more() => {
-                    return Err(Failure::BadRequest(AFTER_FINISH));
+                    return Err(StreamError::BadRequest(AFTER_FINISH));
                 }
                 Some(Step::Finish(pb::FinishUpload { size, crc32c })) => {
                     self.finished = true;
                     let version = upload.finish(size, crc32c.map(Crc32c::from)).await?;
                     return Ok(committed(path, version));
                 }
-                Some(Step::Open(_)) => return Err(Failure::BadRequest("open comes once")),
-                None => return Err(Failure::BadRequest("a step has to be set")),
+                Some(Step::Open(_)) => return Err(StreamError::BadRequest("open comes once")),
+                None => return Err(StreamError::BadRequest("a step has to be set")),
             }
         }
     }
 
-    fn chunk(&self, chunk: pb::Chunk) -> Result<Chunk, Failure> {
+    fn chunk(&self, chunk: pb::Chunk) -> Result<Chunk, StreamError> {
         if chunk.data.len() > MAX_CHUNK_BYTES as usize {
-            self.files.store.activity().chunks_too_large.add(1);
-            return Err(Failure::BadRequest(
+            self.files.store.stats().chunks_too_large.add(1);
+            return Err(StreamError::BadRequest(
                 "the chunk is larger than max_chunk_bytes",
             ));
         }
@@ -204,10 +204,10 @@ impl Call {
 }
 
 /// The domain's words for `open`.
-fn plan(open: pb::OpenUpload, caller: &Caller) -> Result<UploadPlan, Failure> {
+fn plan(open: pb::OpenUpload, principal: &Principal) -> Result<UploadPlan, StreamError> {
     Ok(UploadPlan {
-        path: caller.path(&open.filename)?,
-        owner: caller.owner.clone(),
+        path: principal.path(&open.filename)?,
+        owner: principal.owner.clone(),
         id: match open.upload_id.as_str() {
             "" => UploadId::random(),
             id => id.parse().map_err(Error::from)?,
@@ -235,22 +235,22 @@ fn response(state: State) -> pb::WriteStreamResponse {
     pb::WriteStreamResponse { state: Some(state) }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for StreamError {
     fn from(error: Error) -> Self {
-        Self::Files(error)
+        Self::FileService(error)
     }
 }
 
-impl From<Failure> for Status {
-    fn from(failure: Failure) -> Self {
+impl From<StreamError> for Status {
+    fn from(failure: StreamError) -> Self {
         match failure {
-            Failure::Files(error) => error.into(),
-            Failure::BadRequest(message) => {
-                Cause::new(Code::InvalidArgument, BAD_REQUEST).status(message)
+            StreamError::FileService(error) => error.into(),
+            StreamError::BadRequest(message) => {
+                Failure::new(Code::InvalidArgument, BAD_REQUEST).status(message)
             }
-            Failure::Transport(status) => status,
-            Failure::Draining => Cause::new(Code::Unavailable, "DRAINING")
-                .retry_status(RETRY_AFTER, "the server stops"),
+            StreamError::Transport(status) => status,
+            StreamError::Draining => Failure::new(Code::Unavailable, "DRAINING")
+                .retry_after(RETRY_AFTER, "the server stops"),
         }
     }
 }

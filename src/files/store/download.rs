@@ -3,19 +3,19 @@
 use std::{ops::Range, sync::Arc};
 
 use super::joined;
-use crate::files::{activity::Activity, error::Error, local::Reader, version::Version};
+use crate::files::{error::Error, local::Reader, stats::StoreStats, version::Version};
 
 /// An open file, one version of it however long reading takes.
 #[derive(Clone, Debug)]
 pub(crate) struct Download {
     file: Arc<Reader>,
-    activity: Arc<Activity>,
+    stats: Arc<StoreStats>,
 }
 
 impl Download {
-    pub(super) fn new(file: Reader, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(file: Reader, stats: Arc<StoreStats>) -> Self {
         let file = Arc::new(file);
-        Self { file, activity }
+        Self { file, stats }
     }
 
     /// What was opened.
@@ -32,7 +32,7 @@ impl Download {
     ) -> Result<Vec<u8>, Error> {
         let bytes = part.len() as u64;
         let read = self.read_uncounted(offset, buffer, part).await?;
-        self.activity.read_bytes.add(bytes);
+        self.stats.read_bytes.add(bytes);
         Ok(read)
     }
 

@@ -13,11 +13,11 @@ pub(crate) use self::{
     upload::{Chunk, Upload},
 };
 use super::{
-    activity::{Activity, Staged},
     error::{Error, OpenError},
     local::{self, Local},
     path::FilePath,
     settings::Settings,
+    stats::{StagedStats, StoreStats},
     upload::{Progress, UploadId, UploadPlan},
     version::Version,
 };
@@ -78,7 +78,7 @@ impl Store {
     pub async fn read_text(&self, path: FilePath, limit: u64) -> Result<String, Error> {
         self.blocking(move |local| {
             let text = String::from_utf8(local.read(&path, limit)?).map_err(|_| Error::NotText)?;
-            local.activity.read_bytes.add(text.len() as u64);
+            local.stats.read_bytes.add(text.len() as u64);
             Ok(text)
         })
         .await
@@ -96,7 +96,7 @@ impl Store {
     pub async fn write_text(&self, path: FilePath, text: String) -> Result<(), Error> {
         self.blocking(move |local| {
             local.write(&path, text.as_bytes())?;
-            local.activity.written_bytes.add(text.len() as u64);
+            local.stats.written_bytes.add(text.len() as u64);
             Ok(())
         })
         .await
@@ -105,7 +105,7 @@ impl Store {
     /// Opens a file to be read in pieces.
     pub(crate) async fn open_file(&self, path: FilePath) -> Result<Download, Error> {
         let file = self.blocking(move |local| local.open_file(&path)).await?;
-        Ok(Download::new(file, Arc::clone(&self.local.activity)))
+        Ok(Download::new(file, Arc::clone(&self.local.stats)))
     }
 
     /// Opens an upload, new or known, and takes it from whoever has it.
@@ -135,8 +135,8 @@ impl Store {
     }
 
     /// What has happened in it.
-    pub(crate) fn activity(&self) -> &Activity {
-        &self.local.activity
+    pub(crate) fn stats(&self) -> &StoreStats {
+        &self.local.stats
     }
 
     /// How many uploads are open.
@@ -145,7 +145,7 @@ impl Store {
     }
 
     /// The unfinished uploads, as the disk has them now.
-    pub(crate) async fn staged(&self) -> Result<Staged, Error> {
+    pub(crate) async fn staged(&self) -> Result<StagedStats, Error> {
         self.blocking(Local::staged).await
     }
 

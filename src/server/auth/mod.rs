@@ -20,7 +20,7 @@ pub(super) use self::{
     token::{Caller, Flaw},
 };
 use self::{keys::KeySet, token::Expected};
-use crate::issuer;
+use crate::oauth;
 
 /// Lets in those with an access token of one authorization server. Cheap to clone; clones share
 /// the keys.

@@ -18,8 +18,8 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{AuthError, AuthSettings, KeySet, KeySource, issuer};
-use crate::{issuer::Http, server::wait::after};
+use super::{AuthError, AuthSettings, KeySet, KeySource, oauth};
+use crate::{oauth::HttpClient, server::wait::after};
 
 /// How long after a token with an unknown key had the keys read again another one may.
 const ASKED_AGAIN: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ struct Shared {
     algorithms: Vec<Algorithm>,
     refresh: Duration,
     max_age: Duration,
-    http: Http,
+    http: HttpClient,
     current: watch::Sender<Current>,
     /// Changes with `current`: to look at it takes no lock.
     number: AtomicU64,
@@ -96,7 +96,7 @@ impl Keys {
         algorithms: Vec<Algorithm>,
     ) -> Result<Self, AuthError> {
         let url = |address: &str| {
-            issuer::confidential(address).map_err(|error| AuthError::Address {
+            oauth::require_secure(address).map_err(|error| AuthError::Address {
                 address: address.to_owned(),
                 why: error.to_string(),
             })
@@ -129,7 +129,7 @@ impl Keys {
                 .min(settings.keys_max_age / 2)
                 .max(SHORTEST_REFRESH),
             max_age: settings.keys_max_age,
-            http: Http::default(),
+            http: HttpClient::default(),
             current,
             number: AtomicU64::new(0),
             wanted: Notify::new(),
@@ -237,7 +237,7 @@ impl Keys {
 
 impl Shared {
     async fn fetch(&self) -> Result<Vec<u8>, String> {
-        let told = |error: issuer::Error| error.to_string();
+        let told = |error: oauth::Error| error.to_string();
         match &self.source {
             Source::Discovery(issuer) => {
                 let configuration = self.http.discover(issuer).await.map_err(told)?;

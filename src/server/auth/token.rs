@@ -41,7 +41,7 @@ pub(in crate::server) struct Expected {
 pub(in crate::server) struct Caller {
     /// For the log.
     pub(in crate::server) subject: Arc<str>,
-    pub(in crate::server) files: files::Caller,
+    pub(in crate::server) files: files::Principal,
     scopes: [bool; 3],
     /// When the token is good no longer.
     pub(in crate::server) until: Instant,
@@ -200,7 +200,7 @@ impl Expected {
         let rest = Duration::from_secs_f64(claims.exp + leeway - now);
         Ok(Caller {
             scopes: self.scopes(&claims.scope),
-            files: files::Caller {
+            files: files::Principal {
                 owner: Some(claims.sub.clone()),
                 folder,
             },

@@ -3,14 +3,14 @@
 use bytes::Buf;
 use tonic::Status;
 
-use crate::codec::HEAD_BYTES;
+use crate::codec::MESSAGE_PREFIX_LEN;
 
 /// Follows messages by the heads in front of them.
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     /// How many have begun.
     pub(super) begun: u64,
-    head: [u8; HEAD_BYTES],
+    head: [u8; MESSAGE_PREFIX_LEN],
     /// How much of the next head is there.
     head_bytes: usize,
     /// How much of the message under way is not, in bytes.
@@ -34,10 +34,10 @@ impl Messages {
                 continue;
             }
             more(self.begun)?;
-            let taken = data.len().min(HEAD_BYTES - self.head_bytes);
+            let taken = data.len().min(MESSAGE_PREFIX_LEN - self.head_bytes);
             data.copy_to_slice(&mut self.head[self.head_bytes..][..taken]);
             self.head_bytes += taken;
-            if self.head_bytes == HEAD_BYTES {
+            if self.head_bytes == MESSAGE_PREFIX_LEN {
                 self.head_bytes = 0;
                 let [_compressed, a, b, c, d] = self.head;
                 self.rest = u32::from_be_bytes([a, b, c, d]).into();

@@ -6,7 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{
-    failure::{BAD_REQUEST, Cause},
+    failure::{BAD_REQUEST, Failure},
     server::auth::{Denied, Gate},
 };
 
@@ -17,7 +17,7 @@ const WWW_AUTHENTICATE: &str = "www-authenticate";
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) fn busy() -> Status {
-    Cause::new(Code::ResourceExhausted, "BUSY").retry_status(RETRY_AFTER, "the server is busy")
+    Failure::new(Code::ResourceExhausted, "BUSY").retry_after(RETRY_AFTER, "the server is busy")
 }
 
 /// Why a call is not let in.
@@ -25,21 +25,21 @@ pub(super) fn denied(denied: &Denied, gate: &Gate) -> Status {
     match denied {
         Denied::Token(_) | Denied::UnknownKey(_) => unauthenticated(),
         Denied::Scope(scope) => insufficient_scope(gate.name(*scope)),
-        Denied::NoKeys => Cause::new(Code::Unavailable, "AUTH_UNAVAILABLE")
-            .retry_status(RETRY_AFTER, "tokens cannot be checked at the moment"),
+        Denied::NoKeys => Failure::new(Code::Unavailable, "AUTH_UNAVAILABLE")
+            .retry_after(RETRY_AFTER, "tokens cannot be checked at the moment"),
     }
 }
 
 /// The same for whatever is wrong with a token: who makes them up learns nothing.
 pub(super) fn unauthenticated() -> Status {
-    let status = Cause::new(Code::Unauthenticated, "UNAUTHENTICATED")
+    let status = Failure::new(Code::Unauthenticated, "UNAUTHENTICATED")
         .status("the call needs an access token that is valid");
     with_challenge(status, "Bearer error=\"invalid_token\"")
 }
 
 fn insufficient_scope(scope: &str) -> Status {
-    let status = Cause::new(Code::PermissionDenied, "INSUFFICIENT_SCOPE")
-        .with("scope", scope)
+    let status = Failure::new(Code::PermissionDenied, "INSUFFICIENT_SCOPE")
+        .metadata("scope", scope)
         .status("the access token is not good for this method");
     let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
     with_challenge(status, &challenge)
@@ -52,32 +52,32 @@ fn with_challenge(mut status: Status, challenge: &str) -> Status {
 }
 
 pub(super) fn deadline() -> Status {
-    Cause::new(Code::DeadlineExceeded, "DEADLINE").status("the time for the call is over")
+    Failure::new(Code::DeadlineExceeded, "DEADLINE").status("the time for the call is over")
 }
 
 pub(super) fn malformed_timeout() -> Status {
-    Cause::new(Code::InvalidArgument, BAD_REQUEST).status("grpc-timeout does not say a time")
+    Failure::new(Code::InvalidArgument, BAD_REQUEST).status("grpc-timeout does not say a time")
 }
 
 pub(super) fn idle() -> Status {
-    Cause::new(Code::Unavailable, "IDLE").retry_status(RETRY_AFTER, "nothing came for too long")
+    Failure::new(Code::Unavailable, "IDLE").retry_after(RETRY_AFTER, "nothing came for too long")
 }
 
 pub(super) fn too_large(limit: u64, size: u64) -> Status {
-    Cause::new(Code::ResourceExhausted, "TOO_LARGE")
-        .with("limit", limit)
-        .with("size", size)
+    Failure::new(Code::ResourceExhausted, "TOO_LARGE")
+        .metadata("limit", limit)
+        .metadata("size", size)
         .status(format!(
             "a message of {size} bytes, where the most is {limit}"
         ))
 }
 
 pub(super) fn not_one_message() -> Status {
-    Cause::new(Code::Unimplemented, BAD_REQUEST).status("the method takes exactly one message")
+    Failure::new(Code::Unimplemented, BAD_REQUEST).status("the method takes exactly one message")
 }
 
 pub(super) fn panicked() -> Status {
-    Cause::new(Code::Internal, "IO").status("the server failed")
+    Failure::new(Code::Internal, "IO").status("the server failed")
 }
 
 /// An answer of HTTP, for what is no gRPC.

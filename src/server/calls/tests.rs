@@ -212,7 +212,7 @@ impl Pipe {
     fn ended_with(&self, path: &str, code: Code) -> u64 {
         let meters = self.served.meters.as_ref().unwrap();
         let number = self.served.methods.number(path);
-        meters.of(number).handled[code as usize].value()
+        meters.of(number).handled[code as usize].get()
     }
 
     fn held(&self) -> usize {

@@ -13,9 +13,9 @@ use super::{
     family::{Kind, counter, family, label, one_counter, one_gauge, with},
     meters::{BUCKETS, CODES, Meter},
 };
-use crate::{count::Count, files::Staged, server::calls::Method};
+use crate::{counter::Counter, files::StagedStats, server::calls::Method};
 
-pub(super) fn families(metrics: &Metrics, staged: Option<Staged>) -> Vec<MetricFamily> {
+pub(super) fn families(metrics: &Metrics, staged: Option<StagedStats>) -> Vec<MetricFamily> {
     let mut families = calls(metrics);
     families.extend(files(metrics, staged));
     families.extend(server(metrics));
@@ -41,7 +41,7 @@ fn calls(metrics: &Metrics) -> Vec<MetricFamily> {
         // What is known is there from the start, or its first call would not look like a change.
         .filter(|(method, of)| method.is_known() || of.sum(|meter| &meter.started) > 0)
         .collect();
-    let counters = |name, help, count: fn(&Meter) -> &Count| {
+    let counters = |name, help, count: fn(&Meter) -> &Counter| {
         let each = methods.iter();
         let each = each.map(|(method, of)| counter(labels(method), of.sum(count)));
         family(name, help, MetricType::COUNTER, each.collect())
@@ -88,20 +88,20 @@ fn calls(metrics: &Metrics) -> Vec<MetricFamily> {
     ]
 }
 
-fn files(metrics: &Metrics, staged: Option<Staged>) -> Vec<MetricFamily> {
-    let activity = metrics.store.activity();
-    let uploads = &activity.uploads;
-    let count = |name, help, count: &Count| one_counter(name, help, count.value());
+fn files(metrics: &Metrics, staged: Option<StagedStats>) -> Vec<MetricFamily> {
+    let stats = metrics.store.stats();
+    let uploads = &stats.uploads;
+    let count = |name, help, count: &Counter| one_counter(name, help, count.get());
     let mut families = vec![
         count(
             "muxs_file_read_bytes_total",
             "Bytes of files that were read for clients.",
-            &activity.read_bytes,
+            &stats.read_bytes,
         ),
         count(
             "muxs_file_written_bytes_total",
             "Bytes of uploads and texts that were written.",
-            &activity.written_bytes,
+            &stats.written_bytes,
         ),
         one_gauge(
             "muxs_uploads_open",
@@ -206,12 +206,12 @@ impl Metrics {
 
     /// What a limit has refused, whoever keeps it.
     fn refused(&self, limit: Limit) -> u64 {
-        let activity = self.store.activity();
+        let stats = self.store.stats();
         let by_the_store = match limit {
-            Limit::MaxUploads => activity.uploads.refused.value(),
-            Limit::MaxUploadBytes => activity.uploads.too_large.value(),
-            Limit::MessageBytes => activity.texts_too_large.value(),
-            Limit::ChunkBytes => activity.chunks_too_large.value(),
+            Limit::MaxUploads => stats.uploads.refused.get(),
+            Limit::MaxUploadBytes => stats.uploads.too_large.get(),
+            Limit::MessageBytes => stats.texts_too_large.get(),
+            Limit::ChunkBytes => stats.chunks_too_large.get(),
             _ => 0,
         };
         self.refusals.of(limit) + by_the_store
@@ -225,10 +225,10 @@ struct Summed<'a> {
 }
 
 impl Summed<'_> {
-    fn sum(&self, count: impl Fn(&Meter) -> &Count) -> u64 {
+    fn sum(&self, count: impl Fn(&Meter) -> &Counter) -> u64 {
         let workers = self.workers.iter();
         workers
-            .map(|meters| count(meters.of(self.number)).value())
+            .map(|meters| count(meters.of(self.number)).get())
             .sum()
     }
 

@@ -1,6 +1,6 @@
 //! What was refused or cut, by the limit that said so.
 
-use crate::count::Count;
+use crate::counter::Counter;
 
 /// The limits that the server keeps itself. `docs/limits.md` has all there are; those of HTTP/2 are
 /// kept by h2, which does not say when.
@@ -63,7 +63,7 @@ impl Limit {
 
 /// How often each limit was reached. All workers count together: it is rare.
 #[derive(Debug, Default)]
-pub(in crate::server) struct Refusals([Count; Limit::ALL.len()]);
+pub(in crate::server) struct Refusals([Counter; Limit::ALL.len()]);
 
 impl Refusals {
     pub(in crate::server) fn add(&self, limit: Limit) {
@@ -71,6 +71,6 @@ impl Refusals {
     }
 
     pub(super) fn of(&self, limit: Limit) -> u64 {
-        self.0[limit as usize].value()
+        self.0[limit as usize].get()
     }
 }

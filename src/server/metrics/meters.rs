@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use tonic::Code;
 
 use super::{Limit, Refusals};
-use crate::count::Count;
+use crate::counter::Counter;
 
 /// The codes of gRPC, 0 to 16.
 pub(super) const CODES: usize = 17;
@@ -48,14 +48,14 @@ impl Meters {
 /// What is counted of one method.
 #[derive(Debug, Default)]
 pub(in crate::server) struct Meter {
-    pub(in crate::server) started: Count,
+    pub(in crate::server) started: Counter,
     /// Messages.
-    pub(in crate::server) received: Count,
-    pub(in crate::server) sent: Count,
-    pub(in crate::server) handled: [Count; CODES],
+    pub(in crate::server) received: Counter,
+    pub(in crate::server) sent: Counter,
+    pub(in crate::server) handled: [Counter; CODES],
     /// By the first of [`BUCKETS`] that a call fits, the longest last.
-    pub(super) seconds: [Count; BUCKETS.len() + 1],
-    pub(super) nanoseconds: Count,
+    pub(super) seconds: [Counter; BUCKETS.len() + 1],
+    pub(super) nanoseconds: Counter,
 }
 
 impl Meter {

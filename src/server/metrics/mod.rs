@@ -23,7 +23,7 @@ pub(super) use self::{
     meters::Meters,
 };
 use super::{admission::Admission, calls::Methods, question::Question};
-use crate::files::{self, Staged, Store};
+use crate::files::{self, StagedStats, Store};
 
 /// How long the disk may take to say what is staged. What it does not say is left out.
 const DISK: Duration = Duration::from_secs(2);
@@ -38,7 +38,7 @@ pub(super) struct Metrics {
     store: Store,
     draining: CancellationToken,
     began: SystemTime,
-    staged: Question<Result<Staged, files::Error>>,
+    staged: Question<Result<StagedStats, files::Error>>,
 }
 
 impl Metrics {
@@ -83,7 +83,7 @@ impl Metrics {
     }
 
     /// What is staged, if the disk says so in time.
-    async fn staged(&self) -> Option<Staged> {
+    async fn staged(&self) -> Option<StagedStats> {
         let store = self.store.clone();
         let staged = self
             .staged

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use clap::{Args as Flags, builder::BoolishValueParser};
 use humantime::Duration;
-use muxs::files::{Access, MAX_CHUNK_BYTES, Settings};
+use muxs::files::{AccessMode, MAX_CHUNK_BYTES, Settings};
 
 #[derive(Debug, Flags)]
 #[command(next_help_heading = "Files")]
@@ -71,8 +71,8 @@ impl FileArgs {
         let defaults = Settings::default();
         Settings {
             access: match self.read_only {
-                true => Access::ReadOnly,
-                false => Access::ReadWrite,
+                true => AccessMode::ReadOnly,
+                false => AccessMode::ReadWrite,
             },
             upload_ttl: self.upload_ttl.into(),
             checkpoint_bytes: self.checkpoint_bytes.as_u64(),

@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     files::{
         Settings, Store,
-        service::{Files, file_controller},
+        service::{FileService, file_controller},
     },
     pb::{ReadStreamRequest, file_controller_server::FileControllerServer},
 };
@@ -20,7 +20,7 @@ const CHUNK: usize = 256 * 1024;
 
 struct Served {
     root: TempDir,
-    files: Files,
+    files: FileService,
 }
 
 /// All that a client gets.
@@ -35,7 +35,7 @@ impl Served {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(root.path(), Settings::default()).unwrap();
-        let files = Files {
+        let files = FileService {
             store,
             chunk_bytes: CHUNK as u32,
             tasks: TaskTracker::new(),
@@ -50,7 +50,7 @@ impl Served {
         fs::write(self.root.path().join("a.bin"), content).unwrap();
     }
 
-    fn generated(&self) -> FileControllerServer<Files> {
+    fn generated(&self) -> FileControllerServer<FileService> {
         FileControllerServer::new(self.files.clone())
     }
 

@@ -8,14 +8,14 @@ use super::{
 /// Who calls, as far as the files care. Where nobody is asked who they are, all are the same one,
 /// with all of the root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Caller {
+pub(crate) struct Principal {
     /// Whose the uploads are that they open. Nobody else has to do with them.
     pub(crate) owner: Option<String>,
     /// What they get to see of the root.
     pub(crate) folder: Option<FilePath>,
 }
 
-impl Caller {
+impl Principal {
     /// A filename of this caller's.
     pub(crate) fn path(&self, filename: &str) -> Result<FilePath, Error> {
         let path: FilePath = filename.parse()?;

@@ -1,10 +1,8 @@
-//! What an authorization server says over HTTP: where its things are, and what is asked there.
+//! HTTP requests to an OAuth 2.0 authorization server: discovery, keys and tokens.
 //!
-//! Nobody may listen in or answer in its place: an address is of https, or of this machine. No
-//! redirect is followed, since it would lead to where nobody has looked, and no answer is read
-//! beyond a bound. Whoever embeds this keeps the choice of a cryptographic default for the process.
-//!
-//! The certificate of an issuer is judged by the authorities that this machine trusts.
+//! URLs must be https, or http on a loopback host. Redirects are not followed, because their target was
+//! never checked, and no response is read beyond 1 MiB. The server's certificate must be signed by an
+//! authority that the machine trusts. No default cryptographic provider is installed for the process.
 
 use std::{error::Error as _, iter, net::IpAddr, time::Duration};
 
@@ -14,70 +12,69 @@ use tokio::sync::OnceCell;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an answer may take from the first to the last byte of it all.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest time from the start of a request to the last byte of its response.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most of an answer, in bytes. Documents with dozens of keys have some ten thousand.
-const LARGEST_ANSWER: usize = 1024 * 1024;
+/// A JWK set with dozens of keys has about 10 KB.
+const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
-/// Asks authorization servers. Clients of HTTP are made when they are first needed: to make the one
-/// for https, the authorities of this machine have to be read.
+/// Sends requests to authorization servers. The underlying clients are built at their first use, because
+/// the one for https reads the machine's trusted certificates.
 #[derive(Default)]
-pub(crate) struct Http {
+pub(crate) struct HttpClient {
     secure: OnceCell<Client>,
     loopback: OnceCell<Client>,
 }
 
-/// What was answered, and what it says of itself.
-pub(crate) struct Answer {
+/// A response that was read whole.
+pub(crate) struct HttpReply {
     pub(crate) status: StatusCode,
     pub(crate) body: Vec<u8>,
 }
 
-impl Http {
-    /// Fetches what is at `url`. Anything but 200 is an error.
+impl HttpClient {
+    /// Returns the body of a GET request. Any status but 200 is an error.
     pub(crate) async fn fetch(&self, url: &Url) -> Result<Vec<u8>, Error> {
         let request = self.client(url).await?.get(url.clone());
-        let answer = ask(url, request).await?;
-        match answer.status {
-            StatusCode::OK => Ok(answer.body),
+        let reply = send(url, request).await?;
+        match reply.status {
+            StatusCode::OK => Ok(reply.body),
             status => Err(Error::Status {
-                url: shown(url),
+                url: redact(url),
                 status,
             }),
         }
     }
 
-    /// Sends `form` as the client `id`, as RFC 6749 2.3.1 has it. What the status means is left to
-    /// the caller.
+    /// Posts `form`, authenticated as the client `id` (RFC 6749 2.3.1). The caller interprets the status.
     pub(crate) async fn post(
         &self,
         url: &Url,
         (id, secret): (&str, &str),
         form: &[(&str, &str)],
-    ) -> Result<Answer, Error> {
+    ) -> Result<HttpReply, Error> {
         let encoded =
             |text: &str| -> String { form_urlencoded::byte_serialize(text.as_bytes()).collect() };
         let request = self.client(url).await?.post(url.clone());
         let request = request.basic_auth(encoded(id), Some(encoded(secret)));
-        ask(url, request.form(form)).await
+        send(url, request.form(form)).await
     }
 
-    /// Reads where an issuer has its things, as OpenID Connect Discovery 1.0 has it.
-    pub(crate) async fn discover(&self, issuer: &str) -> Result<Configuration, Error> {
+    /// Fetches an issuer's metadata (RFC 8414, OpenID Connect Discovery 1.0).
+    pub(crate) async fn discover(&self, issuer: &str) -> Result<ServerMetadata, Error> {
         let base = issuer.strip_suffix('/').unwrap_or(issuer);
-        let url = confidential(&format!("{base}/.well-known/openid-configuration"))?;
+        let url = require_secure(&format!("{base}/.well-known/openid-configuration"))?;
         let document = self.fetch(&url).await?;
-        let configuration: Configuration =
+        let metadata: ServerMetadata =
             serde_json::from_slice(&document).map_err(|_| Error::Malformed {
-                url: shown(&url),
+                url: redact(&url),
                 expected: "the configuration of an issuer",
             })?;
-        // To the letter: whoever answers for one issuer must not answer for another.
-        if configuration.issuer != issuer {
-            return Err(Error::OtherIssuer { url: shown(&url) });
+        // The comparison is exact (RFC 8414 3.3): one issuer must not answer for another.
+        if metadata.issuer != issuer {
+            return Err(Error::OtherIssuer { url: redact(&url) });
         }
-        Ok(configuration)
+        Ok(metadata)
     }
 
     async fn client(&self, url: &Url) -> Result<&Client, Error> {
@@ -85,36 +82,36 @@ impl Http {
             "https" => self.secure.get_or_try_init(|| async { secure() }).await,
             _ => self.loopback.get_or_try_init(|| async { loopback() }).await,
         };
-        client.map_err(|error| Error::Setup(cause(&error)))
+        client.map_err(|error| Error::Setup(root_cause(&error)))
     }
 }
 
-/// Where an issuer has its things.
+/// The endpoints of an authorization server.
 #[derive(Deserialize)]
-pub(crate) struct Configuration {
+pub(crate) struct ServerMetadata {
     issuer: String,
     jwks_uri: Option<String>,
     token_endpoint: Option<String>,
 }
 
-impl Configuration {
-    /// Where its keys are.
+impl ServerMetadata {
+    /// The URL of the JWK set.
     pub(crate) fn jwks_uri(&self) -> Result<Url, Error> {
-        named("jwks_uri", self.jwks_uri.as_deref())
+        endpoint("jwks_uri", self.jwks_uri.as_deref())
     }
 
-    /// Where tokens are to be had.
+    /// The URL of the token endpoint.
     pub(crate) fn token_endpoint(&self) -> Result<Url, Error> {
-        named("token_endpoint", self.token_endpoint.as_deref())
+        endpoint("token_endpoint", self.token_endpoint.as_deref())
     }
 }
 
-fn named(name: &'static str, address: Option<&str>) -> Result<Url, Error> {
-    confidential(address.ok_or(Error::Lacks(name))?)
+fn endpoint(name: &'static str, address: Option<&str>) -> Result<Url, Error> {
+    require_secure(address.ok_or(Error::Lacks(name))?)
 }
 
-/// Parses the address of something that is told secrets, or believed.
-pub(crate) fn confidential(address: &str) -> Result<Url, Error> {
+/// Parses a URL and refuses one whose traffic could be read or forged.
+pub(crate) fn require_secure(address: &str) -> Result<Url, Error> {
     let url = Url::parse(address).map_err(|_| Error::NotAUrl)?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(Error::Userinfo);
@@ -122,13 +119,13 @@ pub(crate) fn confidential(address: &str) -> Result<Url, Error> {
     match url.scheme() {
         "https" => Ok(url),
         "http" if url.host_str().is_some_and(is_loopback) => Ok(url),
-        _ => Err(Error::Plaintext(shown(&url))),
+        _ => Err(Error::Plaintext(redact(&url))),
     }
 }
 
-/// Whether what is sent to `host`, as it stands in an address, stays on this machine.
+/// Whether `host`, as written in a URL, is this machine.
 pub(crate) fn is_loopback(host: &str) -> bool {
-    // An IPv6 address stands in brackets.
+    // URLs write IPv6 addresses in brackets.
     let bare = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
@@ -138,8 +135,7 @@ pub(crate) fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// Why an authorization server could not be asked, or said nothing of use. What it said instead is
-/// not in here, for it may be a secret.
+/// A request to an authorization server failed. The response body is not included: it may hold a secret.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("the address of the issuer, or one that it names, is not a URL")]
@@ -154,7 +150,7 @@ pub(crate) enum Error {
     Unreachable { url: String, why: String },
     #[error("{url} answered {status}")]
     Status { url: String, status: StatusCode },
-    #[error("{url} answered more than {LARGEST_ANSWER} bytes")]
+    #[error("{url} answered more than {MAX_RESPONSE_BYTES} bytes")]
     TooLong { url: String },
     #[error("{url} answered something other than {expected}")]
     Malformed { url: String, expected: &'static str },
@@ -165,25 +161,25 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// Whether the same may succeed a little later.
-    pub(crate) fn is_passing(&self) -> bool {
+    /// Whether a retry may succeed.
+    pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
-            Self::Status { status, .. } => is_passing(*status),
+            Self::Status { status, .. } => is_transient(*status),
             _ => false,
         }
     }
 }
 
-/// Whether a server that answers so may answer otherwise a little later.
-pub(crate) fn is_passing(status: StatusCode) -> bool {
+/// Whether a response status suggests that a retry may succeed.
+pub(crate) fn is_transient(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
-/// An address without what may be private in it.
-pub(crate) fn shown(url: &Url) -> String {
+/// A URL without its user, password, query and fragment, which may be secret.
+pub(crate) fn redact(url: &Url) -> String {
     let mut url = url.clone();
-    // Refused only where there can be none.
+    // These fail only for URLs that cannot have a user.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_query(None);
@@ -197,14 +193,14 @@ fn secure() -> reqwest::Result<Client> {
         .iter()
         .find_map(|name| std::env::var(name).ok().filter(|proxy| !proxy.is_empty()));
     if let Some(proxy) = proxy {
-        // It sees no more than names: what goes through is encrypted from end to end.
+        // The proxy sees host names only: traffic through it is encrypted end to end.
         let exceptions = reqwest::NoProxy::from_env();
         client = client.proxy(Proxy::https(proxy)?.no_proxy(exceptions));
     }
     finish(client)
 }
 
-/// Trusts no authority, since it meets none, and asks no proxy, which would not be on this machine.
+/// A client without trusted certificates and without a proxy: loopback traffic needs neither.
 fn loopback() -> reqwest::Result<Client> {
     finish(Client::builder().tls_certs_only(iter::empty()).no_proxy())
 }
@@ -212,32 +208,32 @@ fn loopback() -> reqwest::Result<Client> {
 fn finish(client: reqwest::ClientBuilder) -> reqwest::Result<Client> {
     client
         .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(TIMEOUT)
+        .timeout(REQUEST_TIMEOUT)
         .redirect(Policy::none())
         .build()
 }
 
-async fn ask(url: &Url, request: RequestBuilder) -> Result<Answer, Error> {
+async fn send(url: &Url, request: RequestBuilder) -> Result<HttpReply, Error> {
     let unreachable = |error: reqwest::Error| Error::Unreachable {
-        url: shown(url),
-        why: cause(&error),
+        url: redact(url),
+        why: root_cause(&error),
     };
     let mut response = request.send().await.map_err(unreachable)?;
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-        if body.len() + chunk.len() > LARGEST_ANSWER {
-            return Err(Error::TooLong { url: shown(url) });
+        if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
+            return Err(Error::TooLong { url: redact(url) });
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Answer {
+    Ok(HttpReply {
         status: response.status(),
         body,
     })
 }
 
-/// What an error comes down to. Those above it say less.
-fn cause(error: &reqwest::Error) -> String {
+/// The innermost source of an error, which is the most specific.
+fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -253,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_of_https_or_of_this_machine() {
+    fn only_https_and_loopback_urls_are_accepted() {
         for address in [
             "https://example.com",
             "https://10.0.0.1:8443/realm/",
@@ -263,7 +259,7 @@ mod tests {
             "http://localhost/x",
             "http://LOCALHOST",
         ] {
-            assert!(confidential(address).is_ok(), "{address}");
+            assert!(require_secure(address).is_ok(), "{address}");
         }
         for address in [
             "http://example.com",
@@ -278,17 +274,17 @@ mod tests {
             "localhost",
             "",
         ] {
-            assert!(confidential(address).is_err(), "{address}");
+            assert!(require_secure(address).is_err(), "{address}");
         }
     }
 
     #[test]
-    fn a_password_in_an_address_is_refused_and_not_repeated() {
+    fn url_with_password_is_rejected_without_repeating_it() {
         for address in ["https://name:secret@example.com", "http://secret@10.0.0.1/"] {
-            let told = confidential(address).unwrap_err().to_string();
-            assert!(!told.contains("secret"), "{told}");
+            let message = require_secure(address).unwrap_err().to_string();
+            assert!(!message.contains("secret"), "{message}");
         }
         let url = Url::parse("https://a:secret@example.com/x?secret#secret").unwrap();
-        assert_eq!(shown(&url), "https://example.com/x");
+        assert_eq!(redact(&url), "https://example.com/x");
     }
 }

@@ -1,17 +1,17 @@
-//! A number of things that happened.
+//! A monotonic counter that any thread can increment.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// It only grows. Nothing else is told by it, so nothing waits for it.
+/// Relaxed ordering is enough: no other memory depends on its value.
 #[derive(Debug, Default)]
-pub(crate) struct Count(AtomicU64);
+pub(crate) struct Counter(AtomicU64);
 
-impl Count {
+impl Counter {
     pub(crate) fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
-    pub(crate) fn value(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
