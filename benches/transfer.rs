@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use muxs::{
+    app::{self, Config},
     checksum::Crc32c,
     files::{Settings, Store},
     pb::{
         AbortUploadRequest, Chunk, OpenUpload, ReadStreamRequest, WriteStreamRequest,
         file_controller_client::FileControllerClient, write_stream_request::Step,
     },
-    server::{self, Config},
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
@@ -145,11 +145,7 @@ fn serve() -> (Runtime, TempDir, FileControllerClient<Channel>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let forever = std::future::pending();
-        tokio::spawn(server::run(
-            vec![listener.into()],
-            Config::new(store),
-            forever,
-        ));
+        tokio::spawn(app::run(vec![listener.into()], Config::new(store), forever));
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
         let channel = endpoint
             .initial_stream_window_size(2 * 1024 * 1024)

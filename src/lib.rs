@@ -23,7 +23,7 @@
 //! # A server in a program of one's own
 //!
 //! ```
-//! use muxs::{files::{Settings, Store}, pb, server::{self, Config}};
+//! use muxs::{app::{self, Config}, files::{Settings, Store}, pb};
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -33,7 +33,7 @@
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //! let address = listener.local_addr()?;
 //! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-//! let server = tokio::spawn(server::run(vec![listener.into()], Config::new(store), async {
+//! let server = tokio::spawn(app::run(vec![listener.into()], Config::new(store), async {
 //!     let _ = stopped.await;
 //! }));
 //!
@@ -47,6 +47,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "server")]
+pub mod app;
 pub mod checksum;
 #[cfg(feature = "client")]
 pub mod client;
@@ -59,6 +61,8 @@ mod failure;
 pub mod files;
 #[cfg(feature = "server")]
 mod greeter;
+#[cfg(feature = "server")]
+mod metric_family;
 #[cfg(any(feature = "client", feature = "server"))]
 mod oauth;
 #[cfg(feature = "server")]

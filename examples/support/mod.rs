@@ -7,9 +7,9 @@ use std::{error::Error, fs, io, path::PathBuf, process::ExitCode, time::Duration
 
 use anyhow::Context;
 use muxs::{
+    app::{self, Config},
     client::{self, Authorized, Credentials, TokenError},
     files::{Settings, Store},
-    server::{self, Config},
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, time::timeout};
@@ -110,7 +110,7 @@ impl ServerArgs {
         );
         // It ends with the process.
         let shutdown = std::future::pending();
-        tokio::spawn(server::run(
+        tokio::spawn(app::run(
             vec![listener.into()],
             Config::new(store),
             shutdown,

@@ -16,14 +16,14 @@
 //!   and the transfer continues.
 //!
 //! ```
-//! # use muxs::{files::{Settings, Store}, server::{self, Config}};
+//! # use muxs::{files::{Settings, Store}, app::{self, Config}};
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let folder = tempfile::tempdir()?;
 //! # let store = Store::open(folder.path().join("root"), Settings::default())?;
 //! # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //! # let address = listener.local_addr()?;
-//! # tokio::spawn(server::run(vec![listener.into()], Config::new(store), std::future::pending()));
+//! # tokio::spawn(app::run(vec![listener.into()], Config::new(store), std::future::pending()));
 //! # let (original, copy) = (folder.path().join("original"), folder.path().join("copy"));
 //! # std::fs::write(&original, "so long")?;
 //! use muxs::client::{self, Client, Event};

@@ -28,11 +28,10 @@ mod version;
 
 pub use error::{Error, OpenError};
 pub use path::{FilePath, InvalidPath};
-pub(crate) use principal::{Principal, folder};
+pub(crate) use principal::{Principal, parse_folder};
 pub use service::MAX_CHUNK_BYTES;
-pub(crate) use service::{FileController, FileService, WRITE, WRITE_STREAM, file_controller};
+pub(crate) use service::{FileService, WRITE, WRITE_STREAM, file_controller};
 pub use settings::{AccessMode, Settings};
-pub(crate) use stats::StagedStats;
 pub use store::Store;
 pub use upload::InvalidUploadId;
 pub use version::Version;

@@ -28,6 +28,6 @@ impl Principal {
 
 /// Parses the folder that a caller is restricted to: a name like that of a file, which may end with
 /// a slash.
-pub(crate) fn folder(text: &str) -> Result<FilePath, InvalidPath> {
+pub(crate) fn parse_folder(text: &str) -> Result<FilePath, InvalidPath> {
     text.strip_suffix('/').unwrap_or(text).parse()
 }

@@ -1,7 +1,7 @@
 //! One HTTP/2 connection, from its first byte to its end.
 
 use std::{
-    future::ready,
+    future::{poll_fn, ready},
     hash::{BuildHasher, RandomState},
     pin::pin,
     sync::Arc,
@@ -20,223 +20,213 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
+use tower::BoxError;
 
 use super::{
-    accept::{Incoming, Peer, Stream},
-    calls::Calls,
-    config::Limits,
-    lifetime::Lifetime,
-    metrics::{Limit, Meters},
-    socket::{Moved, Socket},
-    tls::Tls,
+    calls::CallContext,
+    limits::Limits,
+    metrics::{Limit, WorkerCounters},
+    shutdown::Shutdown,
+    timer::LazyTimeout,
+    transport::{ByteCounters, ConnectionPermit, Peer, Stream, TimeoutIo, Tls},
 };
 
-/// How much of one stream a client may send ahead of the handler, in bytes.
+/// The flow-control window of a stream: how far a client may send ahead of the handler, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
-/// The same for all streams of a connection: as much as the windows of the 128 it may have, so that
-/// a call that does not read holds back no other. Half of it is, for h2, also the room for small
-/// frames, filled up to 256 bytes each, that have come and that no call has taken in yet.
+/// The flow-control window of a connection: the sum of the windows of 128 streams, so that a call that does
+/// not read cannot block another. Half of it is also h2's budget for small frames, each counted as 256
+/// bytes, that have been received and not yet taken by a call.
 const CONNECTION_WINDOW: u32 = 128 * 1024 * 1024;
 
-/// The largest frame that is taken in, in bytes: twice what HTTP/2 takes unless told otherwise, for
-/// half the calls of the operating system. More than that gains nothing, and one that is not read
-/// keeps more.
-const MAX_FRAME: u32 = 32 * 1024;
+/// The largest frame that is accepted, in bytes: twice HTTP/2's default, which halves the system calls.
+/// Larger ones gain nothing, and an unread frame would hold more memory.
+const MAX_FRAME_BYTES: u32 = 32 * 1024;
 
-/// How much of one stream is kept for a client that does not read it, in bytes.
-const SEND_BUFFER: usize = 256 * 1024;
+/// The most response bytes that h2 keeps for a stream whose client does not read.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
 
-/// How many streams a client may make the server reset (CVE-2025-8671, "MadeYouReset") before the
-/// connection is closed.
+/// Maximum number of streams that a client may make the server reset before the connection is closed
+/// (CVE-2025-8671, "MadeYouReset").
 const MAX_LOCAL_RESETS: usize = 1024;
 
-/// How many streams a client may reset before they are accepted (CVE-2023-44487, "rapid reset").
+/// Maximum number of streams that a client may reset before they are accepted (CVE-2023-44487, "rapid
+/// reset").
 const MAX_PENDING_RESETS: usize = 50;
 
-/// The most that the headers of a request may hold, in bytes.
-const MAX_HEADERS: u32 = 16 * 1024;
+/// The largest header list of a request, in bytes.
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
-/// How long a client that is refused may take to ask for something and hear so.
-const REFUSAL: Duration = Duration::from_secs(1);
+/// Lifetime of a connection beyond the limit, whose calls are answered with BUSY.
+const REFUSED_CONNECTION_AGE: Duration = Duration::from_secs(1);
 
-/// How long a connection that takes no further call, and has none, waits for a client that says
-/// and takes nothing.
-const SILENCE: Duration = Duration::from_secs(2);
+/// Time without a byte in either direction after which a draining connection without calls is closed.
+const IDLE_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Serves connections. Clones share what there is.
-#[derive(Clone)]
-pub(super) struct Connections {
-    pub(super) calls: Calls,
-    pub(super) tls: Option<Tls>,
-    pub(super) limits: Arc<Limits>,
-    /// How long calls may go on when their connection is old.
-    pub(super) grace: Duration,
-    pub(super) lifetime: Lifetime,
+/// A connection that was accepted.
+pub(super) struct Incoming<S = Stream> {
+    pub(super) stream: S,
+    pub(super) peer: Peer,
+    pub(super) permit: ConnectionPermit,
 }
 
-impl Connections {
+/// What all connections of a worker share.
+#[derive(Clone)]
+pub(super) struct ConnectionContext {
+    pub(super) calls: CallContext,
+    pub(super) tls: Option<Tls>,
+    pub(super) limits: Arc<Limits>,
+    /// Time for running calls to end when their connection has reached its age.
+    pub(super) grace: Duration,
+    pub(super) shutdown: Shutdown,
+}
+
+impl ConnectionContext {
     /// Serves one connection in a task of its own.
     pub(super) fn serve(&self, incoming: Incoming) {
-        let connections = self.clone();
-        // Its own, or all connections would ask the same one whenever they are woken.
-        let cut = self.lifetime.cut.child_token();
-        self.lifetime.tasks.spawn(async move {
+        let context = self.clone();
+        // A child token, since all connections would contend for the lock of a shared one at each wakeup.
+        let abort = self.shutdown.abort.child_token();
+        self.shutdown.connections.spawn(async move {
             let calls = TaskTracker::new();
-            cut.run_until_cancelled(connections.drive(incoming, &calls))
+            abort
+                .run_until_cancelled(context.handle(incoming, &calls))
                 .await;
-            // They notice that their connection is gone.
+            // Calls end by themselves when their connection is gone.
             calls.close();
             calls.wait().await;
         });
     }
 
-    async fn drive(&self, incoming: Incoming, calls: &TaskTracker) {
+    async fn handle(&self, incoming: Incoming, calls: &TaskTracker) {
         let Incoming {
             stream,
             peer,
-            ticket,
+            permit,
         } = incoming;
-        tracing::debug!(%peer, admitted = ticket.admitted, "connected");
-        let ended = match (stream, &self.tls) {
-            (Stream::Unix(stream), _) => self.speak(stream, peer, ticket.admitted, calls).await,
-            (Stream::Tcp(stream), None) => self.speak(stream, peer, ticket.admitted, calls).await,
+        let is_admitted = permit.is_admitted;
+        tracing::debug!(%peer, admitted = is_admitted, "connected");
+        let result = match (stream, &self.tls) {
+            (Stream::Unix(stream), _) => self.serve_http2(stream, peer, is_admitted, calls).await,
+            (Stream::Tcp(stream), None) => self.serve_http2(stream, peer, is_admitted, calls).await,
             (Stream::Tcp(stream), Some(tls)) => {
                 let handshake = timeout(self.limits.handshake_timeout, tls.accept(stream));
-                match self.lifetime.draining.run_until_cancelled(handshake).await {
-                    Some(Ok(Ok(stream))) => self.speak(stream, peer, ticket.admitted, calls).await,
+                match self.shutdown.draining.run_until_cancelled(handshake).await {
+                    Some(Ok(Ok(stream))) => {
+                        self.serve_http2(stream, peer, is_admitted, calls).await
+                    }
                     Some(Ok(Err(error))) => Err(error.into()),
-                    Some(Err(late)) => {
-                        if let Some(meters) = self.meters(ticket.admitted) {
-                            meters.refused(Limit::HandshakeTimeout);
+                    Some(Err(elapsed)) => {
+                        if let Some(counters) = self.counters(is_admitted) {
+                            counters.hit(Limit::HandshakeTimeout);
                         }
-                        Err(late.into())
+                        Err(elapsed.into())
                     }
                     None => Ok(()),
                 }
             }
         };
-        match ended {
+        match result {
             Ok(()) => tracing::debug!(%peer, "disconnected"),
             Err(error) => tracing::debug!(%peer, error, "disconnected"),
         }
     }
 
-    /// Speaks HTTP/2 until the client goes, or has no more business here.
-    async fn speak<S>(
+    /// Serves HTTP/2 until the client closes the connection, or the server does.
+    async fn serve_http2<S>(
         &self,
         stream: S,
         peer: Peer,
-        admitted: bool,
-        tasks: &TaskTracker,
+        is_admitted: bool,
+        call_tasks: &TaskTracker,
     ) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limits = &self.limits;
-        let meters = self.meters(admitted);
-        let refused = |limit| {
-            if let Some(meters) = meters {
-                meters.refused(limit);
-            }
-        };
-        let socket = Socket::new(
+        let counters = self.counters(is_admitted);
+        let io = TimeoutIo::new(
             stream,
             limits.handshake_timeout,
             limits.write_stall_timeout,
-            meters.cloned(),
+            counters.cloned(),
         );
-        let moved = socket.moved();
-        // Counted for this connection alone, and so on this core.
-        let calls = self.calls.of(peer, admitted);
-        let (age, grace) = match admitted {
-            true => (limits.max_connection_age.map(jittered), self.grace),
-            false => (Some(REFUSAL), REFUSAL),
-        };
-        let handshake = self.http2().handshake::<_, Bytes>(socket);
-        let draining = self.lifetime.draining.child_token();
+        let bytes = io.byte_counters();
+        let draining = self.shutdown.draining.child_token();
+        let handshake = self.http2().handshake::<_, Bytes>(io);
         let Some(connection) = draining.run_until_cancelled(handshake).await else {
             return Ok(());
         };
         let mut connection = connection?;
-        let pings = connection.ping_pong().expect("it is asked for once");
-        // All that has come begins together, so that what is answered at once leaves together.
-        let mut come: Vec<(Request<RecvStream>, SendResponse<Bytes>)> = Vec::new();
-        let begin = async |come: &mut Vec<_>| {
-            for (request, respond) in come.drain(..) {
-                if let Some(call) = calls.begin(request, respond) {
-                    tasks.spawn(call);
-                }
-                // After so many, the others of this thread have their turn.
-                consume_budget().await;
-            }
+        let pings = connection.ping_pong().expect("taken once");
+        // A context of this connection alone, so its reference count stays on this core.
+        let calls = self.calls.for_connection(peer, is_admitted);
+        let mut pending_calls = PendingCalls::default();
+        let (max_age, age_grace) = match is_admitted {
+            true => (limits.max_connection_age.map(jitter), self.grace),
+            false => (Some(REFUSED_CONNECTION_AGE), REFUSED_CONNECTION_AGE),
         };
-        // Unconstrained: else a client that keeps the connection busy could keep them from being
-        // asked.
-        let mut gone = pin!(unconstrained(self.gone(pings, &moved)));
-        let mut old = pin!(unconstrained(passed(age)));
+
+        // The timers are unconstrained: a client that keeps the connection busy would otherwise use up the
+        // task's budget before they are polled.
+        let mut keepalive = pin!(unconstrained(self.keepalive(pings, &bytes)));
+        let mut too_old = pin!(unconstrained(sleep_or_pending(max_age)));
         let mut drained = pin!(draining.cancelled());
-        let grace = loop {
+        let mut idle = pin!(unconstrained(wait_until_idle(call_tasks, &bytes)));
+        let mut grace = LazyTimeout::default();
+        let mut phase = Phase::Open;
+        let ended_by = loop {
             tokio::select! {
                 biased;
                 accepted = connection.accept() => match accepted {
-                    Some(call) => come.push(call?),
+                    Some(call) => pending_calls.push(call?),
                     None => return Ok(()),
                 },
-                () = ready(()), if !come.is_empty() => begin(&mut come).await,
-                // The drain has a grace of its own for all of them, and cuts.
-                () = &mut drained => break None,
-                () = &mut old => break Some(grace),
-                () = &mut gone => {
-                    refused(Limit::KeepaliveTimeout);
-                    return Err("it does not answer".into());
+                () = ready(()), if !pending_calls.is_empty() => {
+                    pending_calls.begin(&calls, call_tasks).await;
                 }
+                // The shutdown has a grace of its own for all connections, and aborts them.
+                () = &mut drained, if phase == Phase::Open => {
+                    phase = Phase::Draining;
+                    connection.graceful_shutdown();
+                }
+                () = &mut too_old, if phase == Phase::Open => {
+                    phase = Phase::Draining;
+                    grace.arm(age_grace);
+                    connection.graceful_shutdown();
+                }
+                () = unconstrained(poll_fn(|cx| grace.poll(cx))) => break Limit::ShutdownGrace,
+                () = &mut idle, if phase == Phase::Draining => break Limit::Silence,
+                () = &mut keepalive => break Limit::KeepaliveTimeout,
             }
         };
-        connection.graceful_shutdown();
-        let mut late = pin!(unconstrained(passed(grace)));
-        let mut silent = pin!(unconstrained(silence(tasks, &moved)));
-        loop {
-            tokio::select! {
-                biased;
-                accepted = connection.accept() => match accepted {
-                    // It was on its way.
-                    Some(call) => come.push(call?),
-                    None => return Ok(()),
-                },
-                () = ready(()), if !come.is_empty() => begin(&mut come).await,
-                () = &mut late => {
-                    refused(Limit::ShutdownGrace);
-                    return Err("its calls did not end in time".into());
-                }
-                () = &mut silent => {
-                    refused(Limit::Silence);
-                    return Err("it did not go by itself".into());
-                }
-                () = &mut gone => {
-                    refused(Limit::KeepaliveTimeout);
-                    return Err("it does not answer".into());
-                }
-            }
+        if let Some(counters) = counters {
+            counters.hit(ended_by);
         }
+        Err(match ended_by {
+            Limit::ShutdownGrace => "its calls did not end in time",
+            Limit::Silence => "the client did not close it",
+            _ => "the client does not answer pings",
+        }
+        .into())
     }
 
-    /// Where it is counted if a connection is cut. One that was refused has been.
-    fn meters(&self, admitted: bool) -> Option<&Arc<Meters>> {
-        self.calls.meters.as_ref().filter(|_| admitted)
+    /// The counters of connections that are cut. A connection beyond the limit was counted already.
+    fn counters(&self, is_admitted: bool) -> Option<&Arc<WorkerCounters>> {
+        self.calls.counters.as_ref().filter(|_| is_admitted)
     }
 
-    /// Completes when the client does not answer whether it is there.
-    async fn gone(&self, mut pings: PingPong, moved: &Moved) {
+    /// Pings a silent client. Completes when a ping is not answered in time.
+    async fn keepalive(&self, mut pings: PingPong, bytes: &ByteCounters) {
         loop {
-            let before = moved.received();
+            let before = bytes.received();
             sleep(self.limits.keepalive_interval).await;
-            if moved.received() != before {
+            if bytes.received() != before {
                 continue;
             }
-            let answer = timeout(self.limits.keepalive_timeout, pings.ping(Ping::opaque()));
+            let pong = timeout(self.limits.keepalive_timeout, pings.ping(Ping::opaque()));
             // An error is that of the connection, which ends by itself.
-            if answer.await.is_err() {
+            if pong.await.is_err() {
                 return;
             }
         }
@@ -247,40 +237,69 @@ impl Connections {
         http2
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buffer_size(SEND_BUFFER)
+            .max_send_buffer_size(SEND_BUFFER_BYTES)
             .max_concurrent_streams(self.limits.max_streams)
             .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
             .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-            .max_header_list_size(MAX_HEADERS)
-            .max_frame_size(MAX_FRAME);
+            .max_header_list_size(MAX_HEADER_BYTES)
+            .max_frame_size(MAX_FRAME_BYTES);
         http2
     }
 }
 
-/// Completes after a time; without one, never.
-async fn passed(time: Option<Duration>) {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// GOAWAY is sent: calls that were on their way are still accepted.
+    Draining,
+}
+
+/// Calls that were accepted and have not begun. All that arrived together begin together, so that responses
+/// which are ready at once share a write.
+#[derive(Default)]
+struct PendingCalls(Vec<(Request<RecvStream>, SendResponse<Bytes>)>);
+
+impl PendingCalls {
+    fn push(&mut self, call: (Request<RecvStream>, SendResponse<Bytes>)) {
+        self.0.push(call);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    async fn begin(&mut self, calls: &Arc<CallContext>, tasks: &TaskTracker) {
+        for (request, respond) in self.0.drain(..) {
+            if let Some(call) = calls.begin(request, respond) {
+                tasks.spawn(call);
+            }
+            // Yields to other tasks of this thread after many calls.
+            consume_budget().await;
+        }
+    }
+}
+
+async fn sleep_or_pending(time: Option<Duration>) {
     match time {
         Some(time) => sleep(time).await,
         None => std::future::pending().await,
     }
 }
 
-/// Completes when a connection without calls has moved nothing for a while: its client does not
-/// take the last bytes, or does not acknowledge that it may go.
-async fn silence(calls: &TaskTracker, moved: &Moved) {
+/// Completes when a connection without calls has transferred no byte for a while: its client does not read
+/// the last bytes, or does not close the connection.
+async fn wait_until_idle(calls: &TaskTracker, bytes: &ByteCounters) {
     loop {
-        let before = moved.bytes();
-        sleep(SILENCE).await;
-        if calls.is_empty() && moved.bytes() == before {
+        let before = bytes.total();
+        sleep(IDLE_CLOSE_TIMEOUT).await;
+        if calls.is_empty() && bytes.total() == before {
             return;
         }
     }
 }
 
-/// Ages of connections that began together do not end together.
-fn jittered(age: Duration) -> Duration {
+/// Varies an age by a tenth, so that connections which began together do not end together.
+fn jitter(age: Duration) -> Duration {
     let random = RandomState::new().hash_one(()) % 201;
     age.mul_f64(0.9 + random as f64 / 1000.0)
 }
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,184 +1,94 @@
-//! Serves the contract over HTTP/2.
+//! Serves any tonic service over HTTP/2, with limits, deadlines, TLS, access tokens, metrics, health,
+//! reflection and a drain that ends.
 //!
-//! [`run`] is the only door. Connections come in by `accept`, as far as `admission` has room for
-//! them, and are handed to one of the `workers`, each a thread with a runtime of its own. There
-//! `connection` speaks HTTP/2 over TLS (`tls`) or without, and `calls` is what every call goes
-//! through on its way to the routes of `services` and back. `socket` and `wait` bound how long a
-//! client is waited for; `lifetime` is how all of it ends, `heartbeat` how others see that it goes on.
-//! `admin` tells whoever runs the server how it is, with what `metrics` has counted.
+//! ```
+//! use muxs::server::{Limits, Listener, MethodPolicy, Server};
+//! # use muxs::pb::greeter_server::{Greeter, GreeterServer};
+//! # async fn serve(echo: impl Greeter, stop: tokio::sync::oneshot::Receiver<()>) -> std::io::Result<()> {
 //!
-//! All this stands in place of `tonic::transport::Server`, which leaves a server to the goodwill of
-//! its clients: it waits for ever for the first byte, cuts no stream at its deadline, knows no limit
-//! for connections, and its drain is over when the last client likes. hyper, which it speaks HTTP/2
-//! with, keeps what a handler has not read in pieces of larger buffers: a few bytes can hold
-//! gigabytes. So this speaks HTTP/2 with h2 itself, the crate below hyper.
+//! let calls = Listener::bind("127.0.0.1:50051").await?;
+//! let admin = Listener::bind("127.0.0.1:9090").await?.for_admin();
+//! let shutdown = async {
+//!     let _ = stop.await;
+//! };
+//! Server::builder()
+//!     .service(GreeterServer::new(echo)) // any generated server, intercepted or layered
+//!     .method("/muxs.Greeter/BidiHello", MethodPolicy::default().max_message_bytes(64 * 1024))
+//!     .descriptors(muxs::pb::FILE_DESCRIPTOR_SET)
+//!     .limits(Limits { max_calls: 1_000, ..Limits::default() })
+//!     .serve(vec![calls, admin], shutdown)
+//!     .await
+//! # }
+//! ```
+//!
+//! `examples/own_service.rs` is a whole program around it.
+//!
+//! # What a handler can rely on
+//!
+//! * **Thread.** Each connection belongs to one worker thread with a runtime of its own. A handler is first
+//!   polled there, in the task of its connection, as soon as the request's headers are accepted. If it is not
+//!   ready at once, it continues in a task of its own on the same thread. The response stream is polled there,
+//!   too, and only while the client's flow-control window has room: backpressure needs no channel.
+//! * **Blocking.** A handler that blocks delays all connections of its thread. Blocking work belongs into
+//!   `tokio::task::spawn_blocking`, long computations into a thread pool.
+//! * **Requests.** The server receives at most 1 MiB of a request ahead of the handler. Messages that are too
+//!   large, or too many for a method with one message, never reach the handler.
+//! * **The end.** When the client resets the call, or its deadline or its token expires, the handler's future and
+//!   its response stream are dropped at that moment; cleanup belongs into `Drop`. Work that must go on is
+//!   spawned with [`Background`].
+//! * **Panics.** A panic ends its own call with INTERNAL, and no other.
+//! * **The caller.** With [`Server::auth`], the request's extensions contain an `Arc<`[`Identity`]`>`.
+//!
+//! # A shared runtime
+//!
+//! Threads of their own are fastest for small calls, but one slow handler delays its neighbours.
+//! [`Server::runtime`] serves all connections on an existing runtime instead; on a multi-thread runtime any
+//! thread may then poll any handler:
+//!
+//! ```
+//! # fn build() -> muxs::server::Server {
+//! use muxs::server::Server;
+//! use tokio::runtime::Handle;
+//!
+//! Server::builder().runtime(Handle::current())
+//! # }
+//! ```
+//!
+//! # Why not `tonic::transport::Server`
+//!
+//! It leaves a server to the goodwill of its clients: it waits forever for the first byte, does not end a
+//! stream at its deadline, has no limit on connections, and its drain ends when the last client agrees. hyper,
+//! below it, keeps unread data in slices of larger buffers, so that a few bytes can hold gigabytes. This server
+//! uses h2, the crate below hyper, directly.
 
 mod accept;
 mod admin;
-mod admission;
 mod auth;
+mod builder;
 mod calls;
-mod config;
 mod connection;
 mod heartbeat;
-mod lifetime;
-mod listener;
+mod limits;
+mod method_policy;
 mod metrics;
-mod question;
+mod running;
 mod services;
-mod socket;
-mod tls;
-mod wait;
+mod shutdown;
+mod single_flight;
+mod timer;
+mod transport;
 mod workers;
 
-use std::{io, sync::Arc, time::Duration};
-
-use tokio::{task::JoinSet, time::timeout};
-
-use self::{
-    admin::Admin,
-    admission::Admission,
-    auth::Gate,
-    calls::{Calls, Room},
-    connection::Connections,
-    lifetime::Lifetime,
-    metrics::{Metrics, Refusals},
-    workers::Workers,
-};
 pub use self::{
-    auth::{Auth, AuthError, AuthSettings, KeySource, ScopeNames},
-    config::{Config, Limits, Reflection},
+    auth::{
+        Access, Auth, AuthError, AuthSettings, Claims, ClaimsHook, Identity, InvalidClaims,
+        KeySource, Scope,
+    },
+    builder::Server,
     heartbeat::Heartbeat,
-    listener::{Address, Listener},
-    tls::{ClientAuth, Tls, TlsError, TlsFiles},
+    limits::Limits,
+    method_policy::MethodPolicy,
+    services::Reflection,
+    shutdown::Background,
+    transport::{Address, ClientAuth, Listener, Tls, TlsError, TlsFiles},
 };
-use crate::files::{FileService, MAX_CHUNK_BYTES};
-
-/// How long uploads get to make durable what they have, once the grace is over. A disk that takes
-/// longer is not waited for.
-const LAST_CHECKPOINTS: Duration = Duration::from_secs(10);
-
-/// How long the word that they have done so may take to get to their clients.
-const FAREWELL: Duration = Duration::from_secs(1);
-
-/// Serves calls on all of `listeners` until `shutdown` completes, then drains. Those
-/// [for administration](Listener::for_admin) are there to the end of that. `shutdown` is first polled
-/// when calls are served.
-///
-/// Draining: health says NOT_SERVING and ends its watches, the listeners are closed, each client is
-/// told to open no further call (GOAWAY), and calls under way get [`Config::shutdown_grace`] to
-/// end. Then uploads make durable what they have and end (UNAVAILABLE, reason DRAINING), and what
-/// is still open is cut. So this returns at the latest a moment after that grace, or some seconds
-/// where the disk is slow, whatever a client does.
-///
-/// Needs a Tokio runtime with time and I/O enabled, which accepts the connections; they are served
-/// by threads of their own. Dropping the future cuts everything at once.
-///
-/// # Errors
-///
-/// Those threads cannot be started.
-pub async fn run(
-    listeners: Vec<Listener>,
-    config: Config,
-    shutdown: impl Future<Output = ()>,
-) -> io::Result<()> {
-    let lifetime = Lifetime::default();
-    let _end = lifetime.ended_when_dropped();
-    // Cut with the connections, or alone when the drain begins.
-    let accepting = lifetime.cut.child_token();
-    let sweep = config.store.clone().sweep();
-    let sweep = accepting.clone().run_until_cancelled_owned(sweep);
-    lifetime.tasks.spawn(sweep);
-    if let Some(auth) = &config.auth {
-        let refresh = auth.keys.clone().refresh();
-        let refresh = accepting.clone().run_until_cancelled_owned(refresh);
-        lifetime.tasks.spawn(refresh);
-    }
-
-    let files = FileService {
-        store: config.store,
-        chunk_bytes: config.chunk_bytes.clamp(1, MAX_CHUNK_BYTES),
-        tasks: lifetime.uploads.clone(),
-        ending: lifetime.ending.clone(),
-    };
-    let health = services::serving().await;
-    let refusals = Arc::<Refusals>::default();
-    let admission = Admission::new(&config.limits, Arc::clone(&refusals));
-    let (admin, listeners): (Vec<_>, Vec<_>) = listeners.into_iter().partition(|it| it.admin);
-    let metrics = Arc::new(Metrics::new(
-        services::methods(config.reflection),
-        refusals,
-        admission.clone(),
-        files.store.clone(),
-        lifetime.draining.clone(),
-    ));
-    let limits = Arc::new(config.limits);
-    let room = Room::new(limits.max_calls);
-    let connections = || Connections {
-        calls: Calls {
-            meters: (!admin.is_empty()).then(|| metrics.worker()),
-            gate: config.auth.as_ref().map(Gate::new).map(Arc::new),
-            #[cfg(feature = "otel")]
-            tracer: config.tracer.clone(),
-            ..Calls::new(
-                services::routes(files.clone(), health.clone(), config.reflection),
-                services::methods(config.reflection),
-                room.clone(),
-                Arc::clone(&limits),
-            )
-        },
-        tls: config.tls.clone(),
-        limits: Arc::clone(&limits),
-        grace: config.shutdown_grace,
-        lifetime: lifetime.clone(),
-    };
-    let (workers, workers_ended) = Workers::start(config.workers, connections)?;
-    for listener in listeners {
-        let accept = accept::accept(listener, admission.clone(), workers.clone());
-        let accept = accepting.clone().run_until_cancelled_owned(accept);
-        lifetime.tasks.spawn(accept);
-    }
-    if let Some(heartbeat) = config.heartbeat {
-        let beating = heartbeat.keep_beating(workers.clone());
-        // None of the tasks that a drain waits for.
-        tokio::spawn(lifetime.cut.clone().run_until_cancelled_owned(beating));
-    }
-    // Dropped, and so ended, with this.
-    let mut administration = JoinSet::new();
-    for listener in admin {
-        let keys = config.auth.as_ref().map(|auth| auth.keys.clone());
-        let admin = Admin::new(Arc::clone(&metrics), workers.clone(), keys);
-        administration.spawn(admin.serve(listener));
-    }
-    drop(workers);
-    shutdown.await;
-
-    services::stop_serving(health).await;
-    accepting.cancel();
-    lifetime.drain();
-    tracing::info!(grace = ?config.shutdown_grace, "draining");
-    if timeout(config.shutdown_grace, lifetime.tasks.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!("cutting the calls that did not end in time");
-    }
-    if !lifetime.uploads.is_empty() {
-        lifetime.ending.cancel();
-        if timeout(LAST_CHECKPOINTS, lifetime.uploads.wait())
-            .await
-            .is_err()
-        {
-            tracing::error!("the disk does not answer: what uploads sent last may be lost");
-        }
-        // If it takes longer, they are cut like the others.
-        let _ = timeout(FAREWELL, lifetime.tasks.wait()).await;
-    }
-    lifetime.cut.cancel();
-    lifetime.tasks.wait().await;
-    if lifetime.uploads.is_empty() {
-        workers_ended.wait().await;
-    }
-    administration.shutdown().await;
-    Ok(())
-}

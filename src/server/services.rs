@@ -1,6 +1,8 @@
-//! What is served: the two packages of the contract, health and reflection.
+//! The services of a server: those of the embedding program, health and reflection.
 
-use tonic::{codec::CompressionEncoding::Gzip, server::NamedService};
+use std::collections::HashMap;
+
+use tonic::server::NamedService;
 use tonic_health::{
     ServingStatus,
     pb::health_server::HealthServer,
@@ -9,139 +11,155 @@ use tonic_health::{
 use tonic_reflection::server::Builder as ReflectionBuilder;
 
 use super::{
-    auth::{Access, Scope},
-    calls::{Methods, Notes, Routes},
-    config::Reflection,
-};
-use crate::{
-    files::{FileController, FileService, WRITE, WRITE_STREAM, file_controller},
-    greeter::Greeter,
-    pb::{
-        self, greeter_server::GreeterServer,
-        helloworld::greeter_server::GreeterServer as HelloworldServer,
-    },
+    auth::Access,
+    calls::{Methods, Policies, Route, Routes},
+    method_policy::MethodPolicy,
 };
 
-/// The names under which health is told: the server as a whole, and each service of the contract.
-const HEALTH_NAMES: [&str; 4] = [
-    "",
-    GreeterServer::<Greeter>::NAME,
-    HelloworldServer::<Greeter>::NAME,
-    FileController::NAME,
-];
-
-/// Asked by whoever decides whether the server lives.
+const HEALTH: &str = "/grpc.health.v1.Health/";
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
-/// What methods ask of their callers, where callers have to say who they are: a method, or all of a
-/// service. What has no line here asks for a token, and no more.
-const ACCESS: [(&str, Access); 9] = [
-    ("/grpc.health.v1.Health/", Access::Public),
-    ("/muxs.Greeter/", Access::Scope(Scope::Greeter)),
-    ("/helloworld.Greeter/", Access::Scope(Scope::Greeter)),
-    ("/muxs.FileController/Read", Access::Scope(Scope::Read)),
-    (
-        "/muxs.FileController/ReadStream",
-        Access::Scope(Scope::Read),
-    ),
-    ("/muxs.FileController/Stat", Access::Scope(Scope::Read)),
-    ("/muxs.FileController/Write", Access::Scope(Scope::Write)),
-    (
-        "/muxs.FileController/WriteStream",
-        Access::Scope(Scope::Write),
-    ),
-    (
-        "/muxs.FileController/AbortUpload",
-        Access::Scope(Scope::Write),
-    ),
+/// Newer clients ask for v1, older ones for v1alpha.
+const REFLECTION: [&str; 2] = [
+    "/grpc.reflection.v1.ServerReflection/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
 ];
 
-/// The same of reflection, where anybody may ask for it.
-const PUBLIC_REFLECTION: [(&str, Access); 2] = [
-    ("/grpc.reflection.v1.ServerReflection/", Access::Public),
-    ("/grpc.reflection.v1alpha.ServerReflection/", Access::Public),
-];
-
-/// The descriptors of all that is served.
-const DESCRIPTORS: [&[u8]; 4] = [
-    pb::FILE_DESCRIPTOR_SET,
+/// The descriptors of health and reflection.
+const OWN_DESCRIPTORS: [&[u8]; 3] = [
     tonic_health::pb::FILE_DESCRIPTOR_SET,
     tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
     tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
 ];
 
-/// Tells that all services are serving.
-pub(super) async fn serving() -> HealthReporter {
-    let health = HealthReporter::new();
-    for name in HEALTH_NAMES {
-        health
-            .set_service_status(name, ServingStatus::Serving)
-            .await;
-    }
-    health
+/// Who may use gRPC reflection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reflection {
+    /// Every client.
+    #[default]
+    Public,
+    /// Callers with a valid access token, on a server that requires tokens.
+    Authenticated,
+    /// Nobody: reflection is not served.
+    Off,
 }
 
-/// The services of a server.
-pub(super) fn routes(files: FileService, health: HealthReporter, reflection: Reflection) -> Routes {
-    // FileService are not compressed: most are already, and their chunks have checksums as they are.
-    let greeter = GreeterServer::new(Greeter)
-        .accept_compressed(Gzip)
-        .send_compressed(Gzip);
-    let helloworld = HelloworldServer::new(Greeter)
-        .accept_compressed(Gzip)
-        .send_compressed(Gzip);
-    let health = HealthServer::new(HealthService::from_health_reporter(health));
-    let routes = Routes::default()
-        .with(greeter)
-        .with(helloworld)
-        .with(file_controller(files))
-        .with(health);
-    match reflection {
-        Reflection::Off => routes,
-        Reflection::Public | Reflection::Authenticated => reflected(routes),
+/// The services that a server is built with.
+#[derive(Default)]
+pub(super) struct Services {
+    services: Vec<(&'static str, Box<dyn Route>)>,
+    descriptors: Vec<&'static [u8]>,
+    policies: Policies,
+    pub(super) reflection: Reflection,
+}
+
+/// The services of a server cannot be served as configured.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InvalidServices {
+    #[error("a descriptor set cannot be decoded: {0}")]
+    Descriptors(#[from] prost::DecodeError),
+    #[error("descriptor sets cannot be served by reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("the policy for {0} names no method of a service that is served")]
+    UnknownMethod(String),
+}
+
+impl Services {
+    pub(super) fn add<S: NamedService + Route + 'static>(&mut self, service: S) {
+        self.services.push((S::NAME, Box::new(service)));
+    }
+
+    pub(super) fn add_descriptors(&mut self, descriptors: &'static [u8]) {
+        self.descriptors.push(descriptors);
+    }
+
+    pub(super) fn set_policy(&mut self, path: String, policy: MethodPolicy) {
+        self.policies.insert(path, policy);
+    }
+
+    /// Adds health and reflection, and resolves the policy of each method.
+    pub(super) async fn build(mut self) -> Result<(Routes, Methods, Health), InvalidServices> {
+        let descriptors = [&self.descriptors[..], &OWN_DESCRIPTORS].concat();
+        let health = Health::serving(self.services.iter().map(|(name, _)| *name)).await;
+        self.add(HealthServer::new(HealthService::from_health_reporter(
+            health.reporter.clone(),
+        )));
+        if self.reflection != Reflection::Off {
+            self.add(reflection(&descriptors)?.build_v1()?);
+            self.add(reflection(&descriptors)?.build_v1alpha()?);
+        }
+        self.check_policies()?;
+        let methods = Methods::new(&descriptors, &self.with_own_policies())?;
+        Ok((Routes::new(self.services), methods, health))
+    }
+
+    fn check_policies(&self) -> Result<(), InvalidServices> {
+        let is_served = |path: &str| {
+            let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+            service
+                .is_some_and(|(service, _)| self.services.iter().any(|(name, _)| *name == service))
+        };
+        match self.policies.keys().find(|path| !is_served(path)) {
+            Some(path) => Err(InvalidServices::UnknownMethod(path.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds the policies of health and reflection, which those of the embedding program override.
+    fn with_own_policies(&self) -> Policies {
+        let public = || MethodPolicy::default().access(Access::Public);
+        let mut policies = HashMap::from([
+            (HEALTH.to_owned(), public()),
+            (HEALTH_CHECK.to_owned(), public().uncounted()),
+        ]);
+        if self.reflection == Reflection::Public {
+            policies.extend(REFLECTION.map(|path| (path.to_owned(), public())));
+        }
+        policies.extend(self.policies.clone());
+        policies
     }
 }
 
-/// What is known of their methods.
-pub(super) fn methods(reflection: Reflection) -> Methods {
-    let mut access = ACCESS.to_vec();
-    if reflection == Reflection::Public {
-        access.extend(PUBLIC_REFLECTION);
-    }
-    let notes = Notes {
-        steady: &[WRITE_STREAM],
-        any_size: &[WRITE],
-        always: &[HEALTH_CHECK],
-        access: &access,
-    };
-    Methods::new(&DESCRIPTORS, &notes)
+/// Reports the health of all services.
+pub(super) struct Health {
+    reporter: HealthReporter,
+    /// The empty name is that of the server as a whole.
+    names: Vec<&'static str>,
 }
 
-/// Tells whoever watches that nothing is served any more, and ends their watches, which by
-/// themselves never do.
-pub(super) async fn stop_serving(mut health: HealthReporter) {
-    for name in HEALTH_NAMES {
-        health
-            .set_service_status(name, ServingStatus::NotServing)
-            .await;
-        health.clear_service_status(name).await;
+impl Health {
+    async fn serving(services: impl Iterator<Item = &'static str>) -> Self {
+        let reporter = HealthReporter::new();
+        let names: Vec<_> = [""].into_iter().chain(services).collect();
+        for name in &names {
+            reporter
+                .set_service_status(*name, ServingStatus::Serving)
+                .await;
+        }
+        Self { reporter, names }
+    }
+
+    /// Reports NOT_SERVING to all watches and ends them, since they never end by themselves.
+    pub(super) async fn stop(mut self) {
+        for name in self.names {
+            self.reporter
+                .set_service_status(name, ServingStatus::NotServing)
+                .await;
+            self.reporter.clear_service_status(name).await;
+        }
     }
 }
 
-/// Adds reflection of all services and of itself. Older clients ask for v1alpha, newer ones for v1.
-fn reflected(routes: Routes) -> Routes {
-    let builder = || {
-        // The details of a failure, too, which tools can then print.
-        let descriptors = DESCRIPTORS
-            .into_iter()
-            .chain([tonic_types::pb::FILE_DESCRIPTOR_SET]);
-        descriptors.fold(
-            ReflectionBuilder::configure().include_reflection_service(false),
-            ReflectionBuilder::register_encoded_file_descriptor_set,
-        )
-    };
-    let broken = "these descriptors were written by a compiler";
-    routes
-        .with(builder().build_v1().expect(broken))
-        .with(builder().build_v1alpha().expect(broken))
+/// Reflection of all services and of itself, and of the error details, which tools can then print.
+fn reflection(
+    descriptors: &[&'static [u8]],
+) -> Result<ReflectionBuilder<'static>, InvalidServices> {
+    let descriptors = descriptors
+        .iter()
+        .copied()
+        .chain([tonic_types::pb::FILE_DESCRIPTOR_SET]);
+    Ok(descriptors.fold(
+        ReflectionBuilder::configure().include_reflection_service(false),
+        ReflectionBuilder::register_encoded_file_descriptor_set,
+    ))
 }

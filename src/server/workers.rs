@@ -1,7 +1,7 @@
-//! The threads that serve connections, each with a runtime of its own.
+//! The threads that serve connections.
 //!
-//! A connection, its calls and all that they wake stay on one thread; nothing is handed from core to
-//! core. For small calls that is worth half as much again as one runtime with as many threads.
+//! Each has a runtime of its own. A connection, its calls and all tasks that they wake stay on one thread. For
+//! small calls this is half as fast again as one runtime with as many threads.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use std::{
 
 use tokio::{
     net::{TcpStream, UnixStream},
-    runtime,
+    runtime::{self, Handle},
     sync::{
         mpsc::{self, UnboundedReceiver, UnboundedSender},
         oneshot,
@@ -24,167 +24,200 @@ use tokio::{
 };
 
 use super::{
-    LAST_CHECKPOINTS,
-    accept::{Incoming, Stream},
-    connection::Connections,
+    connection::{ConnectionContext, Incoming},
+    heartbeat::Heartbeat,
+    shutdown::BACKGROUND_GRACE,
+    transport::Stream,
 };
 
-/// The name of the threads, and of those that they leave the disk to.
-const THREAD: &str = "muxs-worker";
+/// The name of the threads, and of their blocking threads.
+const THREAD_NAME: &str = "muxs-worker";
 
-/// Hands connections to the workers, to one after the other. Clones take the same turns.
+/// Where connections are served.
+#[derive(Clone, Debug)]
+pub(super) enum Threads {
+    /// On so many threads, each with a runtime of its own.
+    Own(NonZero<usize>),
+    /// On the runtime of the embedding program.
+    Runtime(Handle),
+}
+
+/// Dispatches connections to the workers, round robin. Clones share the position.
 #[derive(Clone)]
 pub(super) struct Workers {
-    // As many connections wait as are let in.
-    inboxes: Arc<[UnboundedSender<Errand>]>,
-    turn: Arc<AtomicUsize>,
+    // Unbounded, since the limit on connections bounds them.
+    queues: Arc<[UnboundedSender<Job>]>,
+    next: Arc<AtomicUsize>,
 }
 
-/// What a worker is to do.
-enum Errand {
-    Serve(Incoming<Detached>),
-    /// Something that does not block.
-    Call(Box<dyn FnOnce() + Send>),
+enum Job {
+    Serve(Incoming<StdStream>),
+    /// Runs a function that does not block.
+    Ping(Box<dyn FnOnce() + Send>),
 }
 
-/// A stream that no runtime knows.
-enum Detached {
+/// A socket that is registered with no runtime.
+enum StdStream {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
 }
 
 /// Completes when all workers have ended.
-pub(super) struct Ended(mpsc::Receiver<()>);
+pub(super) struct WorkersDone(mpsc::Receiver<()>);
 
 impl Workers {
-    /// Starts `count` of them, each with connections of its own: what they share is counted by all
-    /// cores, at each call. They end when the last clone is dropped and what belongs to the
-    /// server has ended, and when it is cut.
+    /// Starts the workers, each with a context of its own, since counters shared by all cores would slow
+    /// down each call.
+    ///
+    /// A worker ends when the last clone of `Workers` is dropped and the server's tasks have ended, or at
+    /// the abort.
     pub(super) fn start(
-        count: NonZero<usize>,
-        connections: impl Fn() -> Connections,
-    ) -> io::Result<(Self, Ended)> {
-        let (running, ended) = mpsc::channel(1);
-        let start = |_| {
-            let runtime = runtime::Builder::new_current_thread()
-                .enable_all()
-                .thread_name(THREAD)
-                .build()?;
-            let (inbox, incoming) = mpsc::unbounded_channel();
-            let (connections, running) = (connections(), running.clone());
-            thread::Builder::new()
-                .name(THREAD.to_owned())
-                .spawn(move || {
-                    runtime.block_on(work(incoming, connections));
-                    // Dropping it would wait for a disk that does not answer.
-                    runtime.shutdown_background();
+        threads: Threads,
+        context: impl Fn() -> ConnectionContext,
+    ) -> io::Result<(Self, WorkersDone)> {
+        let (running, done) = mpsc::channel(1);
+        let queues = match threads {
+            Threads::Own(count) => (0..count.get())
+                .map(|_| start_thread(context(), running.clone()))
+                .collect::<io::Result<_>>()?,
+            Threads::Runtime(runtime) => {
+                let (queue, jobs) = mpsc::unbounded_channel();
+                let context = context();
+                runtime.spawn(async move {
+                    worker_main(jobs, context).await;
                     drop(running);
-                })?;
-            Ok(inbox)
+                });
+                [queue].into()
+            }
         };
-        let inboxes = (0..count.get()).map(start).collect::<io::Result<_>>()?;
-        let turn = Arc::default();
-        Ok((Self { inboxes, turn }, Ended(ended)))
+        let next = Arc::default();
+        Ok((Self { queues, next }, WorkersDone(done)))
     }
 
-    pub(super) fn hand_over(&self, incoming: Incoming) {
+    pub(super) fn dispatch(&self, incoming: Incoming) {
         let Incoming {
             stream,
             peer,
-            ticket,
+            permit,
         } = incoming;
         let stream = match stream {
-            Stream::Tcp(stream) => stream.into_std().map(Detached::Tcp),
-            Stream::Unix(stream) => stream.into_std().map(Detached::Unix),
+            Stream::Tcp(stream) => stream.into_std().map(StdStream::Tcp),
+            Stream::Unix(stream) => stream.into_std().map(StdStream::Unix),
         };
         match stream {
             Ok(stream) => {
-                let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
-                // A worker that is gone was told to go.
-                let _ = self.inboxes[turn].send(Errand::Serve(Incoming {
+                let next = self.next.fetch_add(1, Ordering::Relaxed) % self.queues.len();
+                // It fails at the abort only.
+                let _ = self.queues[next].send(Job::Serve(Incoming {
                     stream,
                     peer,
-                    ticket,
+                    permit,
                 }));
             }
-            Err(error) => tracing::warn!(%peer, %error, "cannot hand a connection over"),
+            Err(error) => tracing::warn!(%peer, %error, "cannot dispatch a connection"),
         }
     }
 
-    /// Waits until each worker has come by, and one that is stuck without end. False when one is gone.
+    /// Waits until each worker has run a job; without end if one is stuck. False if a worker has ended.
     ///
-    /// A probe stays with a stuck worker even when this is dropped: whoever asks again and again has
-    /// to wait for the answer before.
-    pub(super) async fn turn(&self) -> bool {
-        let probe = |inbox: &UnboundedSender<Errand>| {
-            let (here, answer) = oneshot::channel();
-            let probe = Errand::Call(Box::new(|| {
-                // Whoever asked may have gone.
-                let _ = here.send(());
+    /// The ping of a stuck worker stays in its queue even when this future is dropped, so a caller has to
+    /// await one result before it asks for the next.
+    pub(super) async fn ping_all(&self) -> bool {
+        let ping = |queue: &UnboundedSender<Job>| {
+            let (pong, received) = oneshot::channel();
+            let ping = Job::Ping(Box::new(|| {
+                // It fails when the caller has stopped waiting.
+                let _ = pong.send(());
             }));
-            // Dropped with the probe, the other end says that the worker is gone.
-            let _ = inbox.send(probe);
-            answer
+            // If it fails, the sender is dropped with the job, which completes the receiver.
+            let _ = queue.send(ping);
+            received
         };
-        let answers: Vec<_> = self.inboxes.iter().map(probe).collect();
-        for answer in answers {
-            if answer.await.is_err() {
+        let pongs: Vec<_> = self.queues.iter().map(ping).collect();
+        for pong in pongs {
+            if pong.await.is_err() {
                 return false;
             }
         }
         true
     }
-}
 
-/// Serves what comes in, and waits until nothing is left of it.
-async fn work(inbox: UnboundedReceiver<Errand>, connections: Connections) {
-    let lifetime = &connections.lifetime;
-    // Not longer, whoever may still send something.
-    let taking_in = take_in(inbox, &connections);
-    lifetime.cut.run_until_cancelled(taking_in).await;
-    // What is under way goes on until it is cut. After that, a disk that takes longer is not waited
-    // for.
-    let late = async {
-        lifetime.cut.cancelled().await;
-        sleep(LAST_CHECKPOINTS).await;
-    };
-    tokio::select! {
-        () = lifetime.ended() => {}
-        () = late => {}
-    }
-}
-
-async fn take_in(mut inbox: UnboundedReceiver<Errand>, connections: &Connections) {
-    while let Some(errand) = inbox.recv().await {
-        let Incoming {
-            stream,
-            peer,
-            ticket,
-        } = match errand {
-            Errand::Serve(incoming) => incoming,
-            Errand::Call(call) => {
-                call();
-                continue;
-            }
-        };
-        let stream = match stream {
-            Detached::Tcp(stream) => TcpStream::from_std(stream).map(Stream::Tcp),
-            Detached::Unix(stream) => UnixStream::from_std(stream).map(Stream::Unix),
-        };
-        match stream {
-            Ok(stream) => connections.serve(Incoming {
-                stream,
-                peer,
-                ticket,
-            }),
-            Err(error) => tracing::warn!(%peer, %error, "cannot take a connection over"),
+    /// Beats forever, or until a worker has ended.
+    pub(super) async fn keep_beating(self, heartbeat: Heartbeat) {
+        while self.ping_all().await {
+            (heartbeat.beat)();
+            sleep(heartbeat.every).await;
         }
     }
 }
 
-impl Ended {
+fn start_thread(
+    context: ConnectionContext,
+    running: mpsc::Sender<()>,
+) -> io::Result<UnboundedSender<Job>> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name(THREAD_NAME)
+        .build()?;
+    let (queue, jobs) = mpsc::unbounded_channel();
+    thread::Builder::new()
+        .name(THREAD_NAME.to_owned())
+        .spawn(move || {
+            runtime.block_on(worker_main(jobs, context));
+            // Dropping the runtime would wait for blocking threads, and so for a disk that hangs.
+            runtime.shutdown_background();
+            drop(running);
+        })?;
+    Ok(queue)
+}
+
+/// Serves the connections of one queue until they and the server's tasks have ended.
+async fn worker_main(jobs: UnboundedReceiver<Job>, context: ConnectionContext) {
+    let shutdown = &context.shutdown;
+    // Senders may outlive the abort.
+    let serving = serve_queue(jobs, &context);
+    shutdown.abort.run_until_cancelled(serving).await;
+    let grace_is_over = async {
+        shutdown.abort.cancelled().await;
+        sleep(BACKGROUND_GRACE).await;
+    };
+    tokio::select! {
+        () = shutdown.wait_until_idle() => {}
+        () = grace_is_over => {}
+    }
+}
+
+async fn serve_queue(mut jobs: UnboundedReceiver<Job>, context: &ConnectionContext) {
+    while let Some(job) = jobs.recv().await {
+        let Incoming {
+            stream,
+            peer,
+            permit,
+        } = match job {
+            Job::Serve(incoming) => incoming,
+            Job::Ping(ping) => {
+                ping();
+                continue;
+            }
+        };
+        let stream = match stream {
+            StdStream::Tcp(stream) => TcpStream::from_std(stream).map(Stream::Tcp),
+            StdStream::Unix(stream) => UnixStream::from_std(stream).map(Stream::Unix),
+        };
+        match stream {
+            Ok(stream) => context.serve(Incoming {
+                stream,
+                peer,
+                permit,
+            }),
+            Err(error) => tracing::warn!(%peer, %error, "cannot register a connection"),
+        }
+    }
+}
+
+impl WorkersDone {
     pub(super) async fn wait(mut self) {
-        // Nothing is ever sent.
+        // Nothing is ever sent; the channel closes with the last worker.
         let _ = self.0.recv().await;
     }
 }
@@ -196,95 +229,81 @@ mod tests {
     use tokio::sync::mpsc::error::TryRecvError;
 
     use super::*;
-    use crate::{
-        files::{FileService, Settings, Store},
-        server::{
-            Heartbeat, Limits, Reflection,
-            calls::{Calls, Room},
-            lifetime::Lifetime,
-            services,
-        },
+    use crate::server::{
+        Limits,
+        calls::{CallContext, CallLimit, Methods, Routes},
+        shutdown::Shutdown,
     };
 
     const COUNT: NonZero<usize> = NonZero::new(2).unwrap();
 
     struct Fixture {
         workers: Workers,
-        ended: Ended,
-        lifetime: Lifetime,
-        _root: tempfile::TempDir,
+        done: WorkersDone,
+        shutdown: Shutdown,
     }
 
-    async fn workers() -> Fixture {
-        let root = tempfile::tempdir().unwrap();
-        let lifetime = Lifetime::default();
-        let files = FileService {
-            store: Store::open(root.path(), Settings::default()).unwrap(),
-            chunk_bytes: 1,
-            tasks: lifetime.uploads.clone(),
-            ending: lifetime.ending.clone(),
-        };
-        let health = services::serving().await;
+    fn start() -> Fixture {
+        let shutdown = Shutdown::default();
         let limits = Arc::new(Limits::default());
-        let connections = || Connections {
-            calls: Calls::new(
-                services::routes(files.clone(), health.clone(), Reflection::Off),
-                services::methods(Reflection::Off),
-                Room::new(1),
+        let context = || ConnectionContext {
+            calls: CallContext::new(
+                Routes::default(),
+                Methods::default(),
+                CallLimit::new(1),
                 Arc::clone(&limits),
             ),
             tls: None,
             limits: Arc::clone(&limits),
             grace: Duration::ZERO,
-            lifetime: lifetime.clone(),
+            shutdown: shutdown.clone(),
         };
-        let (workers, ended) = Workers::start(COUNT, connections).unwrap();
+        let (workers, done) = Workers::start(Threads::Own(COUNT), context).unwrap();
         Fixture {
             workers,
-            ended,
-            lifetime,
-            _root: root,
+            done,
+            shutdown,
         }
     }
 
     impl Workers {
-        fn call(&self, worker: usize, call: impl FnOnce() + Send + 'static) {
-            let sent = self.inboxes[worker].send(Errand::Call(Box::new(call)));
-            assert!(sent.is_ok(), "the worker is gone");
+        fn run(&self, worker: usize, job: impl FnOnce() + Send + 'static) {
+            let sent = self.queues[worker].send(Job::Ping(Box::new(job)));
+            assert!(sent.is_ok(), "the worker has ended");
         }
 
-        /// Blocks a thread until what this returns is dropped.
+        /// Blocks a worker until the returned sender is dropped.
         fn block(&self, worker: usize) -> blocking::Sender<()> {
             let (release, released) = blocking::channel();
-            self.call(worker, move || {
+            self.run(worker, move || {
                 let _ = released.recv();
             });
             release
         }
 
-        /// Waits until a worker has done what it was given before.
-        async fn caught_up(&self, worker: usize) {
-            let (here, answer) = oneshot::channel();
-            self.call(worker, || here.send(()).unwrap());
-            answer.await.unwrap();
+        /// Waits until a worker has run the jobs in its queue.
+        async fn wait_for(&self, worker: usize) {
+            let (pong, received) = oneshot::channel();
+            self.run(worker, || pong.send(()).unwrap());
+            received.await.unwrap();
         }
     }
 
     #[tokio::test]
-    async fn no_beat_comes_while_one_worker_is_stuck_and_they_go_on_when_it_is_not() {
+    async fn heartbeat_pauses_while_a_worker_is_stuck() {
         for stuck in 0..COUNT.get() {
-            let fixture = workers().await;
+            let fixture = start();
             let workers = &fixture.workers;
-            let (tell, mut beats) = mpsc::unbounded_channel();
+            let (sender, mut beats) = mpsc::unbounded_channel();
             let heartbeat = Heartbeat {
                 every: Duration::from_millis(1),
-                beat: Arc::new(move || tell.send(()).unwrap()),
+                beat: Arc::new(move || sender.send(()).unwrap()),
             };
             let release = workers.block(stuck);
-            let beating = tokio::spawn(heartbeat.keep_beating(workers.clone()));
-            // It asks, and then the other one answers, of which it hears before this does.
+            let beating = tokio::spawn(workers.clone().keep_beating(heartbeat));
+            // The heartbeat pings first, so its pong from the other worker is there when this one is.
             tokio::task::yield_now().await;
-            workers.caught_up(1 - stuck).await;
+            workers.wait_for(1 - stuck).await;
             for _ in 0..100 {
                 tokio::task::yield_now().await;
             }
@@ -298,16 +317,15 @@ mod tests {
         }
     }
 
-    /// Such as whoever still probes them.
     #[tokio::test]
-    async fn the_cut_ends_workers_that_somebody_could_still_give_something_to() {
-        let fixture = workers().await;
-        assert!(fixture.workers.turn().await);
-        fixture.lifetime.drain();
-        assert!(fixture.workers.turn().await);
-        fixture.lifetime.cut.cancel();
-        let ended = tokio::time::timeout(Duration::from_secs(40), fixture.ended.wait());
-        ended.await.unwrap();
-        assert!(!fixture.workers.turn().await);
+    async fn abort_ends_workers_with_live_senders() {
+        let fixture = start();
+        assert!(fixture.workers.ping_all().await);
+        fixture.shutdown.drain();
+        assert!(fixture.workers.ping_all().await);
+        fixture.shutdown.abort.cancel();
+        let done = tokio::time::timeout(Duration::from_secs(40), fixture.done.wait());
+        done.await.unwrap();
+        assert!(!fixture.workers.ping_all().await);
     }
 }

@@ -204,7 +204,7 @@ def test_the_log_names_the_subject_and_the_trace(log_file, issuer):
         with pytest.raises(grpc.RpcError) as failed:
             greeter.SayHello(HelloRequest(), timeout=TIMEOUT, metadata=bearer("x.y.z"))
         ended = of(log_file, "ended", request_id=request_id(failed.value))["fields"]
-        assert (ended["code"], ended["flaw"]) == ("UNAUTHENTICATED", "Malformed")
+        assert (ended["code"], ended["auth_error"]) == ("UNAUTHENTICATED", "Malformed")
         assert "subject" not in ended
         server.stop()
     collector.stop()

@@ -1,4 +1,4 @@
-//! The contract, over real TCP and through the one door, `server::run`.
+//! The contract, over real TCP and through the one door, `app::run`.
 
 #![expect(
     clippy::disallowed_methods,

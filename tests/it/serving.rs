@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use muxs::{
+    app::{self, Config},
     files::{Settings, Store},
     pb::{HelloRequest, greeter_client::GreeterClient},
-    server::{self, Config},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -136,7 +136,7 @@ async fn a_server_that_is_dropped_lets_go_of_its_port_and_its_calls() {
     let store = Store::open(root.path(), Settings::default()).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let run = server::run(
+    let run = app::run(
         vec![listener.into()],
         Config::new(store),
         std::future::pending(),

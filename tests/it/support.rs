@@ -19,12 +19,13 @@ use std::{
 };
 
 use muxs::{
+    app::{self, Config},
     files::{OpenError, Settings, Store},
     pb::{
         Files, HelloRequest, file_controller_client::FileControllerClient,
         greeter_client::GreeterClient,
     },
-    server::{self, Config, Listener},
+    server::Listener,
 };
 use rustix::process::{Pid, Signal};
 use tempfile::{NamedTempFile, TempDir};
@@ -130,7 +131,7 @@ impl TestServer {
                 let shutdown = async {
                     let _ = stopped.await;
                 };
-                server::run(listeners, config, shutdown).await.unwrap();
+                app::run(listeners, config, shutdown).await.unwrap();
             });
         };
         thread::Builder::new()

@@ -7,10 +7,11 @@ use std::{
 };
 
 use muxs::{
+    app::{self, Config},
     client::{self, Client},
     files::{Settings, Store},
     pb::{HelloRequest, greeter_client::GreeterClient},
-    server::{self, Address, Config, Listener, Tls},
+    server::{Address, Listener, Tls},
 };
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -49,7 +50,7 @@ impl Server {
             folder,
             tcp: tcp_address,
             stop: Some(stop),
-            running: tokio::spawn(server::run(vec![socket.unwrap(), tcp], config, shutdown)),
+            running: tokio::spawn(app::run(vec![socket.unwrap(), tcp], config, shutdown)),
         }
     }
 

@@ -18,8 +18,9 @@ use std::{
 
 use anyhow::Context;
 use muxs::{
+    app::{self, Config},
     files::Store,
-    server::{self, Address, Config, Limits, Listener, Tls},
+    server::{Address, Limits, Listener, Tls},
 };
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{self, SignalKind, signal};
@@ -90,6 +91,8 @@ async fn serve_until_stopped(args: Args, passed: Vec<Passed>) -> anyhow::Result<
         shutdown_grace: args.shutdown_grace.into(),
         tls: tls.clone(),
         auth,
+        scopes: args.auth.scopes()?,
+        folder_claim: args.auth.folder_claim(),
         reflection: args.auth.reflection(),
         heartbeat: systemd::heartbeat(),
         #[cfg(feature = "otel")]
@@ -109,7 +112,7 @@ async fn serve_until_stopped(args: Args, passed: Vec<Passed>) -> anyhow::Result<
     }
     let grace = config.shutdown_grace;
     let shutdown = serving_until(stop, systemd::serving(&addresses), hangup, tls, grace);
-    server::run(listeners, config, shutdown).await?;
+    app::run(listeners, config, shutdown).await?;
     #[cfg(feature = "otel")]
     traces.finish().await;
     tracing::info!("stopped");

@@ -144,9 +144,9 @@ impl Store {
         self.local.open_uploads()
     }
 
-    /// The unfinished uploads, as the disk has them now.
-    pub(crate) async fn staged(&self) -> Result<StagedStats, Error> {
-        self.blocking(Local::staged).await
+    /// Counts the unfinished uploads on the disk. Blocking.
+    pub(crate) fn staged(&self) -> Result<StagedStats, Error> {
+        self.local.staged()
     }
 
     /// Removes expired uploads again and again, for ever.

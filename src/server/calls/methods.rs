@@ -1,167 +1,184 @@
-//! What is known of each method before its request is read.
+//! What the server knows of each method before it reads a request.
 
 use std::collections::HashMap;
 
 use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
-use crate::server::auth::{Access, Scope};
+use crate::server::{auth::Access, method_policy::MethodPolicy};
 
-/// What stands for all methods that are not known, wherever one is named: a client could make up
-/// any number of them.
+/// The label of unknown methods. One label for all, since a client could invent any number of them.
 const UNKNOWN: &str = "unknown";
 
-/// The largest message that gRPC servers take unless told otherwise, in bytes.
-pub(super) const MAX_MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
-
-/// How the requests of a method come.
+/// How the messages of a request arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::server) enum Requests {
-    /// Exactly one message, and soon.
-    One,
-    /// A stream that has something to say, or is over: whoever is silent makes the server wait.
-    Steady,
-    /// A stream that may be silent for as long as it likes, and what is not known.
-    AtLeisure,
-}
-
-/// What the descriptors do not say of methods: lists of paths.
-#[derive(Clone, Copy, Debug, Default)]
-pub(in crate::server) struct Notes<'a> {
-    /// Streams of requests that always have something to say.
-    pub(in crate::server) steady: &'static [&'static str],
-    /// Those that look after the size of their messages themselves.
-    pub(in crate::server) any_size: &'static [&'static str],
-    /// Those that are served however busy the server is.
-    pub(in crate::server) always: &'static [&'static str],
-    /// What they ask of their callers, alone or as all of a service, whose path ends with a slash. A
-    /// token, where nothing is said.
-    pub(in crate::server) access: &'a [(&'static str, Access)],
+pub(super) enum RequestKind {
+    /// Exactly one message.
+    Unary,
+    /// A stream that is subject to the idle timeout.
+    ActiveStream,
+    /// A stream that may pause for any time. Also the requests of unknown methods.
+    IdleStream,
 }
 
 /// One method.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::server) struct Method {
     /// The full name of its service.
     pub(in crate::server) service: String,
     pub(in crate::server) name: String,
-    /// As dashboards call its shape: `unary`, `bidi_stream` and so on.
+    /// The label `grpc_type`: `unary`, `client_stream`, `server_stream` or `bidi_stream`.
     pub(in crate::server) shape: &'static str,
-    pub(super) requests: Requests,
-    /// The largest message, in bytes.
+    pub(super) request_kind: RequestKind,
     pub(super) max_message_bytes: u64,
-    pub(super) always: bool,
+    pub(super) is_counted: bool,
     pub(super) access: Access,
 }
 
-impl Method {
-    pub(super) fn full_name(&self) -> String {
-        format!("{}/{}", self.service, self.name)
-    }
-
-    /// Whether its handler has to know whose files it may touch.
-    pub(super) fn is_of_files(&self) -> bool {
-        matches!(self.access, Access::Scope(Scope::Read | Scope::Write))
-    }
-}
-
-/// The methods of a server, each with a number. The first one stands for those that are not known.
-#[derive(Debug)]
+/// The methods of a server. A method's id is its index; id 0 stands for all unknown methods.
+#[derive(Clone, Debug)]
 pub(in crate::server) struct Methods {
     methods: Vec<Method>,
     by_path: HashMap<String, usize>,
 }
 
+/// Policies by path: `/package.Service/Method`, or `/package.Service/` for all methods of a service. The path
+/// of a method takes precedence over that of its service.
+pub(in crate::server) type Policies = HashMap<String, MethodPolicy>;
+
+/// Client streaming and server streaming.
+type Streaming = (bool, bool);
+
 impl Method {
-    /// Whether it is one, and not what stands for the others.
+    fn new(
+        service: String,
+        name: String,
+        streaming: Option<Streaming>,
+        policy: &MethodPolicy,
+    ) -> Self {
+        Self {
+            service,
+            name,
+            shape: match streaming {
+                Some((false, false)) => "unary",
+                Some((true, false)) => "client_stream",
+                Some((false, true)) => "server_stream",
+                Some((true, true)) => "bidi_stream",
+                None => UNKNOWN,
+            },
+            request_kind: match streaming {
+                Some((false, _)) => RequestKind::Unary,
+                _ if policy.active_requests => RequestKind::ActiveStream,
+                _ => RequestKind::IdleStream,
+            },
+            max_message_bytes: policy.max_message_bytes,
+            is_counted: !policy.uncounted,
+            access: policy.access.clone(),
+        }
+    }
+
+    pub(super) fn full_name(&self) -> String {
+        format!("{}/{}", self.service, self.name)
+    }
+
+    /// Whether this is a method of a service, and not the entry of unknown methods.
     pub(in crate::server) fn is_known(&self) -> bool {
-        self.shape != UNKNOWN
+        self.service != UNKNOWN
+    }
+}
+
+impl Default for Methods {
+    fn default() -> Self {
+        Self {
+            methods: vec![Method::new(
+                UNKNOWN.to_owned(),
+                UNKNOWN.to_owned(),
+                None,
+                &MethodPolicy::default(),
+            )],
+            by_path: HashMap::new(),
+        }
     }
 }
 
 impl Methods {
-    /// All methods in `descriptors`, each a serialized `google.protobuf.FileDescriptorSet`.
-    pub(in crate::server) fn new(descriptors: &[&[u8]], notes: &Notes<'_>) -> Self {
-        let mut known = Self {
-            methods: vec![unknown()],
-            by_path: HashMap::new(),
-        };
+    /// Returns the methods in `descriptors`, each a serialized `google.protobuf.FileDescriptorSet`, and those
+    /// that only `policies` name.
+    ///
+    /// # Errors
+    ///
+    /// A descriptor set cannot be decoded.
+    pub(in crate::server) fn new(
+        descriptors: &[&[u8]],
+        policies: &Policies,
+    ) -> Result<Self, prost::DecodeError> {
+        let mut methods = Self::default();
         for descriptors in descriptors {
-            let set = FileDescriptorSet::decode(*descriptors).expect("written by a compiler");
+            let set = FileDescriptorSet::decode(*descriptors)?;
             for file in &set.file {
                 for service in &file.service {
+                    let service_name = match file.package() {
+                        "" => service.name().to_owned(),
+                        package => format!("{package}.{}", service.name()),
+                    };
                     for method in &service.method {
-                        let service = format!("{}.{}", file.package(), service.name());
-                        let streams = (method.client_streaming(), method.server_streaming());
-                        known.add(service, method.name().to_owned(), streams, notes);
+                        methods.add(
+                            &service_name,
+                            method.name(),
+                            Some(streaming(method)),
+                            policies,
+                        );
                     }
                 }
             }
         }
-        let noted = [notes.steady, notes.any_size, notes.always].concat();
-        assert!(noted.iter().all(|path| known.by_path.contains_key(*path)));
-        known
+        // A map has no order, and method ids should be the same in every run.
+        let mut undescribed: Vec<_> = policies.keys().collect();
+        undescribed.sort();
+        for path in undescribed {
+            if let Some((service, name)) = path.trim_start_matches('/').split_once('/')
+                && !name.is_empty()
+                && !methods.by_path.contains_key(path)
+            {
+                methods.add(service, name, None, policies);
+            }
+        }
+        Ok(methods)
     }
 
-    fn add(&mut self, service: String, name: String, streams: (bool, bool), notes: &Notes<'_>) {
+    fn add(
+        &mut self,
+        service: &str,
+        name: &str,
+        streaming: Option<Streaming>,
+        policies: &Policies,
+    ) {
         let path = format!("/{service}/{name}");
-        let is = |paths: &[&str]| paths.contains(&path.as_str());
-        let method = Method {
-            shape: match streams {
-                (false, false) => "unary",
-                (true, false) => "client_stream",
-                (false, true) => "server_stream",
-                (true, true) => "bidi_stream",
-            },
-            requests: match streams {
-                (false, _) => Requests::One,
-                (true, _) if is(notes.steady) => Requests::Steady,
-                (true, _) => Requests::AtLeisure,
-            },
-            max_message_bytes: match is(notes.any_size) {
-                true => u64::MAX,
-                false => MAX_MESSAGE_BYTES,
-            },
-            always: is(notes.always),
-            access: access(&path, notes.access),
-            service,
-            name,
-        };
+        let policy = policies
+            .get(&path)
+            .or_else(|| policies.get(&format!("/{service}/")))
+            .cloned()
+            .unwrap_or_default();
+        let method = Method::new(service.to_owned(), name.to_owned(), streaming, &policy);
         self.by_path.insert(path, self.methods.len());
         self.methods.push(method);
     }
 
-    /// The number of the method with this path.
-    pub(super) fn number(&self, path: &str) -> usize {
+    /// Returns the id of the method with this path.
+    pub(super) fn id(&self, path: &str) -> usize {
         self.by_path.get(path).copied().unwrap_or_default()
     }
 
-    pub(super) fn method(&self, number: usize) -> &Method {
-        &self.methods[number]
+    pub(super) fn method(&self, id: usize) -> &Method {
+        &self.methods[id]
     }
 
-    /// All of them, in the order of their numbers.
+    /// Returns all methods in the order of their ids.
     pub(in crate::server) fn all(&self) -> &[Method] {
         &self.methods
     }
 }
 
-fn access(path: &str, notes: &[(&str, Access)]) -> Access {
-    let noted = notes.iter().find(|(noted, _)| match noted.ends_with('/') {
-        true => path.starts_with(noted),
-        false => path == *noted,
-    });
-    noted.map_or(Access::Authenticated, |(_, access)| *access)
-}
-
-fn unknown() -> Method {
-    Method {
-        service: UNKNOWN.to_owned(),
-        name: UNKNOWN.to_owned(),
-        shape: UNKNOWN,
-        requests: Requests::AtLeisure,
-        max_message_bytes: MAX_MESSAGE_BYTES,
-        always: false,
-        access: Access::Authenticated,
-    }
+fn streaming(method: &MethodDescriptorProto) -> Streaming {
+    (method.client_streaming(), method.server_streaming())
 }

@@ -1,10 +1,9 @@
-//! The request half of a call, on its way to the handler.
+//! The request half of a call.
 
 use std::{
     collections::VecDeque,
-    error::Error,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
@@ -12,227 +11,221 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http_body::{Body, Frame};
+use parking_lot::Mutex;
 use tonic::Status;
+use tower::BoxError;
 
-use super::{
-    super::{metrics::Limit, wait::Wait},
-    messages::Messages,
-    methods::Requests,
-    record::Received,
-    refusal,
-};
+use super::{framing::MessageScanner, methods::RequestKind, status, telemetry::InboundCounter};
+use crate::server::{metrics::Limit, timer::LazyTimeout};
 
-/// A frame that is smaller, in bytes, is copied. HTTP/2 gives a part of a larger buffer, and while
-/// one byte of it waits for the handler, all of it would be kept. It is the size that most clients
-/// cut frames to.
-const COPIED_BELOW: usize = 16 * 1024;
+/// Frames below this size are copied. h2 returns slices of its read buffer, and a slice that waits for the
+/// handler would hold the whole buffer. Most clients cut frames to this size.
+const COPY_THRESHOLD: usize = 16 * 1024;
 
-/// How much of what is copied goes into one piece, in bytes.
-const PIECE_BYTES: usize = 16 * 1024;
+/// Size at which copied frames become a chunk of their own, in bytes.
+const COPIED_CHUNK_BYTES: usize = 16 * 1024;
 
-/// What a request may be, and who counts what it is.
-pub(super) struct Rules {
-    pub(super) requests: Requests,
-    /// The largest message, in bytes.
+/// The limits on a request, and the counter of its messages.
+pub(super) struct RequestLimits {
+    pub(super) kind: RequestKind,
     pub(super) max_message_bytes: u64,
-    /// How long the server waits for the next bytes, unless they may come at leisure.
+    /// Time to wait for the next bytes, except for an idle stream.
     pub(super) idle_timeout: Duration,
-    pub(super) received: Option<Received>,
+    pub(super) counter: Option<InboundCounter>,
 }
 
-/// Where the bytes of a request come in. It takes them from HTTP/2 as they come, for the handler to
-/// take when it likes; the client may send more only as the handler takes what is there.
-pub(super) struct Intake(Arc<Mutex<Waiting>>);
+/// Receives the request body from h2 as it arrives and buffers it for the handler. Flow-control capacity is
+/// released only as the handler reads, so a client is never more than one stream window ahead.
+pub(super) struct RequestReceiver(Arc<Mutex<RecvBuffer>>);
 
-/// The body of a request. It fails, with the status for the client, where it breaks the rules.
-pub(in crate::server) struct RequestBody {
-    waiting: Arc<Mutex<Waiting>>,
-    rules: Rules,
-    messages: Messages,
-    // Only what the handler waits for is waited for: this begins when it asks in vain.
-    idle: Wait,
-    failed: bool,
+/// The body of a request, as its handler reads it. A request beyond its limits ends with an error, which is
+/// the status for the client.
+struct RequestBody {
+    buffer: Arc<Mutex<RecvBuffer>>,
+    limits: RequestLimits,
+    scanner: MessageScanner,
+    // Armed only while the handler waits for bytes.
+    idle: LazyTimeout,
+    has_failed: bool,
 }
 
-/// What has come and was not taken.
-struct Waiting {
+/// The bytes that were received and not read.
+struct RecvBuffer {
     stream: RecvStream,
-    /// Whether nothing more comes of it.
-    ended: bool,
-    /// Why, if it is not the end.
-    failed: Option<Box<dyn Error + Send + Sync>>,
-    pieces: VecDeque<Bytes>,
-    /// Behind them, what was copied.
+    /// Whether no more bytes will come.
+    is_closed: bool,
+    /// Why, if not by the end of the request.
+    error: Option<BoxError>,
+    chunks: VecDeque<Bytes>,
+    /// Copied frames, which follow the chunks.
     copied: BytesMut,
     handler: Option<Waker>,
-    /// How much of it the handler has taken, in bytes.
-    taken: u64,
+    bytes_read: u64,
 }
 
-/// The two ends of a request.
-pub(super) fn request(stream: RecvStream, rules: Rules) -> (Intake, RequestBody) {
-    let waiting = Arc::new(Mutex::new(Waiting {
-        ended: stream.is_end_stream(),
+/// Returns the two ends of a request: one for the call's task, one for the handler.
+pub(super) fn channel(
+    stream: RecvStream,
+    limits: RequestLimits,
+) -> (
+    RequestReceiver,
+    impl Body<Data = Bytes, Error = BoxError> + Send + 'static,
+) {
+    let buffer = Arc::new(Mutex::new(RecvBuffer {
+        is_closed: stream.is_end_stream(),
         stream,
-        failed: None,
-        pieces: VecDeque::new(),
+        error: None,
+        chunks: VecDeque::new(),
         copied: BytesMut::new(),
         handler: None,
-        taken: 0,
+        bytes_read: 0,
     }));
     let body = RequestBody {
-        waiting: Arc::clone(&waiting),
-        rules,
-        messages: Messages::default(),
-        idle: Wait::default(),
-        failed: false,
+        buffer: Arc::clone(&buffer),
+        limits,
+        scanner: MessageScanner::default(),
+        idle: LazyTimeout::default(),
+        has_failed: false,
     };
-    (Intake(waiting), body)
+    (RequestReceiver(buffer), body)
 }
 
-impl Intake {
-    /// Takes what has come. To be called whenever the task of the call is woken, before its handler
-    /// is asked.
+impl RequestReceiver {
+    /// Receives what has arrived. Must be called whenever the call's task is woken, before the handler is
+    /// polled.
     pub(super) fn poll(&self, cx: &mut Context<'_>) {
-        let mut waiting = locked(&self.0);
-        if waiting.take_in(cx)
-            && let Some(handler) = waiting.handler.take_if(|it| !it.will_wake(cx.waker()))
+        let mut buffer = self.0.lock();
+        if buffer.fill(cx)
+            && let Some(handler) = buffer.handler.take_if(|it| !it.will_wake(cx.waker()))
         {
-            drop(waiting);
+            drop(buffer);
             handler.wake();
         }
     }
 
-    /// How much of the request the handler has taken, in bytes.
-    pub(super) fn taken(&self) -> u64 {
-        locked(&self.0).taken
+    /// The number of bytes that the handler has read.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.0.lock().bytes_read
     }
 
-    /// Ends the request, whatever is still to come of it. A handler that goes on hears why.
-    pub(super) fn close(&self, why: Status) {
-        let mut waiting = locked(&self.0);
-        if !waiting.ended {
-            waiting.ended = true;
-            waiting.failed = Some(why.into());
+    /// Ends the request early. A handler that reads on gets `status`.
+    pub(super) fn close(&self, status: Status) {
+        let mut buffer = self.0.lock();
+        if !buffer.is_closed {
+            buffer.is_closed = true;
+            buffer.error = Some(status.into());
         }
-        let handler = waiting.handler.take();
-        drop(waiting);
+        let handler = buffer.handler.take();
+        drop(buffer);
         if let Some(handler) = handler {
             handler.wake();
         }
     }
 }
 
-impl Drop for Intake {
+impl Drop for RequestReceiver {
     fn drop(&mut self) {
         self.close(Status::cancelled("the call is over"));
     }
 }
 
-impl Waiting {
-    /// Whether anything has come.
-    fn take_in(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut news = false;
-        while !self.ended
+impl RecvBuffer {
+    /// Receives what has arrived. True if anything has.
+    fn fill(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut has_news = false;
+        while !self.is_closed
             && let Poll::Ready(next) = self.stream.poll_data(cx)
         {
-            news = true;
+            has_news = true;
             match next {
                 Some(Ok(bytes)) => self.push(bytes),
                 Some(Err(error)) => {
-                    self.failed = Some(error.into());
-                    self.ended = true;
+                    self.error = Some(error.into());
+                    self.is_closed = true;
                 }
-                // Nobody asks for the trailers of a request.
-                None => self.ended = true,
+                // gRPC requests have no trailers.
+                None => self.is_closed = true,
             }
         }
-        news
+        has_news
     }
 
     fn push(&mut self, bytes: Bytes) {
-        // The last piece of a request is one, however small.
-        if bytes.len() < COPIED_BELOW && !self.stream.is_end_stream() {
+        // The last frame of a request is not copied: there is one of these, however small.
+        if bytes.len() < COPY_THRESHOLD && !self.stream.is_end_stream() {
             self.copied.extend_from_slice(&bytes);
-            if self.copied.len() >= PIECE_BYTES {
-                self.pieces.push_back(self.copied.split().freeze());
+            if self.copied.len() >= COPIED_CHUNK_BYTES {
+                self.chunks.push_back(self.copied.split().freeze());
             }
             return;
         }
         if !self.copied.is_empty() {
-            self.pieces.push_back(self.copied.split().freeze());
+            self.chunks.push_back(self.copied.split().freeze());
         }
-        self.pieces.push_back(bytes);
+        self.chunks.push_back(bytes);
     }
 
-    /// Gives the next bytes away, and lets the client send as many.
+    /// Returns the next bytes, and releases their flow-control capacity.
     fn pop(&mut self) -> Option<Bytes> {
         let copied = &mut self.copied;
-        let piece = self.pieces.pop_front();
-        let piece = piece.or_else(|| (!copied.is_empty()).then(|| copied.split().freeze()))?;
-        self.taken += piece.len() as u64;
-        // It fails when the stream is over, and then nothing more is sent.
-        let _ = self.stream.flow_control().release_capacity(piece.len());
-        Some(piece)
+        let chunk = self.chunks.pop_front();
+        let chunk = chunk.or_else(|| (!copied.is_empty()).then(|| copied.split().freeze()))?;
+        self.bytes_read += chunk.len() as u64;
+        // It fails when the stream is closed, and then there is no more to receive.
+        let _ = self.stream.flow_control().release_capacity(chunk.len());
+        Some(chunk)
     }
 
     fn is_empty(&self) -> bool {
-        self.pieces.is_empty() && self.copied.is_empty()
+        self.chunks.is_empty() && self.copied.is_empty()
     }
-}
-
-fn locked(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
-    // Nothing that panics leaves it half changed.
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl RequestBody {
-    /// The next bytes; the end; or why there are none.
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
-        let mut waiting = locked(&self.waiting);
-        if let Some(bytes) = waiting.pop() {
+        let mut buffer = self.buffer.lock();
+        if let Some(bytes) = buffer.pop() {
             return Poll::Ready(Some(Ok(bytes)));
         }
-        if waiting.ended {
-            return Poll::Ready(waiting.failed.take().map(Err));
+        if buffer.is_closed {
+            return Poll::Ready(buffer.error.take().map(Err));
         }
-        waiting.handler = Some(cx.waker().clone());
+        buffer.handler = Some(cx.waker().clone());
         Poll::Pending
     }
 
-    /// The same, as far as it keeps the rules.
-    fn poll_checked(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
+    /// Like [`RequestBody::poll_bytes`], within the limits.
+    fn poll_limited(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BoxError>>> {
         let next = self.poll_bytes(cx);
         if next.is_pending() {
-            if self.rules.requests != Requests::AtLeisure {
-                self.idle.begin(self.rules.idle_timeout);
+            if self.limits.kind != RequestKind::IdleStream {
+                self.idle.arm(self.limits.idle_timeout);
             }
             ready!(self.idle.poll(cx));
-            self.rules.refused(Limit::IdleTimeout);
-            return Poll::Ready(Some(Err(refusal::idle().into())));
+            self.limits.hit(Limit::IdleTimeout);
+            return Poll::Ready(Some(Err(status::idle().into())));
         }
-        self.idle.end();
+        self.idle.disarm();
         next.map(|next| match next {
-            Some(Ok(bytes)) => match self.pass(&bytes) {
+            Some(Ok(bytes)) => match self.scan(&bytes) {
                 Ok(()) => Some(Ok(bytes)),
                 Err(status) => Some(Err(status.into())),
             },
-            Some(failed) => Some(failed),
+            Some(Err(error)) => Some(Err(error)),
             None => self
-                .rules
-                .end(&self.messages)
+                .limits
+                .check_end(&self.scanner)
                 .err()
                 .map(|status| Err(status.into())),
         })
     }
 
-    /// Follows the messages in the next bytes, and says what is wrong with them. Those that the
-    /// handler gets are counted.
-    fn pass(&mut self, bytes: &[u8]) -> Result<(), Status> {
-        let before = self.messages.begun;
-        self.rules.pass(&mut self.messages, bytes)?;
-        if let Some(received) = &self.rules.received {
-            received.messages(self.messages.begun - before);
+    /// Checks the messages in the next bytes, and counts those that the handler gets.
+    fn scan(&mut self, bytes: &[u8]) -> Result<(), Status> {
+        let before = self.scanner.started;
+        self.limits.scan(&mut self.scanner, bytes)?;
+        if let Some(counter) = &self.limits.counter {
+            counter.add_messages(self.scanner.started - before);
         }
         Ok(())
     }
@@ -246,54 +239,52 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.failed {
+        if self.has_failed {
             return Poll::Ready(None);
         }
-        let next = ready!(self.poll_checked(cx));
-        self.failed = matches!(next, Some(Err(_)));
+        let next = ready!(self.poll_limited(cx));
+        self.has_failed = matches!(next, Some(Err(_)));
         Poll::Ready(next.map(|bytes| bytes.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
-        let waiting = locked(&self.waiting);
-        let ended = waiting.ended && waiting.failed.is_none() && waiting.is_empty();
-        // Else nobody would ask, and miss that the one message is not there.
-        ended && self.rules.end(&self.messages).is_ok()
+        let buffer = self.buffer.lock();
+        let is_end = buffer.is_closed && buffer.error.is_none() && buffer.is_empty();
+        // A missing message has to be reported by a poll.
+        is_end && self.limits.check_end(&self.scanner).is_ok()
     }
 }
 
-type BoxError = Box<dyn Error + Send + Sync>;
-
-impl Rules {
-    /// What is wrong with the next bytes of a request.
-    fn pass(&self, messages: &mut Messages, data: &[u8]) -> Result<(), Status> {
-        messages.pass(
+impl RequestLimits {
+    /// Checks the number and length of the messages in the next bytes.
+    fn scan(&self, scanner: &mut MessageScanner, data: &[u8]) -> Result<(), Status> {
+        scanner.scan(
             data,
-            |begun| match self.requests == Requests::One && begun == 1 {
-                true => Err(refusal::not_one_message()),
+            |started| match self.kind == RequestKind::Unary && started == 1 {
+                true => Err(status::cardinality_violation()),
                 false => Ok(()),
             },
-            |size| match size > self.max_message_bytes {
+            |length| match length > self.max_message_bytes {
                 true => {
-                    self.refused(Limit::MessageBytes);
-                    Err(refusal::too_large(self.max_message_bytes, size))
+                    self.hit(Limit::MessageBytes);
+                    Err(status::too_large(self.max_message_bytes, length))
                 }
                 false => Ok(()),
             },
         )
     }
 
-    fn refused(&self, limit: Limit) {
-        if let Some(received) = &self.received {
-            received.refused(limit);
+    /// Checks that the request may end here. A message that is cut off fails to decode.
+    fn check_end(&self, scanner: &MessageScanner) -> Result<(), Status> {
+        match self.kind {
+            RequestKind::Unary if scanner.is_empty() => Err(status::cardinality_violation()),
+            _ => Ok(()),
         }
     }
 
-    /// Whether they may end here. A message that is cut off is refused where it is decoded.
-    fn end(&self, messages: &Messages) -> Result<(), Status> {
-        match self.requests {
-            Requests::One if messages.is_empty() => Err(refusal::not_one_message()),
-            _ => Ok(()),
+    fn hit(&self, limit: Limit) {
+        if let Some(counter) = &self.counter {
+            counter.hit(limit);
         }
     }
 }
@@ -304,61 +295,61 @@ mod tests {
 
     use super::*;
 
-    fn rules(requests: Requests) -> Rules {
-        Rules {
-            requests,
+    fn limits(kind: RequestKind) -> RequestLimits {
+        RequestLimits {
+            kind,
             max_message_bytes: 3,
             idle_timeout: Duration::ZERO,
-            received: None,
+            counter: None,
         }
     }
 
-    /// What becomes of a body that comes in pieces of `size` bytes.
-    fn outcome(requests: Requests, body: &[u8], size: usize) -> Result<(), Code> {
-        let mut messages = Messages::default();
-        let rules = rules(requests);
+    /// The outcome of a body that arrives in frames of `size` bytes.
+    fn outcome(kind: RequestKind, body: &[u8], size: usize) -> Result<(), Code> {
+        let mut scanner = MessageScanner::default();
+        let limits = limits(kind);
         body.chunks(size)
-            .try_for_each(|piece| rules.pass(&mut messages, piece))
-            .and_then(|()| rules.end(&messages))
+            .try_for_each(|frame| limits.scan(&mut scanner, frame))
+            .and_then(|()| limits.check_end(&scanner))
             .map_err(|status| status.code())
     }
 
     #[track_caller]
-    fn assert_outcome(requests: Requests, body: &[u8], expected: Result<(), Code>) {
+    fn assert_outcome(kind: RequestKind, body: &[u8], expected: Result<(), Code>) {
         for size in 1..=body.len().max(1) {
-            assert_eq!(
-                outcome(requests, body, size),
-                expected,
-                "in pieces of {size}"
-            );
+            assert_eq!(outcome(kind, body, size), expected, "in frames of {size}");
         }
     }
 
     #[test]
-    fn one_message_is_one_however_it_comes() {
+    fn unary_request_has_one_message_in_any_framing() {
         let one = b"\0\0\0\0\x03abc";
         let empty = b"\0\0\0\0\0";
-        assert_outcome(Requests::One, one, Ok(()));
-        assert_outcome(Requests::One, empty, Ok(()));
-        assert_outcome(Requests::One, b"", Err(Code::Unimplemented));
+        assert_outcome(RequestKind::Unary, one, Ok(()));
+        assert_outcome(RequestKind::Unary, empty, Ok(()));
+        assert_outcome(RequestKind::Unary, b"", Err(Code::Unimplemented));
         for two in [&one[..], empty].map(|first| [first, one].concat()) {
-            assert_outcome(Requests::One, &two, Err(Code::Unimplemented));
-            assert_outcome(Requests::Steady, &two, Ok(()));
+            assert_outcome(RequestKind::Unary, &two, Err(Code::Unimplemented));
+            assert_outcome(RequestKind::ActiveStream, &two, Ok(()));
         }
-        assert_outcome(Requests::AtLeisure, b"", Ok(()));
+        assert_outcome(RequestKind::IdleStream, b"", Ok(()));
     }
 
     #[test]
-    fn the_length_is_looked_at_before_the_message_comes() {
-        for requests in [Requests::One, Requests::Steady, Requests::AtLeisure] {
-            assert_outcome(requests, b"\0\0\0\0\x04", Err(Code::ResourceExhausted));
-            assert_outcome(
-                requests,
-                b"\x01\xff\xff\xff\xff",
-                Err(Code::ResourceExhausted),
-            );
+    fn length_is_checked_before_the_message() {
+        for kind in [
+            RequestKind::Unary,
+            RequestKind::ActiveStream,
+            RequestKind::IdleStream,
+        ] {
+            assert_outcome(kind, b"\0\0\0\0\x04", Err(Code::ResourceExhausted));
+            assert_outcome(kind, b"\x01\xff\xff\xff\xff", Err(Code::ResourceExhausted));
         }
         let second = b"\0\0\0\0\x01a\0\0\0\0\x04";
-        assert_outcome(Requests::Steady, second, Err(Code::ResourceExhausted));
+        assert_outcome(
+            RequestKind::ActiveStream,
+            second,
+            Err(Code::ResourceExhausted),
+        );
     }
 }

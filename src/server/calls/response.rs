@@ -1,4 +1,4 @@
-//! The response half of a call, and with it the call's whole life.
+//! The response half of a call, which drives the whole call.
 
 use std::{
     future::poll_fn,
@@ -17,196 +17,195 @@ use tokio::time::timeout;
 use tonic::{Code, Status, body::Body};
 
 use super::{
-    super::{metrics::Limit, wait::Wait},
-    record::{Record, code},
-    refusal,
-    request::Intake,
-    room::Place,
+    call_limit::CallPermit,
+    request::RequestReceiver,
+    routes::ResponseFuture,
+    status::{self, code_in},
+    telemetry::CallTelemetry,
 };
-use crate::failure::trailers;
+use crate::{
+    failure::trailers,
+    server::{metrics::Limit, timer::LazyTimeout},
+};
 
-/// How long after its deadline a call may take to get the word through to its client that it is
-/// over.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// Time for a client to read the trailers of an expired call, which are queued behind unread data.
+const LINGER: Duration = Duration::from_millis(500);
 
-/// One call under way: where its request comes in, where its response goes, and when it is over.
-pub(super) struct Call {
-    pub(super) intake: Intake,
-    pub(super) ending: Ending,
+/// A call whose handler is running.
+pub(super) struct ActiveCall {
+    pub(super) receiver: RequestReceiver,
+    pub(super) expiry: Expiry,
     pub(super) respond: SendResponse<Bytes>,
-    pub(super) record: Record,
-    pub(super) _place: Option<Place>,
+    pub(super) telemetry: CallTelemetry,
+    pub(super) _permit: Option<CallPermit>,
 }
 
-impl Drop for Call {
+impl Drop for ActiveCall {
     fn drop(&mut self) {
-        self.record.received = self.intake.taken();
+        self.telemetry.received_bytes = self.receiver.bytes_read();
     }
 }
 
-/// When a call is over, whatever its handler does, and what its client is told then.
-pub(super) struct Ending {
-    pub(super) time: Wait,
-    pub(super) why: fn() -> Status,
-    /// The limit that says so, if it is the server's.
+/// When the server ends a call, and with which status.
+pub(super) struct Expiry {
+    pub(super) timer: LazyTimeout,
+    pub(super) status: fn() -> Status,
+    /// The limit that sets the time, if it is the server's.
     pub(super) limit: Option<Limit>,
 }
 
-/// What comes next of a response.
-enum Next {
+/// What happens next to a response body.
+enum BodyEvent {
     Data(Bytes),
     Trailers(HeaderMap),
     End,
-    /// The handler failed, or panicked.
+    /// The handler has failed or panicked.
     Failed(Status),
-    TimePassed,
+    Expired,
     ClientGone,
 }
 
-impl Call {
-    /// Brings a call to its end, with what its handler answers: or without, if that takes too long,
-    /// panics, or the client has gone.
-    pub(super) async fn answer<E>(
-        mut self,
-        answer: impl Future<Output = Result<Response<Body>, E>> + Unpin,
-    ) {
+impl ActiveCall {
+    /// Runs the call to its end: the handler's response, its panic, the expiry, or the client's reset.
+    pub(super) async fn run(mut self, response: ResponseFuture) {
         let response = {
-            let mut answer = AssertUnwindSafe(answer).catch_unwind();
-            let answered = poll_fn(|cx| {
-                self.intake.poll(cx);
-                if self.ending.time.is_over() {
-                    return Poll::Ready(Some(self.too_late().into_http()));
+            let mut response = AssertUnwindSafe(response).catch_unwind();
+            let responded = poll_fn(|cx| {
+                self.receiver.poll(cx);
+                if self.expiry.timer.has_elapsed() {
+                    return Poll::Ready(Some(self.expire().into_http()));
                 }
-                let span = self.record.span();
-                if let Poll::Ready(answer) = span.in_scope(|| answer.poll_unpin(cx)) {
-                    return Poll::Ready(Some(match answer {
+                let span = self.telemetry.span();
+                if let Poll::Ready(response) = span.in_scope(|| response.poll_unpin(cx)) {
+                    return Poll::Ready(Some(match response {
                         Ok(Ok(response)) => response,
-                        _ => refusal::panicked().into_http(),
+                        Err(_panic) => status::handler_panicked().into_http(),
                     }));
                 }
                 if self.respond.poll_reset(cx).is_ready() {
                     return Poll::Ready(None);
                 }
-                let late = self.ending.time.poll(cx);
-                late.map(|()| Some(self.too_late().into_http()))
+                let expired = self.expiry.timer.poll(cx);
+                expired.map(|()| Some(self.expire().into_http()))
             });
-            answered.await
+            responded.await
         };
         if let Some(response) = response {
             self.send(response).await;
         }
     }
 
-    /// What the client is told when the time is over.
-    fn too_late(&self) -> Status {
-        if let Some(limit) = self.ending.limit {
-            self.record.refused(limit);
+    /// Counts the expiry, and returns its status.
+    fn expire(&self) -> Status {
+        if let Some(limit) = self.expiry.limit {
+            self.telemetry.hit(limit);
         }
-        (self.ending.why)()
+        (self.expiry.status)()
     }
 
     async fn send(&mut self, response: Response<Body>) {
-        if self.ending.time.is_over() {
-            self.intake.close((self.ending.why)());
+        if self.expiry.timer.has_elapsed() {
+            self.receiver.close((self.expiry.status)());
         }
         let (mut head, body) = response.into_parts();
-        let ended = body.is_end_stream();
-        let code = ended.then(|| code(&head.headers));
-        self.record.name(&mut head.headers, code);
+        let is_end = body.is_end_stream();
+        let code = is_end.then(|| code_in(&head.headers));
+        self.telemetry.attach_request_id(&mut head.headers, code);
         let head = Response::from_parts(head, ());
-        // It fails when the client has gone.
-        let Ok(stream) = self.respond.send_response(head, ended) else {
+        // It fails when the client is gone.
+        let Ok(stream) = self.respond.send_response(head, is_end) else {
             return;
         };
         match code {
-            Some(code) => self.record.ended(code),
+            Some(code) => self.telemetry.finish(code),
             None => self.send_body(stream, body).await,
         }
     }
 
     async fn send_body(&mut self, mut stream: SendStream<Bytes>, mut body: Body) {
         let mut trailers = loop {
-            match poll_fn(|cx| self.poll_next(&mut stream, &mut body, cx)).await {
-                Next::Data(bytes) => {
-                    let sent = self.record.sending(&bytes);
+            match poll_fn(|cx| self.poll_body(&mut stream, &mut body, cx)).await {
+                BodyEvent::Data(bytes) => {
+                    let data = self.telemetry.measure(&bytes);
                     if stream.send_data(bytes, false).is_err() {
                         return;
                     }
-                    self.record.sent(sent);
+                    self.telemetry.count_sent(data);
                 }
-                Next::End => {
+                BodyEvent::End => {
                     if stream.send_data(Bytes::new(), true).is_ok() {
-                        self.record.ended(Code::Unknown);
+                        self.telemetry.finish(Code::Unknown);
                     }
                     return;
                 }
-                Next::Trailers(trailers) => break trailers,
-                Next::Failed(status) => break trailers(&status),
-                Next::TimePassed => {
-                    let why = self.too_late();
-                    // What the handler holds is not kept for a client that does not read.
+                BodyEvent::Trailers(trailers) => break trailers,
+                BodyEvent::Failed(status) => break trailers(&status),
+                BodyEvent::Expired => {
+                    let status = self.expire();
+                    // What the handler holds is released now, even if the client does not read.
                     drop(body);
-                    self.intake.close(why.clone());
-                    if stream.send_trailers(trailers(&why)).is_ok() {
-                        self.record.ended(why.code());
+                    self.receiver.close(status.clone());
+                    if stream.send_trailers(trailers(&status)).is_ok() {
+                        self.telemetry.finish(status.code());
                     }
-                    return last_words(stream).await;
+                    return linger(stream).await;
                 }
-                Next::ClientGone => return,
+                BodyEvent::ClientGone => return,
             }
         };
-        let code = code(&trailers);
-        self.record.name(&mut trailers, Some(code));
-        // It fails when the client has gone.
+        let code = code_in(&trailers);
+        self.telemetry.attach_request_id(&mut trailers, Some(code));
+        // It fails when the client is gone.
         if stream.send_trailers(trailers).is_ok() {
-            self.record.ended(code);
+            self.telemetry.finish(code);
         }
     }
 
-    fn poll_next(
+    fn poll_body(
         &mut self,
         stream: &mut SendStream<Bytes>,
         body: &mut Body,
         cx: &mut Context<'_>,
-    ) -> Poll<Next> {
-        self.intake.poll(cx);
-        // However much there is to send.
-        if self.ending.time.is_over() {
-            return Poll::Ready(Next::TimePassed);
+    ) -> Poll<BodyEvent> {
+        self.receiver.poll(cx);
+        // Checked first: a body that is always ready would never let the timer be polled.
+        if self.expiry.timer.has_elapsed() {
+            return Poll::Ready(BodyEvent::Expired);
         }
-        match poll_room(stream, cx) {
+        match poll_capacity(stream, cx) {
             Poll::Ready(true) => {
-                let span = self.record.span();
+                let span = self.telemetry.span();
                 let frame = catch_unwind(AssertUnwindSafe(|| {
                     span.in_scope(|| Pin::new(body).poll_frame(cx))
                 }));
                 match frame {
-                    Ok(Poll::Ready(frame)) => return Poll::Ready(next(frame)),
+                    Ok(Poll::Ready(frame)) => return Poll::Ready(event(frame)),
                     Ok(Poll::Pending) => {}
-                    Err(_) => return Poll::Ready(Next::Failed(refusal::panicked())),
+                    Err(_panic) => {
+                        return Poll::Ready(BodyEvent::Failed(status::handler_panicked()));
+                    }
                 }
                 if stream.poll_reset(cx).is_ready() {
-                    return Poll::Ready(Next::ClientGone);
+                    return Poll::Ready(BodyEvent::ClientGone);
                 }
             }
-            Poll::Ready(false) => return Poll::Ready(Next::ClientGone),
+            Poll::Ready(false) => return Poll::Ready(BodyEvent::ClientGone),
             Poll::Pending => {}
         }
-        self.ending.time.poll(cx).map(|()| Next::TimePassed)
+        self.expiry.timer.poll(cx).map(|()| BodyEvent::Expired)
     }
 }
 
-/// Waits a moment for the client to take the word that the time is over, which stands behind what it
-/// has not taken.
-async fn last_words(mut stream: SendStream<Bytes>) {
-    let gone = poll_fn(|cx| stream.poll_reset(cx));
-    let _ = timeout(LAST_WORDS, gone).await;
+/// Gives the client [`LINGER`] to read the trailers, then resets the stream.
+async fn linger(mut stream: SendStream<Bytes>) {
+    let reset = poll_fn(|cx| stream.poll_reset(cx));
+    let _ = timeout(LINGER, reset).await;
     stream.send_reset(Reason::CANCEL);
 }
 
-/// Waits until the client takes more; false when it takes nothing any more.
-fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
-    // How much there is to send nobody knows yet; that there is room for some is enough.
+/// Waits for flow-control capacity; false when the stream is closed.
+fn poll_capacity(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
+    // The size of the next frame is unknown; any capacity is enough to ask the handler for it.
     stream.reserve_capacity(1);
     while stream.capacity() == 0 {
         match std::task::ready!(stream.poll_capacity(cx)) {
@@ -217,13 +216,13 @@ fn poll_room(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<bool>
     Poll::Ready(true)
 }
 
-fn next(frame: Option<Result<Frame<Bytes>, Status>>) -> Next {
+fn event(frame: Option<Result<Frame<Bytes>, Status>>) -> BodyEvent {
     match frame {
-        None => Next::End,
-        Some(Err(status)) => Next::Failed(status),
+        None => BodyEvent::End,
+        Some(Err(status)) => BodyEvent::Failed(status),
         Some(Ok(frame)) => match frame.into_data() {
-            Ok(bytes) => Next::Data(bytes),
-            Err(frame) => Next::Trailers(frame.into_trailers().unwrap_or_default()),
+            Ok(bytes) => BodyEvent::Data(bytes),
+            Err(frame) => BodyEvent::Trailers(frame.into_trailers().unwrap_or_default()),
         },
     }
 }

@@ -1,39 +1,36 @@
-//! Which service a call is for.
+//! The services of a server by name.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{
+    any::Any,
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
+use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, ready};
 use http::{Request, Response};
-use tonic::{Status, body::Body, server::NamedService};
-use tower::Service;
+use tonic::{Status, body::Body};
+use tower::{BoxError, Service, ServiceExt};
 
-use super::request::RequestBody;
+/// The type of future that tonic's generated servers return.
+pub(super) type ResponseFuture = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
-/// What a service answers.
-pub(super) type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-/// Services by their names. Clones share them.
+/// Services by name. Clones share them.
 ///
-/// tonic's own leave this to the router of a web framework, which looks for patterns in paths, and
-/// takes an eighth of the time of a small call. A path of gRPC is a service and a method.
+/// tonic leaves this to axum's router, which matches patterns and takes an eighth of the time of a small
+/// call. A gRPC path is a service and a method, so comparing names is enough.
 #[derive(Clone, Default)]
 pub(in crate::server) struct Routes(Arc<Vec<(&'static str, Box<dyn Route>)>>);
 
 impl Routes {
-    /// These, and `service`.
-    pub(in crate::server) fn with<S>(mut self, service: S) -> Self
-    where
-        S: NamedService + Route + 'static,
-    {
-        let routes =
-            Arc::get_mut(&mut self.0).expect("they are put together before they are shared");
-        routes.push((S::NAME, Box::new(service)));
-        self
+    pub(in crate::server) fn new(services: Vec<(&'static str, Box<dyn Route>)>) -> Self {
+        Self(Arc::new(services))
     }
 
-    pub(super) fn call(&self, request: Request<RequestBody>) -> Answer {
+    pub(super) fn call(&self, request: Request<Body>) -> ResponseFuture {
         match self.find(request.uri().path()) {
-            Some(service) => service.answer(request),
+            Some(service) => service.respond(request),
             None => ready(Ok(Status::unimplemented("").into_http())).boxed(),
         }
     }
@@ -45,23 +42,49 @@ impl Routes {
     }
 }
 
-/// A service as tonic generates it: cheap to clone, and ready for a call at any time.
+/// A tower service without its type.
 pub(in crate::server) trait Route: Send + Sync {
-    fn answer(&self, request: Request<RequestBody>) -> Answer;
+    fn respond(&self, request: Request<Body>) -> ResponseFuture;
 }
 
-impl<S> Route for S
+impl<S, B> Route for S
 where
-    S: Service<
-            Request<RequestBody>,
-            Response = Response<Body>,
-            Error = Infallible,
-            Future = Answer,
-        > + Clone
-        + Send
-        + Sync,
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
 {
-    fn answer(&self, request: Request<RequestBody>) -> Answer {
-        self.clone().call(request)
+    fn respond(&self, request: Request<Body>) -> ResponseFuture {
+        let mut service = self.clone();
+        let is_ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
+        if !matches!(is_ready, Poll::Ready(Ok(()))) {
+            return async { Ok(into_response(service.oneshot(request).await)) }.boxed();
+        }
+        let mut future = Some(service.call(request));
+        // A generated server is always ready, and its future needs no second box.
+        let any: &mut dyn Any = &mut future;
+        if let Some(future) = any
+            .downcast_mut::<Option<ResponseFuture>>()
+            .and_then(Option::take)
+        {
+            return future;
+        }
+        let future = future.expect("taken only if the type matches");
+        async { Ok(into_response(future.await)) }.boxed()
+    }
+}
+
+/// Turns the result of a service into a response. tonic recognizes statuses among the errors, and the errors
+/// of tower's layers.
+fn into_response<B, E>(result: Result<Response<B>, E>) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    E: Into<BoxError>,
+{
+    match result {
+        Ok(response) => response.map(Body::new),
+        Err(error) => Status::from_error(error.into()).into_http(),
     }
 }

@@ -1,5 +1,4 @@
-//! Calls over a pipe in memory, with a clock that stands still until all wait for it: so a deadline
-//! can be asked to be kept exactly.
+//! Calls over an in-memory pipe with a paused clock, so that deadlines can be checked exactly.
 
 use std::{
     future::pending,
@@ -21,8 +20,11 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Response as Answer, Status, Streaming};
 use tonic_types::StatusExt;
 
-use super::*;
-use crate::pb::{self, HelloReply, HelloRequest, Number, greeter_server::GreeterServer};
+use super::{methods::RequestKind, *};
+use crate::{
+    pb::{self, HelloReply, HelloRequest, Number, greeter_server::GreeterServer},
+    server::{limits::Limits, method_policy::MethodPolicy, metrics::WorkerCounters},
+};
 
 const SAY_HELLO: &str = "/muxs.Greeter/SayHello";
 const SQUARE: &str = "/muxs.Greeter/Square";
@@ -30,30 +32,30 @@ const LOTS_OF_REPLIES: &str = "/muxs.Greeter/LotsOfReplies";
 const LOTS_OF_GREETINGS: &str = "/muxs.Greeter/LotsOfGreetings";
 const BIDI_HELLO: &str = "/muxs.Greeter/BidiHello";
 
-/// In each shape a handler that never comes to an end by itself.
+/// A method of each shape. Its handler in [`Stubborn`] never ends by itself.
 const SHAPES: [&str; 4] = [SAY_HELLO, LOTS_OF_REPLIES, LOTS_OF_GREETINGS, BIDI_HELLO];
 
 const TIME: Duration = Duration::from_millis(1234);
 
-/// Handlers that wait for ever, reply for ever, or panic; and how many of them hold something.
+/// Handlers that wait forever, reply forever, or panic. Each running one holds a [`Resource`].
 #[derive(Clone, Default)]
 struct Stubborn {
     held: Arc<AtomicUsize>,
 }
 
-/// Something that a handler holds.
-struct Held(Arc<AtomicUsize>);
+/// Something that a handler holds until it ends.
+struct Resource(Arc<AtomicUsize>);
 
-impl Drop for Held {
+impl Drop for Resource {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Stubborn {
-    fn hold(&self) -> Held {
+    fn hold(&self) -> Resource {
         self.held.fetch_add(1, Ordering::Relaxed);
-        Held(Arc::clone(&self.held))
+        Resource(Arc::clone(&self.held))
     }
 }
 
@@ -69,7 +71,7 @@ impl pb::greeter_server::Greeter for Stubborn {
         pending().await
     }
 
-    /// Panics where it cannot count.
+    /// Panics if the number is not finite.
     async fn square(&self, request: tonic::Request<Number>) -> Result<Answer<Number>, Status> {
         let number = request.into_inner();
         assert!(number.value.is_finite(), "on purpose");
@@ -78,7 +80,7 @@ impl pb::greeter_server::Greeter for Stubborn {
 
     type LotsOfRepliesStream = Replies;
 
-    /// One reply, and then none; replies without end, or a panic, for those who are called so.
+    /// Sends one reply and waits forever. The name `endless` gets replies without end, `panic` a panic.
     async fn lots_of_replies(
         &self,
         request: tonic::Request<HelloRequest>,
@@ -92,7 +94,7 @@ impl pb::greeter_server::Greeter for Stubborn {
                     yield Ok(HelloReply { message: "x".repeat(1000) });
                 }
             }
-            // What is there is sent before it goes on.
+            // The reply is sent before this continues.
             tokio::task::yield_now().await;
             assert!(name != "panic", "on purpose");
             pending::<()>().await;
@@ -127,12 +129,12 @@ impl pb::greeter_server::Greeter for Stubborn {
     }
 }
 
-/// A client that enforces nothing by itself, and its server.
+/// A client that enforces no rules by itself, and its server.
 struct Pipe {
     client: client::SendRequest<Bytes>,
     handlers: Stubborn,
     calls: TaskTracker,
-    served: Arc<Calls>,
+    context: Arc<CallContext>,
 }
 
 impl Pipe {
@@ -140,33 +142,29 @@ impl Pipe {
         Self::with_window(limits, 65_535).await
     }
 
-    /// With a client that takes so many bytes of a stream before it has read them.
+    /// A client with this flow-control window for each stream, in bytes.
     async fn with_window(limits: Limits, window: u32) -> Self {
         let handlers = Stubborn::default();
-        let notes = Notes {
-            steady: &[LOTS_OF_GREETINGS],
-            always: &[SQUARE],
-            ..Notes::default()
-        };
         let (near, far) = tokio::io::duplex(1 << 20);
         let calls = TaskTracker::new();
         let running = calls.clone();
-        let methods = Methods::new(&[pb::FILE_DESCRIPTOR_SET], &notes);
-        let meters = Meters::new(methods.all().len(), Arc::default());
-        let served = Arc::new(Calls {
-            meters: Some(Arc::new(meters)),
-            ..Calls::new(
-                Routes::default().with(GreeterServer::new(handlers.clone())),
+        let methods = methods();
+        let counters = WorkerCounters::new(methods.all().len(), Arc::default());
+        let greeter = GreeterServer::new(handlers.clone());
+        let context = Arc::new(CallContext {
+            counters: Some(Arc::new(counters)),
+            ..CallContext::new(
+                Routes::new(vec![("muxs.Greeter", Box::new(greeter))]),
                 methods,
-                Room::new(limits.max_calls),
+                CallLimit::new(limits.max_calls),
                 Arc::new(limits),
             )
         });
-        let calling = Arc::clone(&served);
+        let calls_of = Arc::clone(&context);
         tokio::spawn(async move {
             let mut connection = h2::server::handshake(far).await.unwrap();
             while let Some(Ok((request, respond))) = connection.accept().await {
-                if let Some(call) = calling.begin(request, respond) {
+                if let Some(call) = calls_of.begin(request, respond) {
                     running.spawn(call);
                 }
             }
@@ -179,7 +177,7 @@ impl Pipe {
             client,
             handlers,
             calls,
-            served,
+            context,
         }
     }
 
@@ -202,17 +200,17 @@ impl Pipe {
         RawCall { response, requests }
     }
 
-    /// Waits until no call is under way.
+    /// Waits until no call is running.
     async fn ended(&self) {
         self.calls.close();
         self.calls.wait().await;
     }
 
-    /// How often calls of a method have ended so, as it was counted.
+    /// The number of calls of a method that were counted with this code.
     fn ended_with(&self, path: &str, code: Code) -> u64 {
-        let meters = self.served.meters.as_ref().unwrap();
-        let number = self.served.methods.number(path);
-        meters.of(number).handled[code as usize].get()
+        let counters = self.context.counters.as_ref().unwrap();
+        let id = self.context.methods.id(path);
+        counters.method(id).handled[code as usize].get()
     }
 
     fn held(&self) -> usize {
@@ -220,6 +218,7 @@ impl Pipe {
     }
 }
 
+/// A call of the raw client.
 struct RawCall {
     response: client::ResponseFuture,
     requests: SendStream<Bytes>,
@@ -254,7 +253,7 @@ impl RawCall {
         self.requests.send_data(Bytes::new(), true).unwrap();
     }
 
-    /// Reads what comes, to the end.
+    /// Reads the response to its end.
     async fn ended(&mut self) -> Result<Ended, h2::Error> {
         let (head, mut body) = (&mut self.response).await?.into_parts();
         let mut bytes = BytesMut::new();
@@ -287,20 +286,32 @@ fn hello(name: &str) -> HelloRequest {
     }
 }
 
-/// Lets all tasks run until they wait for the clock.
+/// The methods of the contract, with policies for some.
+fn methods() -> Methods {
+    let policies = Policies::from([
+        (
+            LOTS_OF_GREETINGS.to_owned(),
+            MethodPolicy::default().active_requests(),
+        ),
+        (SQUARE.to_owned(), MethodPolicy::default().uncounted()),
+    ]);
+    Methods::new(&[pb::FILE_DESCRIPTOR_SET], &policies).unwrap()
+}
+
+/// Lets all tasks run until each of them waits.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_is_kept_to_the_millisecond_in_every_shape() {
+async fn deadline_ends_calls_of_every_shape_in_time() {
     for path in SHAPES {
         for closes in [true, false] {
             let mut pipe = Pipe::new(Limits::default()).await;
             let begin = Instant::now();
             let mut call = pipe.call(path, &[("grpc-timeout", "1234m")]).await;
             call.say(&hello("you"));
-            // BidiHello would be over.
+            // A closed BidiHello would end by itself.
             if closes && path != BIDI_HELLO {
                 call.close();
             }
@@ -314,9 +325,9 @@ async fn a_deadline_is_kept_to_the_millisecond_in_every_shape() {
     }
 }
 
-/// Its window is full, so it can be told nothing.
+/// The client's window is full, so it cannot receive the status.
 #[tokio::test(start_paused = true)]
-async fn a_client_that_does_not_read_cannot_keep_what_a_call_held_beyond_its_deadline() {
+async fn deadline_frees_resources_of_a_client_that_does_not_read() {
     let mut pipe = Pipe::with_window(Limits::default(), 1000).await;
     let mut call = pipe
         .call(LOTS_OF_REPLIES, &[("grpc-timeout", "1234m")])
@@ -334,7 +345,7 @@ async fn a_client_that_does_not_read_cannot_keep_what_a_call_held_beyond_its_dea
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_is_not_needed_does_nothing() {
+async fn call_that_ends_before_its_deadline_is_unaffected() {
     let mut pipe = Pipe::new(Limits::default()).await;
     let mut call = pipe.call(SQUARE, &[("grpc-timeout", "1H")]).await;
     call.say(&Number { value: 2.0 });
@@ -345,7 +356,7 @@ async fn a_deadline_that_is_not_needed_does_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_call_takes_longer_than_the_server_likes() {
+async fn max_deadline_bounds_every_call() {
     let limits = Limits {
         max_deadline: Some(TIME),
         ..Limits::default()
@@ -363,7 +374,7 @@ async fn no_call_takes_longer_than_the_server_likes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_that_says_no_time_is_refused() {
+async fn malformed_timeout_is_rejected() {
     let mut pipe = Pipe::new(Limits::default()).await;
     for timeout in ["soon", "1", "123456789S", "-1S", "1.5S", "1s"] {
         let mut call = pipe.call(SAY_HELLO, &[("grpc-timeout", timeout)]).await;
@@ -373,19 +384,19 @@ async fn a_timeout_that_says_no_time_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_has_nothing_to_say_is_not_waited_for() {
+async fn idle_request_ends_the_call() {
     let limits = Limits {
         idle_timeout: TIME,
         ..Limits::default()
     };
-    // The message of a call that has one, and a stream that shall not rest.
+    // Methods with one request message, and a stream with the idle timeout.
     for path in [SAY_HELLO, LOTS_OF_REPLIES, LOTS_OF_GREETINGS] {
         let mut pipe = Pipe::new(limits.clone()).await;
         let begin = Instant::now();
         let mut call = pipe.call(path, &[]).await;
         for _ in 0..3 {
             tokio::time::sleep(TIME / 2).await;
-            // Less than a message, or an empty one.
+            // Part of a message, or an empty one.
             let some = if path == LOTS_OF_GREETINGS { 5 } else { 1 };
             let some = Bytes::from_static(&[0; 5]).slice(..some);
             call.requests.send_data(some, false).unwrap();
@@ -401,7 +412,7 @@ async fn who_has_nothing_to_say_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conversation_may_pause() {
+async fn bidi_stream_may_pause() {
     let mut pipe = Pipe::new(Limits::default()).await;
     let mut call = pipe.call(BIDI_HELLO, &[]).await;
     for _ in 0..3 {
@@ -415,7 +426,7 @@ async fn a_conversation_may_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_ends_its_own_call_and_no_other() {
+async fn panic_ends_only_its_own_call() {
     let mut pipe = Pipe::new(Limits::default()).await;
     let mut other = pipe.call(BIDI_HELLO, &[]).await;
     other.say(&hello("you"));
@@ -432,9 +443,9 @@ async fn a_panic_ends_its_own_call_and_no_other() {
     in_stream.close();
     let ended = in_stream.ended().await.unwrap();
     ended.assert(Code::Internal, "IO");
-    assert_eq!(ended.bytes.len(), 5 + 7, "the reply before it");
+    assert_eq!(ended.bytes.len(), 5 + 7, "the reply before the panic");
 
-    assert_eq!(pipe.held(), 1, "only the other");
+    assert_eq!(pipe.held(), 1, "only the other call");
     assert_eq!(pipe.ended_with(SQUARE, Code::Internal), 1);
     assert_eq!(pipe.ended_with(LOTS_OF_REPLIES, Code::Internal), 1);
     other.say(&hello("you"));
@@ -445,7 +456,7 @@ async fn a_panic_ends_its_own_call_and_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_grpc_is_told_so_in_http() {
+async fn non_grpc_request_gets_http_status() {
     let mut pipe = Pipe::new(Limits::default()).await;
     for content_type in [
         "",
@@ -485,7 +496,7 @@ async fn what_is_no_grpc_is_told_so_in_http() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_method_that_takes_one_message_takes_one() {
+async fn unary_request_with_other_message_count_is_rejected() {
     let one = framed(&hello("you").encode_to_vec());
     let two = Bytes::from([&one[..], &one].concat());
     for path in [SAY_HELLO, LOTS_OF_REPLIES] {
@@ -499,9 +510,9 @@ async fn a_method_that_takes_one_message_takes_one() {
             call.requests.send_data(body, closes).unwrap();
             let ended = call.ended().await.unwrap();
             ended.assert(Code::Unimplemented, "BAD_REQUEST");
-            assert_eq!(pipe.held(), 0, "no handler was asked");
+            assert_eq!(pipe.held(), 0, "no handler was called");
         }
-        // None that ends with its headers.
+        // A request without a body.
         let mut pipe = Pipe::new(Limits::default()).await;
         let request = Request::post(format!("http://muxs{path}"))
             .header("content-type", "application/grpc")
@@ -514,11 +525,11 @@ async fn a_method_that_takes_one_message_takes_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_is_too_large_is_refused_by_its_length() {
+async fn oversized_message_is_rejected_by_its_length() {
     for path in SHAPES {
         let mut pipe = Pipe::new(Limits::default()).await;
         let mut call = pipe.call(path, &[]).await;
-        let size = methods::MAX_MESSAGE_BYTES as u32 + 1;
+        let size = 4 * 1024 * 1024 + 1_u32;
         let head = [&[0][..], &size.to_be_bytes()].concat();
         call.requests.send_data(head.into(), false).unwrap();
         let ended = call.ended().await.unwrap();
@@ -527,13 +538,13 @@ async fn a_message_that_is_too_large_is_refused_by_its_length() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_takes_its_room_until_its_last_byte() {
+async fn call_counts_until_its_last_byte() {
     let limits = Limits {
         max_calls: 2,
         ..Limits::default()
     };
     let mut pipe = Pipe::new(limits).await;
-    // Its handler has answered; its stream goes on.
+    // The handler has responded; the stream continues.
     let mut streaming = pipe.call(BIDI_HELLO, &[]).await;
     let mut waiting = pipe.call(SAY_HELLO, &[]).await;
     waiting.say(&hello("you"));
@@ -544,7 +555,7 @@ async fn a_call_takes_its_room_until_its_last_byte() {
         ended.assert(Code::ResourceExhausted, "BUSY");
         assert!(ended.status.unwrap().get_details_retry_info().is_some());
     }
-    // There is always room for what is as short as a health check.
+    // Uncounted methods are always accepted.
     let mut always = pipe.call(SQUARE, &[]).await;
     always.say(&Number { value: 2.0 });
     always.close();
@@ -559,7 +570,7 @@ async fn a_call_takes_its_room_until_its_last_byte() {
     let mut next = pipe.call(BIDI_HELLO, &[]).await;
     next.close();
     assert_eq!(next.ended().await.unwrap().status.unwrap().code(), Code::Ok);
-    // A client that cancels makes room, too.
+    // A cancelled call releases its permit.
     waiting.requests.send_reset(Reason::CANCEL);
     pipe.ended().await;
     let _first = pipe.call(BIDI_HELLO, &[]).await;
@@ -572,23 +583,13 @@ async fn a_call_takes_its_room_until_its_last_byte() {
 }
 
 #[test]
-fn the_methods_are_those_of_the_contract() {
-    let notes = Notes {
-        steady: &[LOTS_OF_GREETINGS],
-        ..Notes::default()
-    };
-    let methods = Methods::new(&[pb::FILE_DESCRIPTOR_SET], &notes);
-    let requests = |path| methods.method(methods.number(path)).requests;
-    assert_eq!(requests(SAY_HELLO), methods::Requests::One);
-    assert_eq!(
-        requests("/helloworld.Greeter/SayHello"),
-        methods::Requests::One
-    );
-    assert_eq!(requests(LOTS_OF_REPLIES), methods::Requests::One);
-    assert_eq!(requests(LOTS_OF_GREETINGS), methods::Requests::Steady);
-    assert_eq!(requests(BIDI_HELLO), methods::Requests::AtLeisure);
-    assert_eq!(
-        requests("/muxs.Greeter/Nothing"),
-        methods::Requests::AtLeisure
-    );
+fn methods_have_the_shapes_of_their_descriptors() {
+    let methods = methods();
+    let kind = |path| methods.method(methods.id(path)).request_kind;
+    assert_eq!(kind(SAY_HELLO), RequestKind::Unary);
+    assert_eq!(kind("/helloworld.Greeter/SayHello"), RequestKind::Unary);
+    assert_eq!(kind(LOTS_OF_REPLIES), RequestKind::Unary);
+    assert_eq!(kind(LOTS_OF_GREETINGS), RequestKind::ActiveStream);
+    assert_eq!(kind(BIDI_HELLO), RequestKind::IdleStream);
+    assert_eq!(kind("/muxs.Greeter/Nothing"), RequestKind::IdleStream);
 }

@@ -15,7 +15,10 @@ use std::{io::Write, net::SocketAddr, path::Path, time::SystemTime};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, HeaderValue, Request};
-use muxs::server::{Auth, AuthSettings, Config, KeySource};
+use muxs::{
+    app::Config,
+    server::{Auth, AuthSettings, KeySource},
+};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 use tonic::{

@@ -7,11 +7,12 @@ use std::{
 };
 
 use muxs::{
+    app::ScopeNames,
     pb::{
         self, AbortUploadRequest, Failure, StatRequest,
         file_controller_client::FileControllerClient,
     },
-    server::{AuthSettings, Reflection, ScopeNames},
+    server::Reflection,
 };
 use prost::Message;
 use prost_types::FileDescriptorSet;
@@ -97,16 +98,13 @@ fn with_scope(scope: &str) -> String {
 /// All methods with tokens for each subset of scopes, against the table.
 async fn assert_matrix(reflection: Reflection, names: [&str; 3]) {
     let key = KeyFile::new(&[rsa().jwk()]);
-    let settings = AuthSettings {
-        scopes: ScopeNames {
-            greeter: names[0].to_owned(),
-            read: names[1].to_owned(),
-            write: names[2].to_owned(),
-        },
-        ..key.settings()
-    };
     let server = TestServer::start_with(|config| {
-        checks(settings)(config);
+        checks(key.settings())(config);
+        config.scopes = ScopeNames {
+            greeter: names[0].parse().unwrap(),
+            read: names[1].parse().unwrap(),
+            write: names[2].parse().unwrap(),
+        };
         config.reflection = reflection;
     });
     let mut caller = Caller::connect(&server).await;
@@ -265,11 +263,14 @@ async fn what_is_not_known_asks_for_a_token_and_is_nothing() {
 /// A server whose callers may be restricted to a folder.
 fn with_folders() -> TestServer {
     let keys = KeyFile::new(&[rsa().jwk()]);
-    let settings = AuthSettings {
-        folder_claim: Some(CLAIM.to_owned()),
-        ..keys.settings()
-    };
-    TestServer::start_with(checks(settings))
+    with_folder_claim(&keys, CLAIM)
+}
+
+fn with_folder_claim(keys: &KeyFile, claim: &str) -> TestServer {
+    TestServer::start_with(|config| {
+        checks(keys.settings())(config);
+        config.folder_claim = Some(claim.to_owned());
+    })
 }
 
 fn restricted(folder: &str) -> String {
@@ -580,11 +581,7 @@ async fn any_claim_can_name_the_folder() {
         "https://claims.example/folder",
     ] {
         let keys = KeyFile::new(&[rsa().jwk()]);
-        let settings = AuthSettings {
-            folder_claim: Some(claim.to_owned()),
-            ..keys.settings()
-        };
-        let server = TestServer::start_with(checks(settings));
+        let server = with_folder_claim(&keys, claim);
         let token = match claim {
             // Not much of a folder, but one.
             "scope" => with_scope(ALL_SCOPES),

@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 
 use muxs::{
+    app::{self, Config},
     files::Settings,
-    server::{self, Config, Listener},
+    server::Listener,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -118,7 +119,7 @@ async fn it_listens_wherever_a_server_can() {
     let unix = unix.unwrap().for_admin();
     let address: SocketAddr = tcp.address().unwrap().to_string().parse().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let served = server::run(vec![unix, calls, tcp], Config::new(store), async {
+    let served = app::run(vec![unix, calls, tcp], Config::new(store), async {
         let _ = stopped.await;
     });
     let served = tokio::spawn(served);

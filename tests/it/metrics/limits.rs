@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use muxs::{
-    files::Settings,
-    server::{Config, Tls},
-};
+use muxs::{app::Config, files::Settings, server::Tls};
 use tokio::net::TcpStream;
 
 use crate::{

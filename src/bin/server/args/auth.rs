@@ -2,7 +2,10 @@
 
 use clap::{Args as Flags, ValueEnum};
 use humantime::Duration;
-use muxs::server::{Auth, AuthError, AuthSettings, KeySource, Reflection, ScopeNames};
+use muxs::{
+    app::ScopeNames,
+    server::{Auth, AuthError, AuthSettings, KeySource, Reflection},
+};
 
 #[derive(Debug, Flags)]
 #[command(next_help_heading = "Access tokens")]
@@ -137,17 +140,23 @@ impl AuthArgs {
             },
             algorithms: self.auth_algorithms.clone(),
             token_type: self.auth_token_type.clone(),
-            scopes: ScopeNames {
-                greeter: self.auth_scope_greeter.clone(),
-                read: self.auth_scope_read.clone(),
-                write: self.auth_scope_write.clone(),
-            },
-            folder_claim: self.auth_folder_claim.clone(),
             refresh: self.auth_refresh.into(),
             keys_max_age: self.auth_keys_max_age.into(),
             ..AuthSettings::new(issuer, audience)
         };
         Auth::load(settings).map(Some)
+    }
+
+    pub(crate) fn scopes(&self) -> Result<ScopeNames, AuthError> {
+        Ok(ScopeNames {
+            greeter: self.auth_scope_greeter.parse()?,
+            read: self.auth_scope_read.parse()?,
+            write: self.auth_scope_write.parse()?,
+        })
+    }
+
+    pub(crate) fn folder_claim(&self) -> Option<String> {
+        self.auth_folder_claim.clone()
     }
 
     pub(crate) fn reflection(&self) -> Reflection {

@@ -1,4 +1,4 @@
-//! The span of a call, by the conventions of OpenTelemetry for RPC (version 1.45, stable).
+//! The span of a call, by the semantic conventions of OpenTelemetry for RPC (version 1.45, stable).
 
 use http::{HeaderMap, uri::Authority};
 use opentelemetry::{
@@ -12,25 +12,28 @@ use opentelemetry_sdk::{
 };
 use tonic::Code;
 
-use super::{methods::Method, record::name_of};
-use crate::server::accept::Peer;
+use super::{methods::Method, status::log_name};
+use crate::server::transport::Peer;
 
-/// What stands for a method that is not known.
+/// The method name in spans of unknown methods.
 const OTHER: &str = "_OTHER";
 
-/// One call in a trace: that of its client, or a new one.
-pub(super) struct Trace(Span);
+/// The span of one call, in the trace of its client or in a new one.
+pub(super) struct CallSpan(Span);
 
-impl Trace {
+impl CallSpan {
     pub(super) fn begin(
         tracer: &SdkTracer,
-        method: Option<&Method>,
+        method: &Method,
         headers: &HeaderMap,
         authority: Option<&Authority>,
         peer: Peer,
     ) -> Self {
         let parent = TraceContextPropagator::new().extract(&Headers(headers));
-        let name = method.map_or_else(|| OTHER.to_owned(), Method::full_name);
+        let name = match method.is_known() {
+            true => method.full_name(),
+            false => OTHER.to_owned(),
+        };
         let mut attributes = vec![
             KeyValue::new("rpc.system.name", "grpc"),
             KeyValue::new("rpc.method", name.clone()),
@@ -62,20 +65,20 @@ impl Trace {
         Self(tracer.build_with_context(builder, &parent))
     }
 
-    /// In 32 hexadecimal digits.
-    pub(super) fn id(&self) -> String {
+    /// Returns the trace id in 32 hexadecimal digits.
+    pub(super) fn trace_id(&self) -> String {
         self.0.span_context().trace_id().to_string()
     }
 
-    pub(super) fn set(&mut self, key: &'static str, value: impl Into<Value>) {
+    pub(super) fn set_attribute(&mut self, key: &'static str, value: impl Into<Value>) {
         self.0.set_attribute(KeyValue::new(key, value));
     }
 
     /// Ends the span.
     pub(super) fn end(mut self, code: Code) {
-        let name = name_of(code);
-        self.set("rpc.response.status_code", name);
-        // The others are the client's own doing.
+        let name = log_name(code);
+        self.set_attribute("rpc.response.status_code", name);
+        // The other codes are errors of the client.
         if let Code::Unknown
         | Code::DeadlineExceeded
         | Code::Unimplemented
@@ -83,14 +86,14 @@ impl Trace {
         | Code::Unavailable
         | Code::DataLoss = code
         {
-            self.set("error.type", name);
+            self.set_attribute("error.type", name);
             self.0.set_status(Status::error(""));
         }
         self.0.end();
     }
 }
 
-/// `traceparent` and `tracestate`.
+/// Reads `traceparent` and `tracestate`.
 struct Headers<'a>(&'a HeaderMap);
 
 impl Extractor for Headers<'_> {

@@ -1,18 +1,15 @@
-//! What was refused or cut, by the limit that said so.
+//! How often each limit was reached.
 
 use crate::counter::Counter;
 
-/// The limits that the server keeps itself. `docs/limits.md` has all there are; those of HTTP/2 are
-/// kept by h2, which does not say when.
+/// The limits that this server enforces. h2 enforces further ones and does not report them; `docs/limits.md`
+/// lists all.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server) enum Limit {
     MaxConnections,
     MaxConnectionsPerAddress,
     MaxCalls,
-    MaxUploads,
-    MaxUploadBytes,
     MessageBytes,
-    ChunkBytes,
     HandshakeTimeout,
     WriteStallTimeout,
     KeepaliveTimeout,
@@ -23,14 +20,11 @@ pub(in crate::server) enum Limit {
 }
 
 impl Limit {
-    pub(super) const ALL: [Self; 14] = [
+    pub(in crate::server) const ALL: [Self; 11] = [
         Self::MaxConnections,
         Self::MaxConnectionsPerAddress,
         Self::MaxCalls,
-        Self::MaxUploads,
-        Self::MaxUploadBytes,
         Self::MessageBytes,
-        Self::ChunkBytes,
         Self::HandshakeTimeout,
         Self::WriteStallTimeout,
         Self::KeepaliveTimeout,
@@ -40,16 +34,13 @@ impl Limit {
         Self::Silence,
     ];
 
-    /// As its flag or constant is called.
-    pub(super) fn name(self) -> &'static str {
+    /// The value of the label `limit`.
+    pub(in crate::server) fn name(self) -> &'static str {
         match self {
             Self::MaxConnections => "max_connections",
             Self::MaxConnectionsPerAddress => "max_connections_per_address",
             Self::MaxCalls => "max_calls",
-            Self::MaxUploads => "max_uploads",
-            Self::MaxUploadBytes => "max_upload_bytes",
             Self::MessageBytes => "message_bytes",
-            Self::ChunkBytes => "chunk_bytes",
             Self::HandshakeTimeout => "handshake_timeout",
             Self::WriteStallTimeout => "write_stall_timeout",
             Self::KeepaliveTimeout => "keepalive_timeout",
@@ -61,16 +52,16 @@ impl Limit {
     }
 }
 
-/// How often each limit was reached. All workers count together: it is rare.
+/// The number of times that each limit was reached. All workers share it, since that is rare.
 #[derive(Debug, Default)]
-pub(in crate::server) struct Refusals([Counter; Limit::ALL.len()]);
+pub(in crate::server) struct LimitHits([Counter; Limit::ALL.len()]);
 
-impl Refusals {
+impl LimitHits {
     pub(in crate::server) fn add(&self, limit: Limit) {
         self.0[limit as usize].add(1);
     }
 
-    pub(super) fn of(&self, limit: Limit) -> u64 {
+    pub(in crate::server) fn get(&self, limit: Limit) -> u64 {
         self.0[limit as usize].get()
     }
 }

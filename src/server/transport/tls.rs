@@ -1,12 +1,13 @@
-//! TLS: who the server is, and which clients it lets in.
+//! TLS: the certificate of the server, and client certificates.
 
 use std::{
     fmt, io,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use parking_lot::RwLock;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{
     TlsAcceptor,
@@ -21,38 +22,38 @@ use tokio_rustls::{
     server::TlsStream,
 };
 
-/// The one protocol that is spoken here.
+/// The only protocol that is offered.
 const ALPN: &[u8] = b"h2";
 
-/// How long a certificate for development is good.
-const DEVELOPMENT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The validity of a certificate for development.
+const DEVELOPMENT_VALIDITY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Before its making, for a client whose clock is late.
+/// Tolerance for a client whose clock is slow.
 const CLOCK_SKEW: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where the certificates of a server are, in PEM.
+/// The files with a server's certificates, in PEM.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
-    /// The server's certificate, and those between it and an authority.
+    /// The server's certificate, followed by the intermediate ones.
     pub cert: PathBuf,
-    /// The key of the first.
+    /// The private key of the server's certificate.
     pub key: PathBuf,
-    /// Which clients are let in.
+    /// Whether clients need a certificate.
     pub clients: ClientAuth,
 }
 
-/// Which clients are let in.
+/// Whether clients need a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
-    /// All.
+    /// Client certificates are not requested.
     Off,
-    /// Those with a certificate of one of the authorities in this file.
+    /// A client needs a certificate signed by an authority in this file.
     Required(PathBuf),
-    /// Those, and those without a certificate.
+    /// A client needs such a certificate or none.
     Optional(PathBuf),
 }
 
-/// What a server encrypts with. Clones share it, so that one [`Tls::reload`] is enough.
+/// The TLS configuration of a server. Clones share it, so that one [`Tls::reload`] is enough.
 #[derive(Clone)]
 pub struct Tls {
     files: Option<TlsFiles>,
@@ -60,7 +61,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads certificates and key, blocking.
+    /// Reads certificates and key. Blocking.
     ///
     /// # Errors
     ///
@@ -73,28 +74,27 @@ impl Tls {
         })
     }
 
-    /// A certificate that is its own authority, for `names`: host names and IP addresses. It is good
-    /// for a year; its key is never written down. Returns it in PEM for the clients who shall trust
-    /// it.
+    /// Creates a self-signed certificate for `names`, which are host names and IP addresses. It is valid for
+    /// a year; its key is kept in memory only. Returns the certificate in PEM, for clients to trust.
     ///
     /// # Errors
     ///
-    /// [`TlsError::Development`]: a name is not one.
+    /// [`TlsError::Development`]: a name is neither a host name nor an IP address.
     pub fn development(names: Vec<String>) -> Result<(Self, String), TlsError> {
         let failed = TlsError::Development;
         let mut params = rcgen::CertificateParams::new(names).map_err(failed)?;
         let now = SystemTime::now();
         params.not_before = (now - CLOCK_SKEW).into();
-        params.not_after = (now + DEVELOPMENT).into();
+        params.not_after = (now + DEVELOPMENT_VALIDITY).into();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params
             .distinguished_name
             .push(rcgen::DnType::CommonName, "muxs for development");
         let key = rcgen::KeyPair::generate().map_err(failed)?;
         let cert = params.self_signed(&key).map_err(failed)?;
-        let private = PrivateKeyDer::try_from(key.serialize_der()).expect("it was made as PKCS #8");
+        let private = PrivateKeyDer::try_from(key.serialize_der()).expect("the key is PKCS #8");
         let config = config(vec![cert.der().clone()], private, None)
-            .expect("a certificate and the key it was signed with");
+            .expect("the key belongs to the certificate");
         let tls = Self {
             files: None,
             config: Arc::new(RwLock::new(config)),
@@ -102,8 +102,8 @@ impl Tls {
         Ok((tls, cert.pem()))
     }
 
-    /// Reads the files again, blocking: connections to come get what is in them, those that are
-    /// there stay as they are. Changes nothing if that fails, nor where there are no files.
+    /// Reads the files again, for new connections; open ones stay as they are. Blocking. If reading fails, or
+    /// without files, nothing changes.
     ///
     /// # Errors
     ///
@@ -111,18 +111,18 @@ impl Tls {
     pub fn reload(&self) -> Result<(), TlsError> {
         if let Some(files) = &self.files {
             let config = read(files)?;
-            *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+            *self.config.write() = config;
         }
         Ok(())
     }
 
-    /// The server's side of the handshake.
-    pub(super) async fn accept<S>(&self, socket: S) -> io::Result<TlsStream<S>>
+    /// Runs the server's side of the handshake.
+    pub(in crate::server) async fn accept<S>(&self, socket: S) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let stream = TlsAcceptor::from(self.config()).accept(socket).await?;
-        // A client that offers other protocols only has been refused; this one offered none.
+        // rustls has refused a client that offers other protocols only; this one may have offered none.
         match stream.get_ref().1.alpn_protocol() {
             Some(ALPN) => Ok(stream),
             _ => Err(io::Error::other(
@@ -132,7 +132,7 @@ impl Tls {
     }
 
     fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.config.read())
     }
 }
 
@@ -215,50 +215,50 @@ fn unreadable(path: &Path) -> impl Fn(pem::Error) -> TlsError {
     }
 }
 
-/// The system's own words, where it is the system's error.
-fn unprefixed(error: &pem::Error) -> &dyn fmt::Display {
+/// The operating system's error without the library's prefix.
+fn without_prefix(error: &pem::Error) -> &dyn fmt::Display {
     match error {
         pem::Error::Io(error) => error,
         error => error,
     }
 }
 
-/// Why there is nothing to encrypt with.
+/// Certificates or keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file is missing, or not in PEM.
-    #[error("cannot read {}: {}", .file.display(), unprefixed(.error))]
+    /// A file is missing, or is not PEM.
+    #[error("cannot read {}: {}", .file.display(), without_prefix(.error))]
     Unreadable {
-        /// Its path.
+        /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         error: pem::Error,
     },
-    /// A file holds no certificate.
+    /// A file contains no certificate.
     #[error("there is no certificate in {}", .0.display())]
     Empty(PathBuf),
-    /// A file holds no private key.
+    /// A file contains no private key.
     #[error("there is no private key in {}", .0.display())]
     NoKey(PathBuf),
-    /// Certificate and key do not belong together, or are not what they should be.
+    /// Certificate and key do not match, or are not usable.
     #[error("{} and {} are no certificate and its key: {error}", .cert.display(), .key.display())]
     Pair {
-        /// Of the certificate.
+        /// The certificate's file.
         cert: PathBuf,
-        /// Of the key.
+        /// The key's file.
         key: PathBuf,
-        /// What is wrong with them.
+        /// The cause.
         error: rustls::Error,
     },
-    /// A file holds no authority that could vouch for clients.
+    /// A file contains no usable authority for client certificates.
     #[error("cannot trust clients by {}: {reason}", .file.display())]
     Authority {
-        /// Its path.
+        /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         reason: String,
     },
-    /// A certificate for development cannot be made.
+    /// A certificate for development cannot be created.
     #[error("cannot make a certificate: {0}")]
     Development(rcgen::Error),
 }

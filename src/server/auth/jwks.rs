@@ -1,4 +1,4 @@
-//! The keys of an issuer.
+//! The keys of an issuer, a JWK set (RFC 7517).
 
 use jsonwebtoken::{
     Algorithm, DecodingKey,
@@ -6,25 +6,25 @@ use jsonwebtoken::{
 };
 use serde::Deserialize;
 
-/// How many keys of one name, or of a token without one, are tried. Issuers have two or three at a
-/// time; a check takes some ten microseconds.
-const TRIED: usize = 8;
+/// Maximum number of keys that one token is checked with. Issuers have two or three at a time; a check takes
+/// about ten microseconds.
+const MAX_CANDIDATES: usize = 8;
 
 /// Keys that verify tokens.
 #[derive(Debug)]
-pub(super) struct KeySet(Vec<Key>);
+pub(super) struct Jwks(Vec<VerifyingKey>);
 
 #[derive(Debug)]
-pub(super) struct Key {
+struct VerifyingKey {
     id: Option<String>,
-    /// What it may verify, of what is allowed here.
+    /// The allowed algorithms that the key can verify.
     algorithms: Vec<Algorithm>,
-    pub(super) key: DecodingKey,
+    key: DecodingKey,
 }
 
-/// There is no key in it that could verify a token.
+/// A document contains no key that could verify a token.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoKeys {
+pub(super) enum InvalidJwks {
     #[error("it is not a JWK set")]
     Malformed,
     #[error("none of its keys is for an algorithm that is allowed")]
@@ -32,25 +32,28 @@ pub(super) enum NoKeys {
 }
 
 #[derive(Deserialize)]
-struct Document {
+struct JwksDocument {
     keys: Vec<serde_json::Value>,
 }
 
-impl KeySet {
-    /// Those of a JWK set that fit one of `algorithms`. Others are left out, whatever they are:
-    /// tomorrow's keys shall not keep out today's.
-    pub(super) fn parse(document: &[u8], algorithms: &[Algorithm]) -> Result<Self, NoKeys> {
-        let document: Document = serde_json::from_slice(document).map_err(|_| NoKeys::Malformed)?;
+impl Jwks {
+    /// Parses the keys that fit one of `algorithms`. Other keys are ignored, so that a new type of key does not
+    /// disable the ones in use.
+    pub(super) fn parse(document: &[u8], algorithms: &[Algorithm]) -> Result<Self, InvalidJwks> {
+        let document: JwksDocument =
+            serde_json::from_slice(document).map_err(|_| InvalidJwks::Malformed)?;
         let jwks = document.keys.into_iter();
         let jwks = jwks.filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
-        let keys: Vec<_> = jwks.filter_map(|jwk| key(&jwk, algorithms)).collect();
+        let keys: Vec<_> = jwks
+            .filter_map(|jwk| verifying_key(&jwk, algorithms))
+            .collect();
         match keys.is_empty() {
-            true => Err(NoKeys::NoneFits),
+            true => Err(InvalidJwks::NoneFits),
             false => Ok(Self(keys)),
         }
     }
 
-    /// Those that may have signed a token: of that name, if it names one.
+    /// Returns the keys that may have signed a token with this key id, if it has one.
     pub(super) fn candidates<'a>(
         &'a self,
         id: Option<&'a str>,
@@ -60,23 +63,23 @@ impl KeySet {
             .iter()
             .filter(move |key| id.is_none() || key.id.as_deref() == id)
             .filter(move |key| key.algorithms.contains(&algorithm))
-            .take(TRIED)
+            .take(MAX_CANDIDATES)
             .map(|key| &key.key)
     }
 
-    pub(super) fn has(&self, id: &str) -> bool {
+    pub(super) fn contains(&self, id: &str) -> bool {
         self.0.iter().any(|key| key.id.as_deref() == Some(id))
     }
 }
 
-fn key(jwk: &Jwk, allowed: &[Algorithm]) -> Option<Key> {
+fn verifying_key(jwk: &Jwk, allowed: &[Algorithm]) -> Option<VerifyingKey> {
     let common = &jwk.common;
-    let signs = matches!(common.public_key_use, None | Some(PublicKeyUse::Signature))
+    let is_for_signatures = matches!(common.public_key_use, None | Some(PublicKeyUse::Signature))
         && common
             .key_operations
             .as_ref()
             .is_none_or(|operations| operations.contains(&KeyOperations::Verify));
-    let algorithms = possible(&jwk.algorithm).iter().copied();
+    let algorithms = supported_algorithms(&jwk.algorithm).iter().copied();
     let algorithms: Vec<_> = algorithms
         .filter(|algorithm| allowed.contains(algorithm))
         .filter(|algorithm| {
@@ -85,15 +88,15 @@ fn key(jwk: &Jwk, allowed: &[Algorithm]) -> Option<Key> {
         })
         .collect();
     let key = DecodingKey::from_jwk(jwk).ok()?;
-    (signs && !algorithms.is_empty()).then(|| Key {
+    (is_for_signatures && !algorithms.is_empty()).then(|| VerifyingKey {
         id: common.key_id.clone(),
         algorithms,
         key,
     })
 }
 
-/// What a kind of key can verify. A shared secret nothing: whoever can verify with it can sign.
-fn possible(key: &AlgorithmParameters) -> &'static [Algorithm] {
+/// Returns the algorithms that a type of key can verify. None for a shared secret: a verifier could sign.
+fn supported_algorithms(key: &AlgorithmParameters) -> &'static [Algorithm] {
     use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
     match key {
         AlgorithmParameters::RSA(_) => &[RS256, RS384, RS512, PS256, PS384, PS512],

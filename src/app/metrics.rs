@@ -1,0 +1,104 @@
+//! The metrics of the files. `docs/metrics.md` lists them for people.
+
+use prometheus::proto::MetricFamily;
+
+use crate::{
+    counter::Counter,
+    files::Store,
+    metric_family::{Sample, counter_family, gauge_family, label},
+};
+
+/// The counters of a store.
+pub(super) fn store_families(store: &Store) -> Vec<MetricFamily> {
+    let stats = store.stats();
+    let uploads = &stats.uploads;
+    let counter = |name, help, counter: &Counter| {
+        counter_family(name, help, vec![Sample::unlabeled(counter.get())])
+    };
+    let refused = [
+        ("max_uploads", &uploads.refused),
+        ("max_upload_bytes", &uploads.too_large),
+        ("message_bytes", &stats.texts_too_large),
+        ("chunk_bytes", &stats.chunks_too_large),
+    ];
+    let refused = refused.map(|(limit, counter)| Sample {
+        labels: vec![label("limit", limit)],
+        value: counter.get(),
+    });
+    vec![
+        counter(
+            "muxs_file_read_bytes_total",
+            "Bytes of files that were read for clients.",
+            &stats.read_bytes,
+        ),
+        counter(
+            "muxs_file_written_bytes_total",
+            "Bytes of uploads and texts that were written.",
+            &stats.written_bytes,
+        ),
+        gauge_family(
+            "muxs_uploads_open",
+            "Uploads that are open.",
+            vec![Sample::unlabeled(store.open_uploads() as f64)],
+        ),
+        counter(
+            "muxs_uploads_begun_total",
+            "Uploads that began at their first byte.",
+            &uploads.begun,
+        ),
+        counter(
+            "muxs_uploads_resumed_total",
+            "Uploads that went on with what an earlier call had left.",
+            &uploads.resumed,
+        ),
+        counter(
+            "muxs_uploads_superseded_total",
+            "Uploads that were taken from the call that had them by another.",
+            &uploads.superseded,
+        ),
+        counter(
+            "muxs_uploads_committed_total",
+            "Uploads that were put in their place.",
+            &uploads.committed,
+        ),
+        counter(
+            "muxs_uploads_expired_total",
+            "Uploads that were removed because nobody went on with them.",
+            &uploads.expired,
+        ),
+        counter(
+            "muxs_uploads_aborted_total",
+            "Uploads that were removed by their clients.",
+            &uploads.aborted,
+        ),
+        // Merged with the limits that the server counts.
+        counter_family(
+            "muxs_refused_total",
+            "What was refused or cut, by the limit that said so.",
+            refused.into(),
+        ),
+    ]
+}
+
+/// The unfinished uploads on the disk. Blocking.
+pub(super) fn staged_families(store: &Store) -> Vec<MetricFamily> {
+    let staged = match store.staged() {
+        Ok(staged) => staged,
+        Err(error) => {
+            tracing::warn!(?error, "cannot look at what is staged");
+            return Vec::new();
+        }
+    };
+    vec![
+        gauge_family(
+            "muxs_uploads_staged",
+            "Unfinished uploads on the disk.",
+            vec![Sample::unlabeled(staged.uploads as f64)],
+        ),
+        gauge_family(
+            "muxs_uploads_staged_bytes",
+            "What has come of unfinished uploads.",
+            vec![Sample::unlabeled(staged.bytes as f64)],
+        ),
+    ]
+}

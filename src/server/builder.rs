@@ -1,0 +1,212 @@
+//! The server that an embedding program configures.
+
+use std::{io, num::NonZero, sync::Arc, thread, time::Duration};
+
+use prometheus::proto::MetricFamily;
+use tokio::runtime::Handle;
+use tonic::{body::Body, server::NamedService};
+use tower::{BoxError, Service};
+
+use super::{
+    admin::Collectors,
+    auth::{Auth, ClaimsHook},
+    heartbeat::Heartbeat,
+    limits::Limits,
+    method_policy::MethodPolicy,
+    running::RunningServer,
+    services::{Reflection, Services},
+    shutdown::Background,
+    transport::{Listener, Tls},
+    workers::Threads,
+};
+
+/// Serves tonic services over HTTP/2. See the [module's documentation](super).
+#[must_use]
+pub struct Server {
+    pub(super) services: Services,
+    pub(super) limits: Limits,
+    pub(super) threads: Threads,
+    pub(super) tls: Option<Tls>,
+    pub(super) auth: Option<Auth>,
+    pub(super) shutdown_grace: Duration,
+    pub(super) background: Background,
+    pub(super) heartbeat: Option<Heartbeat>,
+    pub(super) collectors: Collectors,
+    #[cfg(feature = "otel")]
+    pub(super) tracer: Option<opentelemetry_sdk::trace::SdkTracer>,
+}
+
+impl Server {
+    /// A server with the default [`Limits`], a thread for each core, and a shutdown grace of 30 s.
+    pub fn builder() -> Self {
+        Self {
+            services: Services::default(),
+            limits: Limits::default(),
+            threads: Threads::Own(thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)),
+            tls: None,
+            auth: None,
+            shutdown_grace: Duration::from_secs(30),
+            background: Background::default(),
+            heartbeat: None,
+            collectors: Collectors::new(),
+            #[cfg(feature = "otel")]
+            tracer: None,
+        }
+    }
+
+    /// Adds a service: a server that tonic generated, intercepted (`EchoServer::with_interceptor`) or layered
+    /// (`tonic::service::LayerExt::named_layer`).
+    pub fn service<S, B>(mut self, service: S) -> Self
+    where
+        S: NamedService
+            + Service<http::Request<Body>, Response = http::Response<B>>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.services.add(service);
+        self
+    }
+
+    /// Adds the descriptors of services, a serialized `google.protobuf.FileDescriptorSet` such as
+    /// `tonic_prost_build` writes with `file_descriptor_set_path`.
+    ///
+    /// From them the server knows each method's name, for metrics, and its shape, to require exactly one
+    /// request message where there is one. Calls of methods without a descriptor are counted as unknown.
+    pub fn descriptors(mut self, descriptors: &'static [u8]) -> Self {
+        self.services.add_descriptors(descriptors);
+        self
+    }
+
+    /// Sets the policy of a method, `/package.Service/Method`, or of all methods of a service,
+    /// `/package.Service/`. The policy of a method takes precedence over that of its service.
+    pub fn method(mut self, path: impl Into<String>, policy: MethodPolicy) -> Self {
+        self.services.set_policy(path.into(), policy);
+        self
+    }
+
+    /// Sets who may use reflection. Every client by default.
+    pub fn reflection(mut self, reflection: Reflection) -> Self {
+        self.services.reflection = reflection;
+        self
+    }
+
+    /// Sets the limits on clients.
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Encrypts TCP connections. Connections to Unix domain sockets are never encrypted.
+    pub fn tls(self, tls: Tls) -> Self {
+        Self {
+            tls: Some(tls),
+            ..self
+        }
+    }
+
+    /// Requires an access token for every method whose [`MethodPolicy::access`] is not public. Health is
+    /// public.
+    pub fn auth(self, auth: Auth) -> Self {
+        Self {
+            auth: Some(auth),
+            ..self
+        }
+    }
+
+    /// Like [`Server::auth`], with a hook for further claims.
+    pub fn auth_with_claims(self, auth: Auth, hook: ClaimsHook) -> Self {
+        self.auth(auth.with_claims_hook(hook))
+    }
+
+    /// Serves connections on `count` threads, each with a runtime of its own. One for each core by default.
+    pub fn workers(self, count: NonZero<usize>) -> Self {
+        Self {
+            threads: Threads::Own(count),
+            ..self
+        }
+    }
+
+    /// Serves connections on an existing runtime instead of threads of their own.
+    pub fn runtime(self, runtime: Handle) -> Self {
+        Self {
+            threads: Threads::Runtime(runtime),
+            ..self
+        }
+    }
+
+    /// Sets the time for running calls to end when the server stops, or when their connection has reached
+    /// its age. 30 s by default.
+    pub fn shutdown_grace(self, shutdown_grace: Duration) -> Self {
+        Self {
+            shutdown_grace,
+            ..self
+        }
+    }
+
+    /// Sets the work that outlives calls, for the server to wait for when it stops.
+    pub fn background(self, background: Background) -> Self {
+        Self { background, ..self }
+    }
+
+    /// Sets a function to call periodically while all threads make progress.
+    pub fn heartbeat(self, heartbeat: Heartbeat) -> Self {
+        Self {
+            heartbeat: Some(heartbeat),
+            ..self
+        }
+    }
+
+    /// Adds metrics to `/metrics`, such as `move || registry.gather()` with a `prometheus::Registry`.
+    ///
+    /// The function runs at each scrape, on a blocking thread, and not twice at the same time. If it takes
+    /// more than 2 s, its metrics are left out. Families with the name of an existing one are merged.
+    pub fn metrics(
+        mut self,
+        collect: impl Fn() -> Vec<MetricFamily> + Send + Sync + 'static,
+    ) -> Self {
+        self.collectors.push(Arc::new(collect));
+        self
+    }
+
+    /// Creates a span for each call, by OpenTelemetry's conventions for RPC, in the trace of its client
+    /// (`traceparent`).
+    #[cfg(feature = "otel")]
+    pub fn tracer(self, tracer: opentelemetry_sdk::trace::SdkTracer) -> Self {
+        Self {
+            tracer: Some(tracer),
+            ..self
+        }
+    }
+
+    /// Serves calls on all of `listeners` until `shutdown` completes, then drains. Admin listeners
+    /// ([`Listener::for_admin`]) answer until the drain has ended. `shutdown` is first polled when calls are
+    /// served.
+    ///
+    /// The drain: health reports NOT_SERVING and ends its watches, the listeners are closed, each client is
+    /// asked to open no further calls (GOAWAY), and running calls get [`Server::shutdown_grace`] to end. Then
+    /// the [`Background`] tasks are asked to stop, and get 10 s. Then all that is left is aborted. So this
+    /// returns soon after that time at the latest, whatever clients do.
+    ///
+    /// Requires a Tokio runtime with time and I/O enabled, which accepts the connections. Dropping the future
+    /// aborts everything at once.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidInput`]: a policy names no service, or a descriptor set is invalid. Others:
+    /// the threads cannot be started.
+    pub async fn serve(
+        self,
+        listeners: Vec<Listener>,
+        shutdown: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let running = RunningServer::start(self, listeners).await?;
+        shutdown.await;
+        running.drain().await;
+        Ok(())
+    }
+}

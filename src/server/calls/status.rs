@@ -1,0 +1,136 @@
+//! The statuses of calls that the server ends itself, and the names of status codes.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use tonic::{Code, Status, metadata::MetadataValue};
+
+use crate::{
+    failure::{BAD_REQUEST, Failure},
+    server::auth::Denied,
+};
+
+/// The header that says what was wrong with an access token (RFC 6750 3).
+const WWW_AUTHENTICATE: &str = "www-authenticate";
+
+/// The delay before a retry that BUSY, IDLE and AUTH_UNAVAILABLE suggest.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+pub(super) fn resource_exhausted() -> Status {
+    Failure::new(Code::ResourceExhausted, "BUSY").retry_after(RETRY_DELAY, "the server is busy")
+}
+
+pub(super) fn denied(denied: &Denied) -> Status {
+    match denied {
+        Denied::Token(_) | Denied::UnknownKey(_) => unauthenticated(),
+        Denied::Scope(scope) => insufficient_scope(scope.as_str()),
+        Denied::NoKeys => Failure::new(Code::Unavailable, "AUTH_UNAVAILABLE")
+            .retry_after(RETRY_DELAY, "tokens cannot be checked at the moment"),
+    }
+}
+
+/// The status of every invalid token. It does not say what is wrong, which would help to forge one.
+pub(super) fn unauthenticated() -> Status {
+    let status = Failure::new(Code::Unauthenticated, "UNAUTHENTICATED")
+        .status("the call needs an access token that is valid");
+    with_challenge(status, "Bearer error=\"invalid_token\"")
+}
+
+fn insufficient_scope(scope: &str) -> Status {
+    let status = Failure::new(Code::PermissionDenied, "INSUFFICIENT_SCOPE")
+        .metadata("scope", scope)
+        .status("the access token is not good for this method");
+    let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
+    with_challenge(status, &challenge)
+}
+
+fn with_challenge(mut status: Status, challenge: &str) -> Status {
+    let challenge = MetadataValue::try_from(challenge).expect("names of scopes are visible ASCII");
+    status.metadata_mut().insert(WWW_AUTHENTICATE, challenge);
+    status
+}
+
+pub(super) fn deadline_exceeded() -> Status {
+    Failure::new(Code::DeadlineExceeded, "DEADLINE").status("the time for the call is over")
+}
+
+pub(super) fn invalid_timeout() -> Status {
+    Failure::new(Code::InvalidArgument, BAD_REQUEST).status("grpc-timeout does not say a time")
+}
+
+pub(super) fn idle() -> Status {
+    Failure::new(Code::Unavailable, "IDLE").retry_after(RETRY_DELAY, "nothing came for too long")
+}
+
+pub(super) fn too_large(limit: u64, size: u64) -> Status {
+    Failure::new(Code::ResourceExhausted, "TOO_LARGE")
+        .metadata("limit", limit)
+        .metadata("size", size)
+        .status(format!(
+            "a message of {size} bytes, where the most is {limit}"
+        ))
+}
+
+pub(super) fn cardinality_violation() -> Status {
+    Failure::new(Code::Unimplemented, BAD_REQUEST).status("the method takes exactly one message")
+}
+
+pub(super) fn handler_panicked() -> Status {
+    Failure::new(Code::Internal, "IO").status("the server failed")
+}
+
+/// The HTTP response to a request that is not gRPC.
+pub(super) fn http_error(code: StatusCode) -> http::Response<()> {
+    let mut response = http::Response::new(());
+    *response.status_mut() = code;
+    if code == StatusCode::METHOD_NOT_ALLOWED {
+        let allowed = HeaderValue::from_static("POST");
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
+}
+
+/// Returns the status code in headers or trailers.
+pub(super) fn code_in(headers: &HeaderMap) -> Code {
+    match headers.get(Status::GRPC_STATUS) {
+        Some(status) => Code::from_bytes(status.as_bytes()),
+        None => Code::Unknown,
+    }
+}
+
+/// Whether a code suggests a fault of the server.
+pub(super) fn is_server_fault(code: Code) -> bool {
+    matches!(code, Code::Unknown | Code::Internal | Code::DataLoss)
+}
+
+/// The name of a code in logs and spans: the gRPC specification's spelling.
+pub(super) fn log_name(code: Code) -> &'static str {
+    names(code).0
+}
+
+/// The name of a code in metrics: that of Go's servers, which dashboards use.
+pub(in crate::server) fn metric_name(code: Code) -> &'static str {
+    names(code).1
+}
+
+fn names(code: Code) -> (&'static str, &'static str) {
+    match code {
+        Code::Ok => ("OK", "OK"),
+        Code::Cancelled => ("CANCELLED", "Canceled"),
+        Code::Unknown => ("UNKNOWN", "Unknown"),
+        Code::InvalidArgument => ("INVALID_ARGUMENT", "InvalidArgument"),
+        Code::DeadlineExceeded => ("DEADLINE_EXCEEDED", "DeadlineExceeded"),
+        Code::NotFound => ("NOT_FOUND", "NotFound"),
+        Code::AlreadyExists => ("ALREADY_EXISTS", "AlreadyExists"),
+        Code::PermissionDenied => ("PERMISSION_DENIED", "PermissionDenied"),
+        Code::ResourceExhausted => ("RESOURCE_EXHAUSTED", "ResourceExhausted"),
+        Code::FailedPrecondition => ("FAILED_PRECONDITION", "FailedPrecondition"),
+        Code::Aborted => ("ABORTED", "Aborted"),
+        Code::OutOfRange => ("OUT_OF_RANGE", "OutOfRange"),
+        Code::Unimplemented => ("UNIMPLEMENTED", "Unimplemented"),
+        Code::Internal => ("INTERNAL", "Internal"),
+        Code::Unavailable => ("UNAVAILABLE", "Unavailable"),
+        Code::DataLoss => ("DATA_LOSS", "DataLoss"),
+        Code::Unauthenticated => ("UNAUTHENTICATED", "Unauthenticated"),
+    }
+}

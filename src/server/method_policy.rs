@@ -1,0 +1,72 @@
+//! What a server needs to know of a method and its descriptor does not say.
+
+use super::auth::Access;
+
+/// The largest message that gRPC servers accept by default, in bytes.
+const DEFAULT_MAX_MESSAGE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How the server treats the calls of a method.
+///
+/// The default: messages of at most 4 MiB, request streams that may pause for any time, calls that count
+/// towards [`Limits::max_calls`](super::Limits::max_calls), and, on a server with
+/// [`Server::auth`](super::Server::auth), a valid access token.
+#[derive(Clone, Debug)]
+pub struct MethodPolicy {
+    pub(super) max_message_bytes: u64,
+    pub(super) active_requests: bool,
+    pub(super) uncounted: bool,
+    pub(super) access: Access,
+}
+
+impl Default for MethodPolicy {
+    fn default() -> Self {
+        Self {
+            max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            active_requests: false,
+            uncounted: false,
+            access: Access::Authenticated,
+        }
+    }
+}
+
+impl MethodPolicy {
+    /// Sets the largest request message, in bytes, as it is transferred. A larger one ends the call with
+    /// RESOURCE_EXHAUSTED, reason TOO_LARGE, before it is read.
+    ///
+    /// tonic's generated servers have a limit of their own for decoded messages, 4 MiB by default:
+    /// `max_decoding_message_size`.
+    #[must_use]
+    pub fn max_message_bytes(self, max_message_bytes: u64) -> Self {
+        Self {
+            max_message_bytes,
+            ..self
+        }
+    }
+
+    /// Applies [`Limits::idle_timeout`](super::Limits::idle_timeout) to the request stream: its client
+    /// always has something to send, or ends the stream. Methods with a single request message need no
+    /// such setting.
+    #[must_use]
+    pub fn active_requests(self) -> Self {
+        Self {
+            active_requests: true,
+            ..self
+        }
+    }
+
+    /// Accepts calls however many are running. For short calls only: nothing else bounds their number.
+    #[must_use]
+    pub fn uncounted(self) -> Self {
+        Self {
+            uncounted: true,
+            ..self
+        }
+    }
+
+    /// Sets what the method requires of its caller. Without [`Server::auth`](super::Server::auth) nothing
+    /// is required.
+    #[must_use]
+    pub fn access(self, access: Access) -> Self {
+        Self { access, ..self }
+    }
+}

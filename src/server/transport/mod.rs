@@ -1,0 +1,17 @@
+//! Sockets: listening, accepting, encrypting, and how long each client is waited for.
+
+mod connection_limit;
+mod listener;
+mod peer;
+mod timeout_io;
+mod tls;
+
+pub(super) use self::{
+    connection_limit::{ConnectionLimit, ConnectionPermit},
+    peer::{Peer, Stream},
+    timeout_io::{ByteCounters, TimeoutIo},
+};
+pub use self::{
+    listener::{Address, Listener},
+    tls::{ClientAuth, Tls, TlsError, TlsFiles},
+};
