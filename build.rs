@@ -1,14 +1,20 @@
 //! Generates the Rust side of `proto/`: messages, servers and clients in `muxs.rs`, the quick
-//! start's service in `helloworld.Greeter.rs`, and the descriptor set that reflection serves. Needs
-//! no protoc.
+//! start's service in `helloworld.Greeter.rs`, and the descriptor set that reflection serves. Also the code
+//! of the example `own_service`. Needs no protoc.
 
-use std::{env, fs, path::PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use tonic_build::manual::{Builder, Method, Service};
 
 const PROTOS: [&str; 2] = ["proto/mux.proto", "proto/helloworld.proto"];
+
+/// The service of an example, which a package of the library may lack.
+const EXAMPLE_PROTO: &str = "examples/echo.proto";
 
 /// In `src/`.
 const CODEC: &str = "crate::codec::Codec";
@@ -43,6 +49,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Not copied out of the message it came in.
         .bytes(".muxs.Chunk.data")
         .compile_fds(muxs)?;
+    if has_feature("CLI") && Path::new(EXAMPLE_PROTO).exists() {
+        println!("cargo::rerun-if-changed={EXAMPLE_PROTO}");
+        let echo = protox::compile([EXAMPLE_PROTO], ["examples"])?;
+        fs::write(out_dir.join("echo.bin"), echo.encode_to_vec())?;
+        tonic_prost_build::configure().compile_fds(echo)?;
+    }
     Ok(())
 }
 
