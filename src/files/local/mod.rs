@@ -1,12 +1,10 @@
 //! The disk behind the store: plain blocking Rust over a handle of the root folder.
 
-mod journal;
-mod place;
-mod reader;
+mod commit;
+mod fsync;
+mod resolve;
+mod snapshot;
 mod staged;
-mod staging;
-mod sync;
-mod upload;
 mod uploads;
 
 use std::{
@@ -21,11 +19,11 @@ use cap_std::{
     fs::{Dir, Metadata, MetadataExt},
 };
 
-use self::{place::Place, staging::Staging, sync::sync_folder};
+use self::{commit::Staging, fsync::sync_folder, resolve::Place};
 pub(super) use self::{
-    reader::Reader,
-    upload::{Opened, Upload},
-    uploads::Superseded,
+    snapshot::Reader,
+    uploads::partial::{Opened, Upload},
+    uploads::registry::Superseded,
 };
 use super::{
     error::{Error, OpenError},

@@ -1,10 +1,10 @@
 //! `muxs.FileController`: calls into domain types, failures into codes. All that the files know of
 //! gRPC is here.
 
-mod framed;
 mod oversize;
 mod read_stream;
 mod write_stream;
+mod zero_copy;
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::{
-    framed::Framed,
     oversize::{DropOversize, Oversize},
+    zero_copy::Framed,
 };
 use super::{Error, FilePath, Principal, Store, Version, upload::UploadId};
 use crate::{

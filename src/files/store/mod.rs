@@ -1,7 +1,7 @@
 //! What the file service calls: the disk, off the asynchronous threads.
 
-mod download;
-mod upload;
+mod open_file;
+mod upload_writer;
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
@@ -9,8 +9,8 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::{
-    download::Download,
-    upload::{Chunk, Upload},
+    open_file::Download,
+    upload_writer::{Chunk, Upload},
 };
 use super::{
     error::{Error, OpenError},

@@ -12,7 +12,7 @@ use crate::{
     checksum::Crc32c,
     files::{
         error::Error,
-        local::{staged::Staged, sync::sync_folder},
+        local::{fsync::sync_folder, staged::Staged},
         upload::{Extent, Precondition, UploadPlan},
         version::Version,
     },
@@ -20,7 +20,7 @@ use crate::{
 
 /// The journal of one upload, open for the next entry.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(in crate::files::local) struct Journal {
     file: Staged,
     /// Of all whole entries, in bytes.
     length: u64,
@@ -30,15 +30,15 @@ pub(super) struct Journal {
 
 /// What the entries say together.
 #[derive(Debug)]
-pub(super) struct Record {
-    pub(super) plan: UploadPlan,
-    pub(super) persisted: Extent,
-    pub(super) outcome: Option<Outcome>,
+pub(in crate::files::local) struct Record {
+    pub(in crate::files::local) plan: UploadPlan,
+    pub(in crate::files::local) persisted: Extent,
+    pub(in crate::files::local) outcome: Option<Outcome>,
 }
 
 /// What has come of the upload.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(in crate::files::local) enum Outcome {
     /// It was about to be put in its place as this version, and may be there or not.
     Committing(Version),
     /// It was put in its place.
@@ -79,7 +79,7 @@ impl Journal {
     }
 
     /// Begins the journal of a new upload. Durable with the entry that follows.
-    pub(super) fn create(
+    pub(in crate::files::local) fn create(
         folder: &Arc<Dir>,
         name: String,
         plan: &UploadPlan,
@@ -101,7 +101,10 @@ impl Journal {
     }
 
     /// Opens a journal and reads what it says. None where it says nothing.
-    pub(super) fn load(folder: &Arc<Dir>, name: String) -> io::Result<Option<(Self, Record)>> {
+    pub(in crate::files::local) fn load(
+        folder: &Arc<Dir>,
+        name: String,
+    ) -> io::Result<Option<(Self, Record)>> {
         let file = Staged::open(folder, name)?;
         let mut length = 0;
         let mut record = None;
@@ -121,7 +124,7 @@ impl Journal {
     }
 
     /// Notes that these bytes are durable.
-    pub(super) fn persisted(&mut self, extent: Extent) -> Result<(), Error> {
+    pub(in crate::files::local) fn persisted(&mut self, extent: Extent) -> Result<(), Error> {
         self.append(&Entry::Persisted {
             size: extent.size,
             crc32c: extent.crc32c.value(),
@@ -130,7 +133,11 @@ impl Journal {
     }
 
     /// Notes that these bytes are durable, all of the file, and about to become `version`.
-    pub(super) fn committing(&mut self, extent: Extent, version: &Version) -> Result<(), Error> {
+    pub(in crate::files::local) fn committing(
+        &mut self,
+        extent: Extent,
+        version: &Version,
+    ) -> Result<(), Error> {
         self.append(&Entry::Committing {
             size: extent.size,
             crc32c: extent.crc32c.value(),
@@ -141,17 +148,17 @@ impl Journal {
     }
 
     /// Notes that the file is in its place.
-    pub(super) fn committed(&mut self) -> Result<(), Error> {
+    pub(in crate::files::local) fn committed(&mut self) -> Result<(), Error> {
         self.append(&Entry::Committed)?;
         self.sync()
     }
 
     /// Notes that somebody cares for the upload: its time begins again.
-    pub(super) fn touch(&self, now: SystemTime) -> Result<(), Error> {
+    pub(in crate::files::local) fn touch(&self, now: SystemTime) -> Result<(), Error> {
         self.file.stamp(now)
     }
 
-    pub(super) fn remove(&self) {
+    pub(in crate::files::local) fn remove(&self) {
         self.file.remove();
     }
 

@@ -18,10 +18,10 @@ use sha2::{Digest, Sha256};
 use crate::files::{
     error::Error,
     local::{
-        journal::{Journal, Record},
         locked,
         staged::Staged,
-        upload::Unfinished,
+        uploads::journal::{Journal, Record},
+        uploads::partial::Unfinished,
     },
     path::FilePath,
     settings::Settings,
@@ -37,13 +37,13 @@ const DATA: &str = ".data";
 const JOURNAL: &str = ".journal";
 
 #[derive(Debug)]
-pub(super) struct Uploads {
+pub(in crate::files::local) struct Uploads {
     folder: Arc<Dir>,
-    pub(super) ttl: Duration,
-    pub(super) max_bytes: u64,
+    pub(in crate::files::local) ttl: Duration,
+    pub(in crate::files::local) max_bytes: u64,
     max_open: usize,
     slots: Slots,
-    pub(super) stats: Arc<StoreStats>,
+    pub(in crate::files::local) stats: Arc<StoreStats>,
 }
 
 /// A slot for each upload that somebody has to do with at the moment.
@@ -60,10 +60,10 @@ pub(crate) type Superseded = Box<dyn FnOnce() + Send + Sync>;
 
 /// Whose turn it is with an upload.
 #[derive(Default)]
-pub(super) struct Turn {
+pub(in crate::files::local) struct Turn {
     /// Of the one who opened it last.
-    pub(super) number: u64,
-    pub(super) upload: Option<Unfinished>,
+    pub(in crate::files::local) number: u64,
+    pub(in crate::files::local) upload: Option<Unfinished>,
     superseded: Option<Superseded>,
 }
 
@@ -76,7 +76,7 @@ impl fmt::Debug for Turn {
 
 impl Turn {
     /// Ends the turn of who had the upload, if anybody had; the next one's begins.
-    pub(super) fn next(&mut self, superseded: Option<Superseded>) -> bool {
+    pub(in crate::files::local) fn next(&mut self, superseded: Option<Superseded>) -> bool {
         self.number += 1;
         self.upload = None;
         let before = std::mem::replace(&mut self.superseded, superseded);
@@ -86,7 +86,11 @@ impl Turn {
 
 impl Uploads {
     /// The uploads in `folder`.
-    pub(super) fn new(folder: Dir, settings: &Settings, stats: Arc<StoreStats>) -> Self {
+    pub(in crate::files::local) fn new(
+        folder: Dir,
+        settings: &Settings,
+        stats: Arc<StoreStats>,
+    ) -> Self {
         Self {
             folder: Arc::new(folder),
             ttl: settings.upload_ttl.min(LONGEST_TTL),
@@ -97,18 +101,18 @@ impl Uploads {
         }
     }
 
-    pub(super) fn folder(&self) -> &Arc<Dir> {
+    pub(in crate::files::local) fn folder(&self) -> &Arc<Dir> {
         &self.folder
     }
 
     /// Makes an upload one's own business: as long as the lease is held, it is not swept.
-    pub(super) fn lease(&self, key: Key) -> Lease {
+    pub(in crate::files::local) fn lease(&self, key: Key) -> Lease {
         self.lease_of(key, &mut locked(&self.slots))
     }
 
     /// The same for an upload that is going to be open. There is always room for one that somebody
     /// has: it can be taken over.
-    pub(super) fn lease_to_open(&self, key: Key) -> Result<Lease, Error> {
+    pub(in crate::files::local) fn lease_to_open(&self, key: Key) -> Result<Lease, Error> {
         let mut slots = locked(&self.slots);
         if slots.len() >= self.max_open && !slots.contains_key(&key) {
             self.stats.uploads.refused.add(1);
@@ -128,12 +132,19 @@ impl Uploads {
     }
 
     /// What the disk has of an upload. What is damaged is as if it had never been.
-    pub(super) fn load(&self, key: &Key) -> Result<Option<(Journal, Record)>, Error> {
+    pub(in crate::files::local) fn load(
+        &self,
+        key: &Key,
+    ) -> Result<Option<(Journal, Record)>, Error> {
         undamaged(Journal::load(&self.folder, key.journal()))
     }
 
     /// The bytes of an upload, cut off where they stop being sure. None where there are fewer.
-    pub(super) fn load_data(&self, key: &Key, size: u64) -> Result<Option<Staged>, Error> {
+    pub(in crate::files::local) fn load_data(
+        &self,
+        key: &Key,
+        size: u64,
+    ) -> Result<Option<Staged>, Error> {
         undamaged(Staged::open(&self.folder, key.data()).and_then(|data| {
             let enough = data.size()? >= size;
             if enough {
@@ -144,7 +155,7 @@ impl Uploads {
     }
 
     /// Removes all that the disk has of an upload.
-    pub(super) fn remove(&self, key: &Key) {
+    pub(in crate::files::local) fn remove(&self, key: &Key) {
         for name in [key.journal(), key.data()] {
             remove(&self.folder, &name);
         }
@@ -152,7 +163,7 @@ impl Uploads {
 
     /// Removes the uploads that have expired and that nobody has to do with, and whatever else is
     /// in the folder and belongs to none.
-    pub(super) fn sweep(&self) -> Result<(), Error> {
+    pub(in crate::files::local) fn sweep(&self) -> Result<(), Error> {
         for key in self.keys()? {
             let lease = self.lease(key);
             if !lease.is_only() {
@@ -172,7 +183,7 @@ impl Uploads {
     }
 
     /// All uploads that are on the disk. What else is in the folder is removed.
-    pub(super) fn keys(&self) -> Result<HashSet<Key>, Error> {
+    pub(in crate::files::local) fn keys(&self) -> Result<HashSet<Key>, Error> {
         let cannot = |error| Error::io("look at the uploads", error);
         let mut keys = HashSet::new();
         for entry in self.folder.entries().map_err(cannot)? {
@@ -186,12 +197,12 @@ impl Uploads {
     }
 
     /// How many uploads somebody has to do with.
-    pub(super) fn open(&self) -> usize {
+    pub(in crate::files::local) fn open(&self) -> usize {
         locked(&self.slots).len()
     }
 
     /// The unfinished uploads on the disk, and how much has come of them.
-    pub(super) fn staged(&self) -> Result<StagedStats, Error> {
+    pub(in crate::files::local) fn staged(&self) -> Result<StagedStats, Error> {
         let cannot = |error| Error::io("look at the uploads", error);
         let mut staged = StagedStats::default();
         for entry in self.folder.entries().map_err(cannot)? {
@@ -224,8 +235,8 @@ impl Uploads {
 }
 
 /// The right to be asked before an upload is swept.
-pub(super) struct Lease {
-    pub(super) key: Key,
+pub(in crate::files::local) struct Lease {
+    pub(in crate::files::local) key: Key,
     turn: Arc<RwLock<Turn>>,
     slots: Slots,
 }
@@ -238,12 +249,12 @@ impl Lease {
     }
 
     /// For work of the one whose turn it is: several pieces of it can go on at a time.
-    pub(super) fn shared(&self) -> RwLockReadGuard<'_, Turn> {
+    pub(in crate::files::local) fn shared(&self) -> RwLockReadGuard<'_, Turn> {
         self.turn.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For what changes whose turn it is. Waits until all work has stopped, and no other begins.
-    pub(super) fn alone(&self) -> RwLockWriteGuard<'_, Turn> {
+    pub(in crate::files::local) fn alone(&self) -> RwLockWriteGuard<'_, Turn> {
         self.turn.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -263,14 +274,14 @@ impl Drop for Lease {
 /// Names an upload and its files: a filename, an id and an owner of any length and spelling, in 64
 /// characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key(String);
+pub(in crate::files::local) struct Key(String);
 
 impl Key {
-    pub(super) fn of_plan(plan: &UploadPlan) -> Self {
+    pub(in crate::files::local) fn of_plan(plan: &UploadPlan) -> Self {
         Self::of(&plan.path, &plan.id, plan.owner.as_deref())
     }
 
-    pub(super) fn of(path: &FilePath, id: &UploadId, owner: Option<&str>) -> Self {
+    pub(in crate::files::local) fn of(path: &FilePath, id: &UploadId, owner: Option<&str>) -> Self {
         // No filename has a NUL, and no id.
         let mut digest = Sha256::new()
             .chain_update(path.as_str())
@@ -291,11 +302,11 @@ impl Key {
         digest.then(|| Self(key.to_owned()))
     }
 
-    pub(super) fn data(&self) -> String {
+    pub(in crate::files::local) fn data(&self) -> String {
         format!("{}{DATA}", self.0)
     }
 
-    pub(super) fn journal(&self) -> String {
+    pub(in crate::files::local) fn journal(&self) -> String {
         format!("{}{JOURNAL}", self.0)
     }
 }

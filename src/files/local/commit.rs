@@ -18,11 +18,11 @@ use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt, OpenOptions};
 use crate::files::{
     error::{Error, OpenError},
     local::{
+        fsync::{rename_new, sync_filesystem, sync_folder},
         locked,
-        place::Place,
+        resolve::Place,
         staged::Staged,
-        sync::{rename_new, sync_filesystem, sync_folder},
-        uploads::Uploads,
+        uploads::registry::Uploads,
         version,
     },
     path::{FilePath, OWN_FOLDER},

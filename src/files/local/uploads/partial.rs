@@ -10,11 +10,11 @@ use crate::{
     files::{
         error::Error,
         local::{
-            journal::{Journal, Outcome},
+            commit::Staging,
             locked,
             staged::Staged,
-            staging::Staging,
-            uploads::{Key, Lease, Superseded, Turn},
+            uploads::journal::{Journal, Outcome},
+            uploads::registry::{Key, Lease, Superseded, Turn},
         },
         path::FilePath,
         stats::StoreStats,
@@ -40,7 +40,7 @@ pub(crate) struct Upload {
 }
 
 /// An upload and its open files.
-pub(super) struct Unfinished {
+pub(in crate::files::local) struct Unfinished {
     plan: UploadPlan,
     max_bytes: u64,
     ttl: Duration,
@@ -60,7 +60,7 @@ impl Staging {
     /// Opens an upload, new or known, and takes it from whoever has it: what they are doing with it
     /// has stopped when this returns, and they can do no more. `superseded` is called when that
     /// happens to the caller.
-    pub(super) fn open_upload(
+    pub(in crate::files::local) fn open_upload(
         &self,
         plan: UploadPlan,
         superseded: Superseded,
@@ -134,7 +134,7 @@ impl Staging {
 
     /// Puts on record which uploads had come into their place when a server was killed. Later
     /// somebody may have put another file there, and nothing would tell.
-    pub(super) fn recover_outcomes(&self) -> Result<(), Error> {
+    pub(in crate::files::local) fn recover_outcomes(&self) -> Result<(), Error> {
         for key in self.uploads.keys()? {
             if let Ok(Some((mut journal, record))) = self.uploads.load(&key)
                 && let Some(outcome) = record.outcome
@@ -187,7 +187,7 @@ impl Staging {
 
     /// Puts an upload in its place, if it is what the client says it is. Returns when it is
     /// durable, and its result is on record if the disk lets it be.
-    pub(super) fn finish_upload(
+    pub(in crate::files::local) fn finish_upload(
         &self,
         upload: &Upload,
         size: u64,
@@ -201,7 +201,7 @@ impl Staging {
     }
 
     /// Removes an unfinished upload, and takes it from whoever has it.
-    pub(super) fn abort_upload(
+    pub(in crate::files::local) fn abort_upload(
         &self,
         path: &FilePath,
         id: &UploadId,

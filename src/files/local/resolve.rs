@@ -14,7 +14,7 @@ use rustix::{fs::OFlags, io::Errno};
 
 use crate::files::{
     error::Error,
-    local::{sync::sync_folder, version},
+    local::{fsync::sync_folder, version},
     path::{FilePath, InvalidPath, OWN_FOLDER},
     upload::Precondition,
     version::Version,
