@@ -7,19 +7,19 @@ use std::{
     path::Path,
     process,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::SystemTime,
 };
 
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, MetadataExt, OpenOptions};
+use parking_lot::Mutex;
 
 use crate::files::{
     error::{Error, OpenError},
     local::{
         fsync::{rename_new, sync_filesystem, sync_folder},
-        locked,
         resolve::Place,
         staged::Staged,
         uploads::registry::Uploads,
@@ -134,7 +134,7 @@ impl Staging {
         let folder = {
             // What this look finds stays so until the rename. And a folder that is there may be
             // there since a moment ago: whoever made it has made it durable, or left word.
-            let mut placing = locked(&self.placing);
+            let mut placing = self.placing.lock();
             let place = Place::locate(&self.root, path)?;
             place.check(precondition)?;
             let folder = self.create_folder(&place, &mut placing)?;
@@ -168,7 +168,7 @@ impl Staging {
 
     /// Whether `path` is now that version, and durably so.
     pub(super) fn has(&self, path: &FilePath, version: &Version) -> Result<bool, Error> {
-        let mut placing = locked(&self.placing);
+        let mut placing = self.placing.lock();
         let place = Place::locate(&self.root, path)?;
         let there = place.version().is_some_and(|there| there == *version);
         if there {

@@ -7,12 +7,7 @@ mod snapshot;
 mod staged;
 mod uploads;
 
-use std::{
-    io,
-    path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
-};
+use std::{io, path::Path, sync::Arc, time::SystemTime};
 
 use cap_std::{
     ambient_authority,
@@ -177,11 +172,6 @@ fn create_root(root: &Path) -> io::Result<()> {
         sync_folder(&parent)?;
     }
     Ok(())
-}
-
-/// What is behind a lock. Nothing that panics leaves it half changed.
-fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
-    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn version(metadata: &Metadata) -> Version {

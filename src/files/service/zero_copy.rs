@@ -10,7 +10,7 @@
 
 use std::{
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -20,6 +20,7 @@ use futures::{FutureExt, TryFutureExt, future::BoxFuture};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
+use parking_lot::Mutex;
 use prost::{
     Message,
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
@@ -242,7 +243,7 @@ struct Lent {
 impl Buffers {
     /// One of at least `length` bytes.
     fn take(&self, length: usize) -> Vec<u8> {
-        let returned = self.all().pop();
+        let returned = self.0.lock().pop();
         returned
             .filter(|buffer| buffer.len() >= length)
             .unwrap_or_else(|| vec![0; length])
@@ -256,11 +257,6 @@ impl Buffers {
             buffers: self.clone(),
         })
     }
-
-    fn all(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        // Nothing that panics leaves it half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl AsRef<[u8]> for Lent {
@@ -272,7 +268,7 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        self.buffers.all().push(buffer);
+        self.buffers.0.lock().push(buffer);
     }
 }
 

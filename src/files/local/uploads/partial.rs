@@ -1,9 +1,11 @@
 //! One upload, from the first byte staged to the file in its place.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     checksum::Crc32c,
@@ -11,7 +13,6 @@ use crate::{
         error::Error,
         local::{
             commit::Staging,
-            locked,
             staged::Staged,
             uploads::journal::{Journal, Outcome},
             uploads::registry::{Key, Lease, Superseded, Turn},
@@ -259,7 +260,7 @@ impl Unfinished {
     }
 
     fn accept(&self, offset: u64, crc32c: Option<Crc32c>, bytes: &[u8]) -> Result<(), Error> {
-        let mut accepted = locked(&self.accepted);
+        let mut accepted = self.accepted.lock();
         if offset != accepted.size {
             let expected = accepted.size;
             return Err(Error::OffsetMismatch { expected });
@@ -300,8 +301,8 @@ impl Unfinished {
 
     /// Makes durable what has been accepted so far: first the bytes, then the word for it.
     fn checkpoint(&self) -> Result<(), Error> {
-        let accepted = *locked(&self.accepted);
-        let mut durable = locked(&self.durable);
+        let accepted = *self.accepted.lock();
+        let mut durable = self.durable.lock();
         if accepted.size > durable.persisted.size {
             self.data.sync()?;
             durable.journal.persisted(accepted)?;
@@ -312,7 +313,7 @@ impl Unfinished {
 
     /// What is durable; and from now on, the upload is kept for its whole time again.
     fn progress(&self) -> Result<Progress, Error> {
-        let durable = locked(&self.durable);
+        let durable = self.durable.lock();
         let now = SystemTime::now();
         durable.journal.touch(now)?;
         Ok(Progress {
@@ -327,12 +328,12 @@ impl Unfinished {
         size: u64,
         crc32c: Option<Crc32c>,
     ) -> Result<Version, Error> {
-        let accepted = *locked(&self.accepted);
+        let accepted = *self.accepted.lock();
         let committed = self.check(accepted, size, crc32c).and_then(|()| {
             let UploadPlan {
                 path, precondition, ..
             } = &self.plan;
-            let mut durable = locked(&self.durable);
+            let mut durable = self.durable.lock();
             let committed = staging.commit(&self.data, path, precondition, |version| {
                 durable.journal.committing(accepted, version)
             })?;
@@ -362,7 +363,7 @@ impl Unfinished {
     /// any more.
     fn unless_final<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if result.as_ref().is_err_and(is_final) {
-            locked(&self.durable).journal.remove();
+            self.durable.lock().journal.remove();
             self.data.remove();
         }
         result

@@ -7,18 +7,18 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt, io,
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use cap_std::fs::Dir;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use crate::files::{
     error::Error,
     local::{
-        locked,
         staged::Staged,
         uploads::journal::{Journal, Record},
         uploads::partial::Unfinished,
@@ -107,13 +107,13 @@ impl Uploads {
 
     /// Makes an upload one's own business: as long as the lease is held, it is not swept.
     pub(in crate::files::local) fn lease(&self, key: Key) -> Lease {
-        self.lease_of(key, &mut locked(&self.slots))
+        self.lease_of(key, &mut self.slots.lock())
     }
 
     /// The same for an upload that is going to be open. There is always room for one that somebody
     /// has: it can be taken over.
     pub(in crate::files::local) fn lease_to_open(&self, key: Key) -> Result<Lease, Error> {
-        let mut slots = locked(&self.slots);
+        let mut slots = self.slots.lock();
         if slots.len() >= self.max_open && !slots.contains_key(&key) {
             self.stats.uploads.refused.add(1);
             return Err(Error::TooManyUploads);
@@ -198,7 +198,7 @@ impl Uploads {
 
     /// How many uploads somebody has to do with.
     pub(in crate::files::local) fn open(&self) -> usize {
-        locked(&self.slots).len()
+        self.slots.lock().len()
     }
 
     /// The unfinished uploads on the disk, and how much has come of them.
@@ -244,24 +244,24 @@ pub(in crate::files::local) struct Lease {
 impl Lease {
     /// Whether nobody else has one.
     fn is_only(&self) -> bool {
-        let slots = locked(&self.slots);
+        let slots = self.slots.lock();
         slots.get(&self.key).is_some_and(|slot| slot.leases == 1)
     }
 
     /// For work of the one whose turn it is: several pieces of it can go on at a time.
     pub(in crate::files::local) fn shared(&self) -> RwLockReadGuard<'_, Turn> {
-        self.turn.read().unwrap_or_else(PoisonError::into_inner)
+        self.turn.read()
     }
 
     /// For what changes whose turn it is. Waits until all work has stopped, and no other begins.
     pub(in crate::files::local) fn alone(&self) -> RwLockWriteGuard<'_, Turn> {
-        self.turn.write().unwrap_or_else(PoisonError::into_inner)
+        self.turn.write()
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut slots = locked(&self.slots);
+        let mut slots = self.slots.lock();
         if let Some(slot) = slots.get_mut(&self.key) {
             slot.leases -= 1;
             if slot.leases == 0 {
