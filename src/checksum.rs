@@ -65,6 +65,23 @@ const fn product(a: u32, mut b: u32) -> u32 {
     product
 }
 
+/// The length and checksum of the first bytes of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Prefix {
+    pub(crate) len: u64,
+    pub(crate) crc32c: Crc32c,
+}
+
+impl Prefix {
+    /// The prefix after appending `chunk`.
+    pub(crate) fn combine(self, chunk: Self) -> Self {
+        Self {
+            len: self.len + chunk.len,
+            crc32c: self.crc32c.combine(chunk.crc32c, chunk.len),
+        }
+    }
+}
+
 impl From<u32> for Crc32c {
     fn from(value: u32) -> Self {
         Self(value)

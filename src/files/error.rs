@@ -1,129 +1,126 @@
-//! What can go wrong with a file, and with opening a store.
+//! The errors of file operations and of opening a store.
 
 use std::{io, path::PathBuf};
 
 use super::{path::InvalidPath, upload::InvalidUploadId};
 
-/// Why an operation on a file failed. The texts are fit for a client: they name no path of the
-/// host.
+/// Why a file operation failed. The texts are safe to send to clients: they contain no path of the host.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The name is not a legal filename.
+    /// The filename is invalid.
     #[error("{0}")]
     FilenameInvalid(#[from] InvalidPath),
-    /// The upload's id is not a legal one.
+    /// The upload id is invalid.
     #[error("{0}")]
     UploadIdInvalid(#[from] InvalidUploadId),
-    /// A link on the way leads outside the root.
+    /// A link in the path leads outside the root.
     #[error("the filename leads outside the root")]
     OutsideRoot,
-    /// The name lies outside the folder that its caller is restricted to, or a link on the way leads
-    /// out of it.
+    /// The filename, or a link in its path, leads outside the directory of the caller.
     #[error("the caller is restricted to another folder")]
     OutsideFolder,
     /// The store was opened read-only.
     #[error("the server is read-only")]
     ReadOnly,
-    /// There is no such file.
+    /// The file does not exist.
     #[error("no such file")]
     NotFound,
-    /// There is no such upload, or it is finished.
+    /// The upload does not exist, or is finished.
     #[error("no such unfinished upload")]
     UploadNotFound,
-    /// The name is that of a folder or a special file, or one stands where a folder would be
-    /// needed.
+    /// The file is a directory or a special file, or an ancestor of it is not a directory.
     #[error("not a regular file")]
     NotAFile,
-    /// More bytes than the caller can take.
+    /// The text exceeds the size of one message.
     #[error(
         "{size} bytes are more than the {limit} that fit one message: use ReadStream or WriteStream"
     )]
     TooLarge {
-        /// The most that is possible, in bytes.
+        /// The limit in bytes.
         limit: u64,
-        /// What it would have been, in bytes.
+        /// The size of the text in bytes.
         size: u64,
     },
     /// The file is not UTF-8.
     #[error("the file is not UTF-8 text: use ReadStream")]
     NotText,
-    /// The file was changed in place, not by this server, while it was read.
+    /// Another program changed the file in place while it was read.
     #[error("the file changed while it was read")]
     FileChanged,
-    /// The offset to read from is beyond the end of the file.
+    /// The start offset is beyond the end of the file.
     #[error("the offset is beyond the end of the file, which has {size} bytes")]
     OffsetBeyondEnd {
-        /// Of the file, in bytes.
+        /// The size of the file in bytes.
         size: u64,
     },
-    /// The file was to be created, and exists.
+    /// The precondition is that the file does not exist, and it does.
     #[error("the file exists")]
     Exists {
-        /// Of the version that is there; None where it is no file.
+        /// The etag of the existing file. None if it is unknown.
         etag: Option<String>,
     },
-    /// The file is not the version that it was to be.
+    /// The file does not have the etag of the precondition.
     #[error("the file is another version")]
     EtagMismatch {
-        /// Of the version that is there, if any.
+        /// The etag of the existing file, if there is one.
         etag: Option<String>,
     },
-    /// The upload was opened before, to become something else.
+    /// The upload was opened before with another size or precondition.
     #[error("an upload of this id has another size or precondition")]
     UploadMismatch,
-    /// A chunk does not continue where the upload has got to.
+    /// The offset of a chunk is not the end of the accepted prefix.
     #[error("the next chunk has to start at {expected}")]
     OffsetMismatch {
-        /// Where it has to start, in bytes.
+        /// The end of the accepted prefix, in bytes.
         expected: u64,
     },
-    /// The bytes of a chunk are not those of its checksum.
+    /// The bytes of a chunk do not match its checksum.
     #[error("the chunk at {offset} does not have its checksum")]
     ChunkCorrupt {
-        /// Of the chunk, in bytes.
+        /// The offset of the chunk, in bytes.
         offset: u64,
     },
-    /// Another stream has taken over the upload, or it was aborted.
+    /// Another stream took over the upload, or aborted it.
     #[error("the upload was taken over or aborted by another call")]
     Superseded,
-    /// The bytes of the upload are more or fewer than were announced.
+    /// The size of the upload is not the announced one.
     #[error("{announced} bytes were announced, {received} came")]
     SizeMismatch {
-        /// By the client, at the beginning or at the end.
+        /// The size that the client gave in `open` or in `finish`, in bytes.
         announced: u64,
-        /// In bytes, the chunk that is too much included.
+        /// The size in bytes, with the chunk that exceeded the announced one.
         received: u64,
     },
-    /// The bytes of the upload are not those of the checksum at its end.
+    /// The bytes of the upload do not match the checksum in `finish`.
     #[error("the upload does not have its checksum")]
     ChecksumMismatch,
-    /// The upload is larger than the store takes.
+    /// The upload exceeds the size limit of the store.
     #[error("the server takes files of at most {limit} bytes")]
     UploadTooLarge {
-        /// The most that is possible, in bytes.
+        /// The limit in bytes.
         limit: u64,
-        /// What it would have been, or at least, in bytes.
+        /// The size of the upload in bytes, or a lower bound of it.
         size: u64,
     },
-    /// As many uploads are open as the store takes at a time.
+    /// The maximum number of uploads is open.
     #[error("too many uploads are open")]
     TooManyUploads,
-    /// The disk, a quota or the limit for the size of a file is exhausted.
+    /// The disk or a quota is full, or the filesystem's limit for the size of a file is exceeded.
     #[error("no space left for the file")]
     DiskFull,
-    /// The operating system refused.
+    /// The operating system returned an error.
     #[error("the server could not {operation}")]
     Io {
-        /// What was tried, as a verb and its object.
+        /// The operation that failed, as a verb and its object.
         operation: &'static str,
-        /// For the log; clients are not told.
+        /// The cause, for the log. It is not sent to clients.
         source: io::Error,
     },
 }
 
 impl Error {
-    /// Classifies what the operating system said to `operation`. What the caller can tell better (a
-    /// name that does not exist, say) it has looked at before.
+    /// Classifies an error of the operating system. Callers handle the kinds that have a meaning of their own
+    /// there, such as `NotFound`, beforehand.
     pub(crate) fn io(operation: &'static str, source: io::Error) -> Self {
         use io::ErrorKind::{FileTooLarge, InvalidFilename, QuotaExceeded, StorageFull};
         match source.kind() {
@@ -134,17 +131,17 @@ impl Error {
     }
 }
 
-/// Why a store could not be opened. The texts are for the person who starts the server; what the
-/// operating system said is the source.
+/// Why a store could not be opened. The texts are for the operator; the operating system's error is the
+/// source.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The root is there, and is no folder.
+    /// The root is not a directory.
     #[error("the root {} is not a folder", .0.display())]
     NotAFolder(PathBuf),
-    /// The root is missing, and a read-only store creates nothing.
+    /// The root does not exist, and a read-only store does not create it.
     #[error("the root {} does not exist, and a read-only server does not create it", .0.display())]
     Missing(PathBuf),
-    /// Another server has the root.
+    /// Another server holds the lock of the root.
     #[error("the root {} is in use by another server", .0.display())]
     InUse(PathBuf),
     /// The root cannot be read.
@@ -152,7 +149,7 @@ pub enum OpenError {
     NotReadable {
         /// The root.
         root: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
     /// The root cannot be created or written.
@@ -160,7 +157,7 @@ pub enum OpenError {
     NotWritable {
         /// The root.
         root: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
 }

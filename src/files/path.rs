@@ -1,4 +1,4 @@
-//! Filenames: parsed once, valid ever after.
+//! Filenames, parsed once into a type that is always valid.
 
 use std::{
     hash::{Hash, Hasher},
@@ -6,23 +6,22 @@ use std::{
     str::FromStr,
 };
 
-/// The server's own folder in the root. No filename begins with it, in upper or lower case, which
-/// some filesystems take for the same.
-pub(crate) const OWN_FOLDER: &str = ".muxs";
+/// The server's private directory in the root. No filename begins with it in any case, as some filesystems
+/// ignore case.
+pub(crate) const PRIVATE_DIR: &str = ".muxs";
 
 const MAX_BYTES: usize = 4096;
 const MAX_COMPONENTS: usize = 64;
 const MAX_COMPONENT_BYTES: usize = 255;
 
-/// The name of a file, relative to the root: `/`-separated, without a component that could lead out
-/// of it.
+/// The name of a file, relative to the root: `/`-separated, without components that lead out of it.
 ///
-/// Two are equal where they name the same file.
+/// Filenames are equal if their texts are, whatever directory they are restricted to.
 #[derive(Clone, Debug)]
 pub struct FilePath {
     text: String,
-    /// How much of it, in bytes, is a folder that no link leads out of.
-    within: usize,
+    /// The length in bytes of the leading directory that no link may lead out of. 0 for the root.
+    restricted_to: usize,
 }
 
 impl FilePath {
@@ -31,18 +30,19 @@ impl FilePath {
         &self.text
     }
 
-    /// The same, if it lies in `folder`, where no link leads out of that. Else none.
-    pub(crate) fn within(mut self, folder: &Self) -> Option<Self> {
-        let rest = self.text.strip_prefix(&folder.text)?;
-        self.within = folder.text.len();
+    /// Restricts the name to `dir`: resolving it follows no link out of that directory. None if it lies
+    /// outside.
+    pub(crate) fn restrict_to(mut self, dir: &Self) -> Option<Self> {
+        let rest = self.text.strip_prefix(&dir.text)?;
+        self.restricted_to = dir.text.len();
         rest.starts_with('/').then_some(self)
     }
 
-    /// The folder that no link leads out of, if it is not the root, and the name below it.
+    /// Splits the name into the directory that it is restricted to, if any, and the rest.
     pub(crate) fn split(&self) -> (Option<&Path>, &Path) {
-        match self.text.split_at(self.within) {
+        match self.text.split_at(self.restricted_to) {
             ("", whole) => (None, Path::new(whole)),
-            (folder, rest) => (Some(Path::new(folder)), Path::new(&rest[1..])),
+            (dir, rest) => (Some(Path::new(dir)), Path::new(&rest[1..])),
         }
     }
 }
@@ -64,19 +64,19 @@ impl Hash for FilePath {
 /// Why a text is not a filename.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPath {
-    /// It is empty.
+    /// The text is empty.
     #[error("the filename is empty")]
     Empty,
-    /// It is too long.
+    /// The text is too long.
     #[error("the filename is longer than {MAX_BYTES} bytes")]
     TooLong,
-    /// It has too many components.
+    /// The text has too many components.
     #[error("the filename has more than {MAX_COMPONENTS} components")]
     TooDeep,
-    /// One of its components is too long.
+    /// A component is too long.
     #[error("a component of the filename is longer than {MAX_COMPONENT_BYTES} bytes")]
     ComponentTooLong,
-    /// It begins with `/`.
+    /// The text begins with `/`.
     #[error("the filename begins with a slash")]
     Absolute,
     /// A component is empty: there are two slashes in a row or one at the end.
@@ -85,16 +85,16 @@ pub enum InvalidPath {
     /// A component is `.` or `..`.
     #[error("the filename has a component that is `.` or `..`")]
     DotComponent,
-    /// It has a NUL or another control character.
+    /// The text has a NUL or another control character.
     #[error("the filename has a control character")]
     ControlCharacter,
-    /// It has a backslash.
+    /// The text has a backslash.
     #[error("the filename has a backslash")]
     Backslash,
-    /// It lies in the server's own folder.
+    /// The file would lie in the server's private directory.
     #[error("the filename lies in the server's own folder")]
     Reserved,
-    /// The filesystem has no room for a name like this.
+    /// The server's filesystem does not support the name.
     #[error("the server's disk does not take a filename like this")]
     NotStorable,
 }
@@ -132,12 +132,12 @@ impl FromStr for FilePath {
             return Err(InvalidPath::TooDeep);
         }
         let first = text.split('/').next();
-        if first.is_some_and(|first| first.eq_ignore_ascii_case(OWN_FOLDER)) {
+        if first.is_some_and(|first| first.eq_ignore_ascii_case(PRIVATE_DIR)) {
             return Err(InvalidPath::Reserved);
         }
         Ok(Self {
             text: text.to_owned(),
-            within: 0,
+            restricted_to: 0,
         })
     }
 }
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_names_are_legal() {
+    fn plain_names_are_accepted() {
         for name in [
             "a",
             "a/b/c.txt",
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limits_are_inclusive() {
+    fn length_limits_are_inclusive() {
         let deep = |components: usize| vec!["x"; components].join("/");
         assert!(deep(64).parse::<FilePath>().is_ok());
         assert_eq!(deep(65).parse::<FilePath>(), Err(InvalidPath::TooDeep));
@@ -196,9 +196,9 @@ mod tests {
     }
 
     proptest! {
-        /// The parser accepts nothing that the rules, written down a second time, forbid.
+        /// A second implementation of the rules agrees with what the parser accepts.
         #[test]
-        fn whatever_parses_is_relative_and_stays_below(text in "[./a\\\\\u{0}\u{7f}M]{0,12}|\\.muxs(/[a.]{1,3})?") {
+        fn parsed_names_stay_below_the_root(text in "[./a\\\\\u{0}\u{7f}M]{0,12}|\\.muxs(/[a.]{1,3})?") {
             let Ok(path) = text.parse::<FilePath>() else { return Ok(()) };
             let plain = Path::new(path.as_str())
                 .components()

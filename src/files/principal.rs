@@ -1,33 +1,32 @@
-//! On whose behalf something is done with files.
+//! The caller on whose behalf files are accessed.
 
 use super::{
     error::Error,
     path::{FilePath, InvalidPath},
 };
 
-/// Who calls, as far as the files care. Where nobody is asked who they are, all are the same one,
-/// with all of the root.
+/// The caller of a file operation. Without authentication, all callers are the default one, with access to
+/// the whole root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Principal {
-    /// Whose the uploads are that they open. Nobody else has to do with them.
+    /// The owner of the uploads that this caller opens. No other caller has access to them.
     pub(crate) owner: Option<String>,
-    /// What they get to see of the root.
+    /// The directory that the caller is restricted to.
     pub(crate) folder: Option<FilePath>,
 }
 
 impl Principal {
-    /// A filename of this caller's.
-    pub(crate) fn path(&self, filename: &str) -> Result<FilePath, Error> {
+    /// Parses a filename, and checks that the caller may access it.
+    pub(crate) fn parse_path(&self, filename: &str) -> Result<FilePath, Error> {
         let path: FilePath = filename.parse()?;
         match &self.folder {
             None => Ok(path),
-            Some(folder) => path.within(folder).ok_or(Error::OutsideFolder),
+            Some(folder) => path.restrict_to(folder).ok_or(Error::OutsideFolder),
         }
     }
 }
 
-/// Parses the folder that a caller is restricted to: a name like that of a file, which may end with
-/// a slash.
+/// Parses the directory that a caller is restricted to: a filename, with an optional slash at the end.
 pub(crate) fn parse_folder(text: &str) -> Result<FilePath, InvalidPath> {
     text.strip_suffix('/').unwrap_or(text).parse()
 }

@@ -1,31 +1,29 @@
-//! What a store can be told.
+//! Settings of a store.
 
 use std::time::Duration;
 
 /// Whether a store may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessMode {
-    /// Creates the root where it is missing, and keeps out every other server that would write.
+    /// Creates a missing root, and locks it against other writing servers.
     ReadWrite,
-    /// Writes nothing and locks nothing: it can stand beside a server that writes, or on a disk
-    /// that cannot be written.
+    /// Writes nothing and locks nothing: works beside a writing server, and on a read-only disk.
     ReadOnly,
 }
 
-/// How a store keeps its files.
+/// Configures a store.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// [`AccessMode::ReadWrite`] by default.
     pub access: AccessMode,
-    /// How long an upload that nobody goes on with is kept, and the result of one that is
-    /// finished. 24 hours by default.
+    /// How long an idle upload is kept, and the result of a finished one. 24 hours by default.
     pub upload_ttl: Duration,
-    /// After how many bytes an upload is made durable again, at the latest; it is in any case a
-    /// second after bytes came. 64 MiB by default.
+    /// The bytes after which an upload has a checkpoint. Independently of them, it has one a second after
+    /// bytes were received. 64 MiB by default.
     pub checkpoint_bytes: u64,
-    /// The largest upload that is taken, in bytes. As large as a file can be by default.
+    /// The maximum size of an upload, in bytes. By default, the maximum size of a file.
     pub max_upload_bytes: u64,
-    /// How many uploads may be open at a time, each with two descriptors. 256 by default.
+    /// The maximum number of open uploads. Each has two file descriptors. 256 by default.
     pub max_open_uploads: usize,
 }
 
@@ -42,7 +40,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The defaults, but that nothing is written.
+    /// The defaults, with [`AccessMode::ReadOnly`].
     pub fn read_only() -> Self {
         Self {
             access: AccessMode::ReadOnly,

@@ -1,47 +1,46 @@
-//! What happens to the files, counted where it happens.
+//! Counters of a store.
 
 use crate::counter::Counter;
 
-/// What has happened in a store since it was opened.
+/// Counts the events in a store since it was opened.
 #[derive(Debug, Default)]
 pub(crate) struct StoreStats {
-    /// Bytes of files that were read for clients.
+    /// Bytes that were read for clients.
     pub(crate) read_bytes: Counter,
-    /// Bytes that clients sent and that were written: of uploads as they come, of texts when they are
-    /// in their place.
+    /// Bytes that were written for clients: uploads by the chunk, texts when they are committed.
     pub(crate) written_bytes: Counter,
     pub(crate) uploads: UploadCounts,
-    /// Texts that were larger than one message can be.
+    /// Texts that exceeded the size of one message.
     pub(crate) texts_too_large: Counter,
-    /// Chunks that were larger than a chunk may be.
+    /// Chunks that exceeded the size limit.
     pub(crate) chunks_too_large: Counter,
 }
 
-/// What became of uploads.
+/// Counts the events of uploads.
 #[derive(Debug, Default)]
 pub(crate) struct UploadCounts {
-    /// Opened for the first time, or again from their first byte.
+    /// Opened at their first byte.
     pub(crate) begun: Counter,
-    /// Opened, and continued with what an earlier stream had left.
+    /// Opened, and continued from the durable prefix of an earlier stream.
     pub(crate) resumed: Counter,
-    /// Taken from a stream that had them, by another.
+    /// Taken over from another stream.
     pub(crate) superseded: Counter,
-    /// Put in their place.
+    /// Committed.
     pub(crate) committed: Counter,
-    /// Removed by their clients.
+    /// Aborted by a client.
     pub(crate) aborted: Counter,
-    /// Removed because nobody went on with them.
+    /// Removed, unfinished, after their time to live.
     pub(crate) expired: Counter,
-    /// Not opened: as many were open as may be.
+    /// Refused: the maximum number of uploads was open.
     pub(crate) refused: Counter,
-    /// Larger than the store takes.
+    /// Refused: they exceeded the size limit.
     pub(crate) too_large: Counter,
 }
 
-/// Unfinished uploads as the disk has them.
+/// The unfinished uploads on the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StagedStats {
     pub(crate) uploads: u64,
-    /// What has come of them.
+    /// The size of their received data.
     pub(crate) bytes: u64,
 }

@@ -1,31 +1,31 @@
-//! What an upload is, wherever its bytes are.
+//! The terms of an upload, independent of how its bytes are stored.
 
 use std::{str::FromStr, time::SystemTime};
 
 use uuid::Uuid;
 
 use super::path::FilePath;
-use crate::checksum::Crc32c;
+use crate::checksum::Prefix;
 
 const MAX_ID_BYTES: usize = 128;
 
-/// The client's name for an upload. With the filename, it is what the upload is known by.
+/// The client's id for an upload, unique per filename and owner: 1 to 128 bytes of visible ASCII.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UploadId(String);
 
 impl UploadId {
-    /// A name that nobody else has.
+    /// Generates a unique id.
     pub(crate) fn random() -> Self {
         Self(Uuid::new_v4().to_string())
     }
 
-    /// The name as the client wrote it.
+    /// The id as the client wrote it.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// The text is not the name of an upload.
+/// The text is not a valid upload id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an upload_id has 1 to {MAX_ID_BYTES} characters of visible ASCII")]
 pub struct InvalidUploadId;
@@ -34,28 +34,28 @@ impl FromStr for UploadId {
     type Err = InvalidUploadId;
 
     fn from_str(text: &str) -> Result<Self, InvalidUploadId> {
-        let legal = (1..=MAX_ID_BYTES).contains(&text.len())
+        let is_valid = (1..=MAX_ID_BYTES).contains(&text.len())
             && text.bytes().all(|byte| byte.is_ascii_graphic());
-        match legal {
+        match is_valid {
             true => Ok(Self(text.to_owned())),
             false => Err(InvalidUploadId),
         }
     }
 }
 
-/// What a file may replace when it is put in its place.
+/// A condition on the file that a commit replaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Precondition {
-    /// Whatever is there.
+    /// None: any file, or no file.
     Anything,
-    /// Nothing: the file is created.
+    /// The file must not exist.
     Absent,
-    /// The version with this etag only.
+    /// The file must have this etag.
     Version(String),
 }
 
 impl Precondition {
-    /// As `if_etag` says it: unset, empty, or an etag.
+    /// Converts the field `if_etag`: unset, empty, or an etag.
     pub(crate) fn from_if_etag(if_etag: Option<String>) -> Self {
         match if_etag {
             None => Self::Anything,
@@ -65,44 +65,26 @@ impl Precondition {
     }
 }
 
-/// What an upload is to become. Whoever continues it has to want the same.
+/// The target of an upload. A stream that resumes the upload must give the same spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct UploadPlan {
-    /// The file it becomes.
+pub(crate) struct UploadSpec {
+    /// The file to create or replace.
     pub(crate) path: FilePath,
-    /// With the path, and whose it is, what it is known by.
+    /// Identifies the upload, together with the path and the owner.
     pub(crate) id: UploadId,
-    /// Who may have to do with it, where callers say who they are.
+    /// The only caller with access to the upload. None without authentication.
     pub(crate) owner: Option<String>,
-    /// What the file may replace.
     pub(crate) precondition: Precondition,
-    /// Of the whole file in bytes, where the client knows it.
+    /// The size of the whole file in bytes, if the client knows it.
     pub(crate) size: Option<u64>,
 }
 
-/// The first bytes of a file: how many, and their checksum.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Extent {
-    pub(crate) size: u64,
-    pub(crate) crc32c: Crc32c,
-}
-
-impl Extent {
-    /// These bytes with `next` behind them.
-    pub(crate) fn followed_by(self, next: Self) -> Self {
-        Self {
-            size: self.size + next.size,
-            crc32c: self.crc32c.combine(next.crc32c, next.size),
-        }
-    }
-}
-
-/// How far an upload is.
+/// The state of an unfinished upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// What is durable, and where to continue.
-    pub(crate) persisted: Extent,
-    /// When the upload is discarded, unless somebody goes on with it.
+    /// The durable prefix. The client resumes at its end.
+    pub(crate) persisted: Prefix,
+    /// When the upload is discarded, unless a stream opens it before.
     pub(crate) expires_at: SystemTime,
 }
 
@@ -111,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_short_and_visible() {
+    fn id_parser_accepts_only_short_visible_ascii() {
         for id in [
             "a",
             "7f3c-19",

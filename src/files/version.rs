@@ -1,14 +1,16 @@
-//! One version of a file.
+//! The version of a file.
 
 use std::time::SystemTime;
 
-/// What tells one version of a file from another. Each write through the store makes a new one; so
-/// does a change by another program, unless it keeps the size and puts the time of change back.
+/// Identifies one version of a file.
+///
+/// Each write through the store makes a new version. So does a change by another program, unless the program
+/// keeps the size and restores the mtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
-    /// In bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Opaque, ASCII, at most 128 bytes.
+    /// An opaque tag: ASCII, at most 128 bytes.
     pub etag: String,
     /// When the content last changed.
     pub modified_at: SystemTime,

@@ -1,5 +1,6 @@
-//! What makes names durable: a file is no safer than the entries of the folders that lead to it.
-//! And the rename that replaces nothing.
+//! System calls for durable names: fsync of directories, and a rename that replaces nothing.
+//!
+//! A file is only as durable as the entries of the directories above it.
 
 use std::{ffi::OsStr, io};
 
@@ -9,42 +10,42 @@ use rustix::{
     fs::{Mode, OFlags},
 };
 
-/// Makes the entries of a folder durable.
-pub(super) fn sync_folder(folder: &Dir) -> io::Result<()> {
-    Ok(rustix::fs::fsync(reopen(folder)?)?)
+/// Makes the entries of a directory durable.
+pub(super) fn fsync_dir(dir: &Dir) -> io::Result<()> {
+    Ok(rustix::fs::fsync(reopen(dir)?)?)
 }
 
-/// Makes everything durable on the filesystem of a folder.
+/// Makes the whole filesystem of a directory durable.
 #[cfg(target_os = "linux")]
-pub(super) fn sync_filesystem(folder: &Dir) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(reopen(folder)?)?)
+pub(super) fn syncfs(dir: &Dir) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(reopen(dir)?)?)
 }
 
-/// Makes everything durable on the filesystem of a folder, and on all others.
+/// Makes all filesystems durable, the one of the directory among them.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn sync_filesystem(_folder: &Dir) -> io::Result<()> {
+pub(super) fn syncfs(_dir: &Dir) -> io::Result<()> {
     rustix::fs::sync();
     Ok(())
 }
 
-/// Renames a file to a name that nobody has; [`io::ErrorKind::AlreadyExists`] where somebody does.
-pub(super) fn rename_new(from: &Dir, old: &str, to: &Dir, new: &OsStr) -> io::Result<()> {
+/// Renames a file. Fails with [`io::ErrorKind::AlreadyExists`] if the new name exists.
+pub(super) fn rename_noreplace(from: &Dir, old: &str, to: &Dir, new: &OsStr) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         use rustix::{fs::RenameFlags, io::Errno};
         match rustix::fs::renameat_with(from, old, to, new, RenameFlags::NOREPLACE) {
-            // A filesystem that does not know how.
+            // The filesystem does not support the flag.
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
             renamed => return Ok(renamed?),
         }
     }
-    // A second name is given only where there is none; then the first is taken away.
+    // A hard link replaces nothing either.
     from.hard_link(old, to, new)?;
     from.remove_file(old)
 }
 
-/// A handle that can be synced: the folder's own may be open for looking up names only.
-fn reopen(folder: &Dir) -> io::Result<OwnedFd> {
+/// Opens a handle that can be synced: the directory's own may be open for looking up names only (`O_PATH`).
+fn reopen(dir: &Dir) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(folder, ".", flags, Mode::empty())?)
+    Ok(rustix::fs::openat(dir, ".", flags, Mode::empty())?)
 }

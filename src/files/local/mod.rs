@@ -1,45 +1,73 @@
-//! The disk behind the store: plain blocking Rust over a handle of the root folder.
+//! The blocking side of the store: files below a directory handle of the root.
 
 mod commit;
 mod fsync;
+mod lock;
 mod resolve;
 mod snapshot;
 mod staged;
 mod uploads;
+mod version;
 
-use std::{io, path::Path, sync::Arc, time::SystemTime};
-
-use cap_std::{
-    ambient_authority,
-    fs::{Dir, Metadata, MetadataExt},
+use std::{
+    fs::TryLockError,
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use self::{commit::Staging, fsync::sync_folder, resolve::Place};
+use cap_std::{ambient_authority, fs::Dir};
+
+use self::{
+    commit::Committer,
+    fsync::{fsync_dir, syncfs},
+    lock::{RootLock, private_dir},
+    resolve::ResolvedPath,
+    staged::StagedFile,
+    uploads::Uploads,
+};
 pub(super) use self::{
-    snapshot::Reader,
-    uploads::partial::{Opened, Upload},
-    uploads::registry::Superseded,
+    snapshot::FileSnapshot,
+    uploads::{OnSuperseded, OpenedUpload, UploadHandle},
 };
 use super::{
     error::{Error, OpenError},
-    path::FilePath,
+    path::{FilePath, PRIVATE_DIR},
     settings::{AccessMode, Settings},
     stats::{StagedStats, StoreStats},
-    upload::{Precondition, UploadId, UploadPlan},
+    upload::{Precondition, UploadId, UploadSpec},
     version::Version,
 };
 use crate::checksum::Crc32c;
 
-/// The files below one folder of this machine.
+const WRITES: &str = "writes";
+const UPLOADS: &str = "uploads";
+
+/// The files below one directory of this machine.
 #[derive(Debug)]
 pub(super) struct Local {
     root: Dir,
     /// None in a read-only store.
-    staging: Option<Staging>,
+    writer: Option<Writer>,
     pub(super) stats: Arc<StoreStats>,
 }
 
+/// The parts of a store that write.
+#[derive(Debug)]
+struct Writer {
+    committer: Committer,
+    uploads: Uploads,
+    /// Holds the new content of each Write in progress, in a file named by a number.
+    writes: Arc<Dir>,
+    next_write: AtomicU64,
+    _lock: RootLock,
+}
+
 impl Local {
+    /// Opens a root. In a writable store, creates it if it is missing, locks it, and recovers from a crash.
     pub(super) fn open(root: &Path, settings: &Settings) -> Result<Self, OpenError> {
         if settings.access == AccessMode::ReadWrite && !root.exists() {
             create_root(root).map_err(|source| OpenError::NotWritable {
@@ -59,13 +87,13 @@ impl Local {
                 }
             })?;
         let stats = Arc::<StoreStats>::default();
-        let staging = match settings.access {
-            AccessMode::ReadWrite => Some(Staging::open(&dir, root, settings, &stats)?),
+        let writer = match settings.access {
+            AccessMode::ReadWrite => Some(Writer::open(&dir, root, settings, &stats)?),
             AccessMode::ReadOnly => None,
         };
         Ok(Self {
             root: dir,
-            staging,
+            writer,
             stats,
         })
     }
@@ -74,7 +102,7 @@ impl Local {
         self.open_file(path).map(|file| file.version)
     }
 
-    /// Reads a file of at most `limit` bytes whole.
+    /// Reads a whole file of at most `limit` bytes.
     pub(super) fn read(&self, path: &FilePath, limit: u64) -> Result<Vec<u8>, Error> {
         let file = self.open_file(path)?;
         let size = file.version.size;
@@ -86,43 +114,39 @@ impl Local {
         Ok(content)
     }
 
-    /// Opens a file as it is now.
-    pub(super) fn open_file(&self, path: &FilePath) -> Result<Reader, Error> {
-        Reader::new(Place::locate(&self.root, path)?.open()?)
+    /// Opens the current version of a file.
+    pub(super) fn open_file(&self, path: &FilePath) -> Result<FileSnapshot, Error> {
+        FileSnapshot::new(ResolvedPath::resolve(&self.root, path)?.open()?)
     }
 
-    /// Replaces a file, or creates it and the folders on its way. Returns when the content is
-    /// durable.
+    /// Replaces or creates a file, and creates missing directories. Returns when the content is durable.
     pub(super) fn write(&self, path: &FilePath, content: &[u8]) -> Result<(), Error> {
-        let staging = self.staging()?;
-        staging.admits(path, &Precondition::Anything)?;
-        let staged = staging.create()?;
-        let written = staged
-            .write(content, 0)
-            .and_then(|()| staging.commit(&staged, path, &Precondition::Anything, |_| Ok(())));
-        if written.is_err() {
-            staged.remove();
-        }
-        written.map(drop)
+        self.writer()?.write(path, content)
     }
 
-    /// Opens an upload, new or known, and takes it from whoever has it.
+    /// Opens a new or existing upload, and takes it over from the stream that owns it.
     pub(super) fn open_upload(
         &self,
-        plan: UploadPlan,
-        superseded: Superseded,
-    ) -> Result<Opened, Error> {
-        self.staging()?.open_upload(plan, superseded)
+        spec: UploadSpec,
+        on_superseded: OnSuperseded,
+    ) -> Result<OpenedUpload, Error> {
+        let Writer {
+            uploads, committer, ..
+        } = self.writer()?;
+        uploads.open(committer, spec, on_superseded)
     }
 
-    /// Puts an upload in its place. Returns when it is durable.
+    /// Commits an upload. Returns when the file is durable.
     pub(super) fn finish_upload(
         &self,
-        upload: &Upload,
+        upload: &UploadHandle,
         size: u64,
         crc32c: Option<Crc32c>,
     ) -> Result<Version, Error> {
-        self.staging()?.finish_upload(upload, size, crc32c)
+        let Writer {
+            uploads, committer, ..
+        } = self.writer()?;
+        uploads.finish(committer, upload, size, crc32c)
     }
 
     /// Removes an unfinished upload.
@@ -132,100 +156,106 @@ impl Local {
         id: &UploadId,
         owner: Option<&str>,
     ) -> Result<(), Error> {
-        self.staging()?.abort_upload(path, id, owner)
+        let Writer {
+            uploads, committer, ..
+        } = self.writer()?;
+        uploads.abort(committer, path, id, owner)
     }
 
-    /// Removes the uploads that nobody goes on with and that have expired.
+    /// Removes expired uploads that are not in use.
     pub(super) fn sweep(&self) -> Result<(), Error> {
-        match &self.staging {
-            Some(staging) => staging.uploads.sweep(),
+        match &self.writer {
+            Some(writer) => writer.uploads.sweep(),
             None => Ok(()),
         }
     }
 
-    /// How many uploads somebody has to do with.
+    /// The number of uploads in use.
     pub(super) fn open_uploads(&self) -> usize {
-        let staging = self.staging.as_ref();
-        staging.map_or(0, |staging| staging.uploads.open())
+        let writer = self.writer.as_ref();
+        writer.map_or(0, |writer| writer.uploads.open_count())
     }
 
-    /// The unfinished uploads.
+    /// Counts the unfinished uploads.
     pub(super) fn staged(&self) -> Result<StagedStats, Error> {
-        match &self.staging {
-            Some(staging) => staging.uploads.staged(),
+        match &self.writer {
+            Some(writer) => writer.uploads.staged(),
             None => Ok(StagedStats::default()),
         }
     }
 
-    fn staging(&self) -> Result<&Staging, Error> {
-        self.staging.as_ref().ok_or(Error::ReadOnly)
+    fn writer(&self) -> Result<&Writer, Error> {
+        self.writer.as_ref().ok_or(Error::ReadOnly)
     }
 }
 
-/// Creates a folder and those on the way to it, durable.
+impl Writer {
+    /// Locks the root, removes unfinished Writes and expired uploads, and recovers from a crash.
+    fn open(
+        root: &Dir,
+        root_path: &Path,
+        settings: &Settings,
+        stats: &Arc<StoreStats>,
+    ) -> Result<Self, OpenError> {
+        let not_writable = |source| OpenError::NotWritable {
+            root: root_path.into(),
+            source,
+        };
+        let private = private_dir(root, PRIVATE_DIR).map_err(not_writable)?;
+        let lock = RootLock::acquire(&private).map_err(|error| match error {
+            TryLockError::WouldBlock => OpenError::InUse(root_path.into()),
+            TryLockError::Error(source) => not_writable(source),
+        })?;
+        let crashed = lock.found_crash().map_err(not_writable)?;
+        if crashed {
+            // The crash may have come between the creation of a directory and its sync, anywhere in the root.
+            syncfs(root).map_err(not_writable)?;
+        }
+        lock.write_pid().map_err(not_writable)?;
+        let writes = match private.remove_dir_all(WRITES) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => private_dir(&private, WRITES),
+        };
+        let uploads = private_dir(&private, UPLOADS).map_err(not_writable)?;
+        let writer = Self {
+            committer: Committer::new(root.try_clone().map_err(not_writable)?),
+            uploads: Uploads::new(uploads, settings, Arc::clone(stats)),
+            writes: Arc::new(writes.map_err(not_writable)?),
+            next_write: AtomicU64::new(0),
+            _lock: lock,
+        };
+        let mut recovered = writer.uploads.sweep();
+        if crashed {
+            let recover = || writer.uploads.recover_outcomes(&writer.committer);
+            recovered = recovered.and_then(|()| recover());
+        }
+        recovered.map_err(|error| not_writable(io::Error::other(error)))?;
+        Ok(writer)
+    }
+
+    fn write(&self, path: &FilePath, content: &[u8]) -> Result<(), Error> {
+        let any = &Precondition::Anything;
+        self.committer.check_precondition(path, any)?;
+        let name = self.next_write.fetch_add(1, Ordering::Relaxed).to_string();
+        let staged = StagedFile::create(&self.writes, name)?;
+        let written = staged
+            .write(content, 0)
+            .and_then(|()| self.committer.commit(&staged, path, any, |_| Ok(())));
+        if written.is_err() {
+            staged.remove();
+        }
+        written.map(drop)
+    }
+}
+
+/// Creates a directory and its missing ancestors, durably.
 fn create_root(root: &Path) -> io::Result<()> {
-    let missing = root.ancestors().take_while(|folder| !folder.exists());
-    let missing: Vec<_> = missing.filter(|folder| *folder != Path::new("")).collect();
+    let missing = root.ancestors().take_while(|dir| !dir.exists());
+    let missing: Vec<_> = missing.filter(|dir| *dir != Path::new("")).collect();
     std::fs::create_dir_all(root)?;
-    for folder in missing {
-        let parent = Dir::open_ambient_dir(folder.join(".."), ambient_authority())?;
-        sync_folder(&parent)?;
+    for dir in missing {
+        let parent = Dir::open_ambient_dir(dir.join(".."), ambient_authority())?;
+        fsync_dir(&parent)?;
     }
     Ok(())
-}
-
-fn version(metadata: &Metadata) -> Version {
-    Version {
-        size: metadata.len(),
-        etag: etag(metadata),
-        modified_at: metadata
-            .modified()
-            .map(|time| time.into_std())
-            .ok()
-            .filter(|time| can_be_told(*time))
-            .unwrap_or(SystemTime::UNIX_EPOCH),
-    }
-}
-
-/// Whether a time is in the years 1 to 9999. A file may claim others, and a timestamp of the wire
-/// cannot.
-fn can_be_told(time: SystemTime) -> bool {
-    match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(after) => after.as_secs() < 253_402_300_800,
-        Err(before) => before.duration().as_secs() < 62_135_596_800,
-    }
-}
-
-/// What tells the versions of a file apart: inode, size and time of change. A replacement is another inode as long as somebody has the old
-/// one open, and `Staging::commit` stamps each version with its own nanosecond. The time of change
-/// of the inode (ctime) is left out: it moves when a file that is being read is replaced.
-type Stamp = (u64, u64, i64, i64);
-
-fn stamp(metadata: &Metadata) -> Stamp {
-    let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
-    (metadata.ino(), metadata.len(), seconds, nanoseconds)
-}
-
-fn etag(metadata: &Metadata) -> String {
-    let (inode, size, seconds, nanoseconds) = stamp(metadata);
-    format!("{inode:x}-{size:x}-{seconds:x}.{nanoseconds:x}")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn times_beyond_the_calendar_are_not_told() {
-        let seconds = Duration::from_secs;
-        let epoch = SystemTime::UNIX_EPOCH;
-        for time in [epoch, SystemTime::now(), epoch - seconds(62_135_596_799)] {
-            assert!(can_be_told(time), "{time:?}");
-        }
-        for time in [epoch - seconds(1 << 40), epoch + seconds(253_402_300_800)] {
-            assert!(!can_be_told(time), "{time:?}");
-        }
-    }
 }

@@ -1,7 +1,7 @@
-//! Where a filename leads on the disk.
+//! Resolves a filename to a directory entry.
 //!
-//! The folder handle keeps every access inside the root, links included; this file only decides
-//! what a name means.
+//! The directory handle keeps every access inside the root, links included. This file only decides what a
+//! name means.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -14,54 +14,53 @@ use rustix::{fs::OFlags, io::Errno};
 
 use crate::files::{
     error::Error,
-    local::{fsync::sync_folder, version},
-    path::{FilePath, InvalidPath, OWN_FOLDER},
+    local::{fsync::fsync_dir, version::version},
+    path::{FilePath, InvalidPath, PRIVATE_DIR},
     upload::Precondition,
     version::Version,
 };
 
-/// The place of a file, whether it is there or not.
+/// The directory entry of a filename, which need not exist.
 ///
-/// Links have been followed, except one that leads nowhere: there is no file at its place, and one
-/// that is written takes the place of the link.
+/// Links are followed, except a dangling one: it counts as a missing file, and a file that is written
+/// replaces it.
 #[derive(Debug)]
-pub(super) struct Place {
-    /// The deepest folder on the way that exists.
-    folder: Dir,
-    /// The folders below it that do not, outermost first. The first may be there as something else
-    /// than a folder.
+pub(super) struct ResolvedPath {
+    /// The deepest existing directory on the way.
+    dir: Dir,
+    /// The missing directories below it, outermost first. The first may exist as another kind of file.
     missing: Vec<OsString>,
     name: OsString,
-    /// What was at the place, itself and not what it links to.
+    /// The metadata of the entry itself: a link is not followed.
     found: Option<Metadata>,
 }
 
-impl Place {
-    /// Follows the links of a name.
-    pub(super) fn locate(root: &Dir, path: &FilePath) -> Result<Self, Error> {
-        let whole = Bounds {
-            folder: root,
+impl ResolvedPath {
+    /// Follows the links of a filename.
+    pub(super) fn resolve(root: &Dir, path: &FilePath) -> Result<Self, Error> {
+        let whole = Sandbox {
+            dir: root,
             is_root: true,
         };
-        let (Some(folder), rest) = path.split() else {
-            return whole.locate(path.as_str().as_ref());
+        let (Some(allowed), rest) = path.split() else {
+            return whole.resolve(path.as_str().as_ref());
         };
-        // The folder takes the place of the root. Where it is missing, there are no links below it.
-        let (opened, missing) = whole.deepest_folder(folder)?;
+        // The allowed directory takes the role of the root. If it is missing, there are no links below it.
+        let (opened, missing) = whole.deepest_dir(allowed)?;
         if !missing.is_empty() {
-            return whole.locate(path.as_str().as_ref());
+            return whole.resolve(path.as_str().as_ref());
         }
-        // Where links lead it back to the root, the server's own folder is in it.
-        let identity = |folder: &Dir| {
-            let found = folder.dir_metadata();
+        // Links may make it the root itself, which holds the server's private directory.
+        let identity = |dir: &Dir| {
+            let found = dir.dir_metadata();
             let found = found.map_err(|error| Error::io("look at the folder", error))?;
             Ok::<_, Error>((found.dev(), found.ino()))
         };
-        let below = Bounds {
-            folder: &opened,
+        let below = Sandbox {
+            dir: &opened,
             is_root: identity(&opened)? == identity(root)?,
         };
-        below.locate(rest).map_err(|error| match error {
+        below.resolve(rest).map_err(|error| match error {
             Error::OutsideRoot => Error::OutsideFolder,
             error => error,
         })
@@ -71,8 +70,8 @@ impl Place {
         &self.name
     }
 
-    /// Opens the file for reading. What is not a regular file is never opened: a FIFO would park
-    /// the thread, a device might do anything.
+    /// Opens the file for reading. Only regular files are opened: a FIFO would block the thread, and opening
+    /// a device may have side effects.
     pub(super) fn open(&self) -> Result<File, Error> {
         match &self.found {
             None => return Err(Error::NotFound),
@@ -80,14 +79,13 @@ impl Place {
             Some(found) if !found.is_file() => return Err(Error::NotAFile),
             Some(_) => {}
         }
-        // Between that look and this call it may have become a FIFO, hence NONBLOCK, and the second
-        // look.
+        // The entry may have become a FIFO since it was checked, hence NONBLOCK and the second check.
         let mut options = OpenOptions::new();
         options
             .read(true)
             .custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits() as i32);
         let file = self
-            .folder
+            .dir
             .open_with(&self.name, &options)
             .map_err(|error| classify("open the file", error))?;
         let opened = file
@@ -101,11 +99,11 @@ impl Place {
         Ok(file)
     }
 
-    /// The file at this place that one put there would replace, if any. Refuses what a rename would
-    /// wrongly replace, such as a FIFO.
-    pub(super) fn replaced(&self) -> Result<Option<&Metadata>, Error> {
+    /// The metadata of the regular file that a rename would replace. Fails for entries that must not be
+    /// replaced, such as FIFOs.
+    pub(super) fn existing_file(&self) -> Result<Option<&Metadata>, Error> {
         if let Some(first) = self.missing.first()
-            && look(&self.folder, first)?.is_some_and(|found| !found.is_dir())
+            && lstat(&self.dir, first)?.is_some_and(|found| !found.is_dir())
         {
             return Err(Error::NotAFile);
         }
@@ -116,14 +114,14 @@ impl Place {
         }
     }
 
-    /// The version of the file at this place, if there is one.
+    /// The version of the file, if it exists.
     pub(super) fn version(&self) -> Option<Version> {
-        self.replaced().ok().flatten().map(version)
+        self.existing_file().ok().flatten().map(version)
     }
 
-    /// Refuses what may not be replaced, or cannot.
+    /// Checks that the entry may be replaced under `precondition`, and can be.
     pub(super) fn check(&self, precondition: &Precondition) -> Result<(), Error> {
-        let etag = self.replaced()?.map(|found| version(found).etag);
+        let etag = self.existing_file()?.map(|found| version(found).etag);
         match precondition {
             Precondition::Anything => Ok(()),
             Precondition::Absent if etag.is_none() => Ok(()),
@@ -133,121 +131,121 @@ impl Place {
         }
     }
 
-    /// The folder of the file, with the missing ones made and durable. `unsure` tells, after a
-    /// failure, whether one was made and is not.
-    pub(super) fn create_folder(&self, unsure: &mut bool) -> Result<Dir, Error> {
+    /// Opens the parent directory, and creates the missing directories, durably.
+    ///
+    /// `unsynced` is set after a failure if a new directory is not durable.
+    pub(super) fn create_dir(&self, unsynced: &mut bool) -> Result<Dir, Error> {
         let cannot = |error| Error::io("create the folder", error);
-        let mut folder = self.folder.try_clone().map_err(cannot)?;
+        let mut dir = self.dir.try_clone().map_err(cannot)?;
         for component in &self.missing {
-            match folder.create_dir(component) {
-                Ok(()) => *unsure = true,
+            match dir.create_dir(component) {
+                Ok(()) => *unsynced = true,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(cannot(error)),
             }
-            // Also where it was there already: whoever made it in the meantime may not have come
-            // this far.
-            sync_folder(&folder).map_err(|error| Error::io("make the folder durable", error))?;
-            *unsure = false;
-            folder = match folder.open_dir(component) {
+            // An existing directory is synced, too: another program may have created it and not synced it
+            // yet.
+            fsync_dir(&dir).map_err(|error| Error::io("make the folder durable", error))?;
+            *unsynced = false;
+            dir = match dir.open_dir(component) {
                 Err(error) if is_missing(&error) => return Err(Error::NotAFile),
                 opened => opened.map_err(|error| classify("open the folder", error))?,
             };
         }
-        Ok(folder)
+        Ok(dir)
     }
 }
 
-/// A folder that no way leads out of.
-struct Bounds<'a> {
-    folder: &'a Dir,
-    /// Whether it is the root, with the server's own folder in it.
+/// A directory that no path leads out of.
+struct Sandbox<'a> {
+    dir: &'a Dir,
+    /// Whether the directory is the root, which holds the server's private directory.
     is_root: bool,
 }
 
-impl Bounds<'_> {
-    /// Follows the links of a name below the folder.
-    fn locate(&self, path: &Path) -> Result<Place, Error> {
-        let place = self.place(path)?;
-        if !place.found.as_ref().is_some_and(Metadata::is_symlink) {
-            return Ok(place);
+impl Sandbox<'_> {
+    /// Follows the links of a path below the directory.
+    fn resolve(&self, path: &Path) -> Result<ResolvedPath, Error> {
+        let entry = self.resolve_parent(path)?;
+        if !entry.found.as_ref().is_some_and(Metadata::is_symlink) {
+            return Ok(entry);
         }
-        // A link: the file is what it leads to.
-        match self.folder.metadata(path) {
-            Err(error) if is_missing(&error) => Ok(place),
+        match self.dir.metadata(path) {
+            Err(error) if is_missing(&error) => Ok(entry),
             Err(error) => Err(classify("follow the link", error)),
             Ok(found) if !found.is_file() => Err(Error::NotAFile),
             Ok(_) => {
-                let real = self.folder.canonicalize(path);
-                self.place(&real.map_err(|error| classify("follow the link", error))?)
+                let real = self.dir.canonicalize(path);
+                self.resolve_parent(&real.map_err(|error| classify("follow the link", error))?)
             }
         }
     }
 
-    /// The place of a name, following the links to its folder only.
-    fn place(&self, path: &Path) -> Result<Place, Error> {
+    /// Follows the links of the parent directory only.
+    fn resolve_parent(&self, path: &Path) -> Result<ResolvedPath, Error> {
         let name = path.file_name().ok_or(Error::NotAFile)?;
-        let (folder, missing) = self.deepest_folder(path.parent().unwrap_or(Path::new("")))?;
+        let (dir, missing) = self.deepest_dir(path.parent().unwrap_or(Path::new("")))?;
         let found = match missing.is_empty() {
-            true => look(&folder, name)?,
+            true => lstat(&dir, name)?,
             false => None,
         };
-        Ok(Place {
-            folder,
+        Ok(ResolvedPath {
+            dir,
             missing,
             name: name.to_owned(),
             found,
         })
     }
 
-    /// The deepest folder on a way that exists, and the ones below it that do not. Looks at the
-    /// whole way first, because most often all of it exists.
-    fn deepest_folder(&self, way: &Path) -> Result<(Dir, Vec<OsString>), Error> {
-        let mut existing = way;
+    /// Opens the deepest existing directory of a path. Returns it with the missing ones below it. The
+    /// whole path is tried first, because most often all of it exists.
+    fn deepest_dir(&self, path: &Path) -> Result<(Dir, Vec<OsString>), Error> {
+        let mut existing = path;
         let mut missing = Vec::new();
         while let (Some(parent), Some(last)) = (existing.parent(), existing.file_name()) {
-            match self.folder.open_dir(existing) {
-                Ok(folder) => {
-                    self.refuse_own_folder(existing)?;
-                    return Ok((folder, missing));
+            match self.dir.open_dir(existing) {
+                Ok(dir) => {
+                    self.refuse_private_dir(existing)?;
+                    return Ok((dir, missing));
                 }
                 Err(error) if is_missing(&error) => missing.insert(0, last.to_owned()),
                 Err(error) => return Err(classify("open the folder", error)),
             }
             existing = parent;
         }
-        let folder = self.folder.try_clone();
-        let folder = folder.map_err(|error| classify("open the folder", error))?;
-        Ok((folder, missing))
+        let dir = self.dir.try_clone();
+        let dir = dir.map_err(|error| classify("open the folder", error))?;
+        Ok((dir, missing))
     }
 
-    /// Refuses a way into the server's own folder, whatever links or spelling it takes: there are
-    /// filesystems for which other names are the same.
-    fn refuse_own_folder(&self, way: &Path) -> Result<(), Error> {
+    /// Refuses a path into the server's private directory, by the identity of the directory: links lead
+    /// there, and some filesystems equate names that differ in case or Unicode form.
+    fn refuse_private_dir(&self, path: &Path) -> Result<(), Error> {
         if !self.is_root {
             return Ok(());
         }
         let real = self
-            .folder
-            .canonicalize(way)
+            .dir
+            .canonicalize(path)
             .map_err(|error| classify("find the folder", error))?;
         let identity = |name: &Path| {
-            let found = self.folder.symlink_metadata(name).ok()?;
+            let found = self.dir.symlink_metadata(name).ok()?;
             Some((found.dev(), found.ino()))
         };
         let first = real
             .iter()
             .next()
             .and_then(|first| identity(first.as_ref()));
-        if first.is_some() && first == identity(OWN_FOLDER.as_ref()) {
+        if first.is_some() && first == identity(PRIVATE_DIR.as_ref()) {
             return Err(InvalidPath::Reserved.into());
         }
         Ok(())
     }
 }
 
-/// What has a name in a folder, itself and not what it links to.
-fn look(folder: &Dir, name: &OsStr) -> Result<Option<Metadata>, Error> {
-    match folder.symlink_metadata(name) {
+/// The metadata of a directory entry itself, if it exists.
+fn lstat(dir: &Dir, name: &OsStr) -> Result<Option<Metadata>, Error> {
+    match dir.symlink_metadata(name) {
         Ok(found) => Ok(Some(found)),
         Err(error) if is_missing(&error) => Ok(None),
         Err(error) => Err(classify("look at the file", error)),
@@ -261,13 +259,13 @@ fn is_missing(error: &io::Error) -> bool {
     )
 }
 
-/// What the folder handle says about a name. It reports an attempt to leave the root as a refusal
-/// of its own, without a number of the operating system's.
+/// Classifies an error of the directory handle. Cap-std reports an attempt to leave the root as a permission
+/// error of its own, without an `errno`.
 fn classify(operation: &'static str, error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::NotFound => Error::NotFound,
         io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => Error::OutsideRoot,
-        // Links that lead to each other.
+        // A cycle of links.
         _ if Errno::from_io_error(&error) == Some(Errno::LOOP) => Error::NotAFile,
         _ => Error::io(operation, error),
     }

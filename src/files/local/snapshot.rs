@@ -1,4 +1,4 @@
-//! A file as it was opened, or a failure: never a mixture of two versions.
+//! Reads from one version of a file, never a mixture of two.
 
 use std::{io, os::unix::fs::FileExt};
 
@@ -6,73 +6,73 @@ use cap_std::fs::{File, Metadata};
 
 use crate::files::{
     error::Error,
-    local::{Stamp, stamp, version},
+    local::version::{Fingerprint, fingerprint, version},
     version::Version,
 };
 
-/// An open file. Replacing the file does not touch it: it goes on with the old version.
+/// An open file. Reads continue on the old version after the file is replaced.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct FileSnapshot {
     file: std::fs::File,
     pub(crate) version: Version,
-    stamp: Stamp,
+    fingerprint: Fingerprint,
 }
 
-impl Reader {
+impl FileSnapshot {
     pub(super) fn new(file: File) -> Result<Self, Error> {
         let file = file.into_std();
         let metadata = metadata(&file)?;
         Ok(Self {
             file,
             version: version(&metadata),
-            stamp: stamp(&metadata),
+            fingerprint: fingerprint(&metadata),
         })
     }
 
-    /// Fills `bytes` from `offset` on. The file has to have all of them.
+    /// Fills `bytes` with the bytes from `offset` on.
     ///
-    /// Fails with [`Error::FileChanged`] if the file is no longer what it was when it was opened.
+    /// Fails with [`Error::FileChanged`] if the file was changed in place since it was opened, and with
+    /// [`Error::Io`] if it ends before `bytes` is full.
     pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
         let read = self.file.read_exact_at(bytes, offset);
-        self.unchanged()?;
+        self.verify_unchanged()?;
         read.map_err(|error| Error::io("read the file", error))
     }
 
-    /// The same without waiting for the disk, as far as that goes: fills the beginning of `bytes`
-    /// and says how much of it.
+    /// Fills a prefix of `bytes` from the page cache, and returns its length in bytes.
     ///
-    /// Fails like [`Reader::read`], but only where there is nothing left to be read.
-    pub(crate) fn read_cached(&self, offset: u64, bytes: &mut [u8]) -> Result<usize, Error> {
-        // What is wrong shows when the disk is asked.
-        let read = cached(&self.file, offset, bytes).unwrap_or(0);
+    /// Does not wait for the disk where the system supports that.
+    /// Fails like [`FileSnapshot::read`], but only if `bytes` is full.
+    pub(crate) fn try_read_cached(&self, offset: u64, bytes: &mut [u8]) -> Result<usize, Error> {
+        // An error occurs again in the read that waits for the disk, and is reported there.
+        let read = read_nowait(&self.file, offset, bytes).unwrap_or(0);
         if read == bytes.len() {
-            self.unchanged()?;
+            self.verify_unchanged()?;
         }
         Ok(read)
     }
 
-    /// To be asked after the bytes were read: a file's time of change moves before its bytes do.
-    fn unchanged(&self) -> Result<(), Error> {
-        match stamp(&metadata(&self.file)?) == self.stamp {
+    /// Checks the version after a read: a file's mtime moves before its bytes do.
+    fn verify_unchanged(&self) -> Result<(), Error> {
+        match fingerprint(&metadata(&self.file)?) == self.fingerprint {
             true => Ok(()),
             false => Err(Error::FileChanged),
         }
     }
 }
 
-/// Reads what is in memory. Filesystems that may have to wait for something else, such as those of
-/// a network, refuse.
+/// Reads from the page cache. Filesystems that may block elsewhere, such as network filesystems, refuse.
 #[cfg(target_os = "linux")]
-fn cached(file: &std::fs::File, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+fn read_nowait(file: &std::fs::File, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
     use rustix::io::{ReadWriteFlags, preadv2};
 
     let bytes = &mut [io::IoSliceMut::new(bytes)];
     Ok(preadv2(file, bytes, offset, ReadWriteFlags::NOWAIT)?)
 }
 
-/// Others do not say what is in memory.
+/// Reads nothing: other systems do not say what is in the page cache.
 #[cfg(not(target_os = "linux"))]
-fn cached(_: &std::fs::File, _: u64, _: &mut [u8]) -> io::Result<usize> {
+fn read_nowait(_: &std::fs::File, _: u64, _: &mut [u8]) -> io::Result<usize> {
     Ok(0)
 }
 

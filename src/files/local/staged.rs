@@ -1,4 +1,4 @@
-//! A file in the server's own folder, which nobody else sees.
+//! A file in the server's private directory, not visible to clients.
 
 use std::{
     fs,
@@ -15,44 +15,43 @@ use cap_std::fs::{Dir, Metadata, OpenOptions};
 
 use crate::files::error::Error;
 
-/// A staged file.
+/// An open file in the private directory.
 ///
-/// When a sync of it has failed, the file is removed: what the kernel could not write it may have
-/// forgotten, and a second sync that succeeds would say nothing. All that is asked of it then
-/// fails.
+/// A failed sync removes the file, and every later operation on it fails: the kernel may have dropped the
+/// pages that it could not write, so the success of a second sync would prove nothing.
 #[derive(Debug)]
-pub(super) struct Staged {
-    folder: Arc<Dir>,
+pub(super) struct StagedFile {
+    dir: Arc<Dir>,
     name: String,
     file: fs::File,
     removed: AtomicBool,
 }
 
-impl Staged {
-    /// Creates an empty file, where there was none.
-    pub(super) fn create(folder: &Arc<Dir>, name: String) -> Result<Self, Error> {
+impl StagedFile {
+    /// Creates an empty file. Fails if the name exists.
+    pub(super) fn create(dir: &Arc<Dir>, name: String) -> Result<Self, Error> {
         let mut options = OpenOptions::new();
         options.create_new(true).read(true).write(true);
-        Self::open_with(folder, name, &options).map_err(|error| Error::io("stage the file", error))
+        Self::open_with(dir, name, &options).map_err(|error| Error::io("stage the file", error))
     }
 
-    /// Opens the file of an earlier stream.
-    pub(super) fn open(folder: &Arc<Dir>, name: String) -> io::Result<Self> {
-        Self::open_with(folder, name, OpenOptions::new().read(true).write(true))
+    /// Opens an existing file.
+    pub(super) fn open(dir: &Arc<Dir>, name: String) -> io::Result<Self> {
+        Self::open_with(dir, name, OpenOptions::new().read(true).write(true))
     }
 
-    fn open_with(folder: &Arc<Dir>, name: String, options: &OpenOptions) -> io::Result<Self> {
-        let file = folder.open_with(&name, options)?.into_std();
+    fn open_with(dir: &Arc<Dir>, name: String, options: &OpenOptions) -> io::Result<Self> {
+        let file = dir.open_with(&name, options)?.into_std();
         Ok(Self {
-            folder: Arc::clone(folder),
+            dir: Arc::clone(dir),
             name,
             file,
             removed: AtomicBool::new(false),
         })
     }
 
-    pub(super) fn folder(&self) -> &Dir {
-        &self.folder
+    pub(super) fn dir(&self) -> &Dir {
+        &self.dir
     }
 
     pub(super) fn name(&self) -> &str {
@@ -63,6 +62,7 @@ impl Staged {
         Metadata::from_file(&self.file).map_err(|error| Error::io("look at the file", error))
     }
 
+    /// The size in bytes.
     pub(super) fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
@@ -74,55 +74,59 @@ impl Staged {
     }
 
     pub(super) fn write(&self, content: &[u8], offset: u64) -> Result<(), Error> {
-        self.there()?;
+        self.ensure_present()?;
         let written = self.file.write_all_at(content, offset);
         written.map_err(|error| Error::io("write the file", error))
     }
 
-    /// Cuts it off behind `size` bytes.
+    /// Truncates the file to `size` bytes.
     pub(super) fn truncate(&self, size: u64) -> io::Result<()> {
         self.file.set_len(size)
     }
 
-    /// Gives it the permissions of a file that it will replace. Not the bits that lend somebody's
-    /// rights to a program: its content is another now.
-    pub(super) fn permit(&self, mode: u32) -> Result<(), Error> {
+    /// Sets the permissions to those of `mode`, without its setuid, setgid and sticky bits: rights that were
+    /// granted to a program must not pass to other content.
+    pub(super) fn set_mode(&self, mode: u32) -> Result<(), Error> {
         let permissions = fs::Permissions::from_mode(mode & 0o777);
-        let permitted = self.file.set_permissions(permissions);
-        permitted.map_err(|error| Error::io("stage the file", error))
+        let set = self.file.set_permissions(permissions);
+        set.map_err(|error| Error::io("stage the file", error))
     }
 
-    /// Stamps it with a time of change. The kernel's own stamp ticks only every few milliseconds,
-    /// in which two versions could pass for one.
-    pub(super) fn stamp(&self, time: SystemTime) -> Result<(), Error> {
-        let stamped = self.file.set_modified(time);
-        stamped.map_err(|error| Error::io("stamp the file", error))
+    /// Sets the mtime. The kernel's own timestamps tick every few milliseconds, so two versions could share
+    /// one.
+    pub(super) fn set_mtime(&self, time: SystemTime) -> Result<(), Error> {
+        let set = self.file.set_modified(time);
+        set.map_err(|error| Error::io("stamp the file", error))
     }
 
-    /// Makes durable what it holds, and that it holds it.
+    /// Makes the content and the size durable.
     pub(super) fn sync(&self) -> Result<(), Error> {
-        self.there()?;
-        self.file.sync_data().map_err(|error| self.lost(error))
+        self.ensure_present()?;
+        self.file
+            .sync_data()
+            .map_err(|error| self.sync_failed(error))
     }
 
-    /// Makes durable its permissions and times, too.
+    /// Makes the content and all metadata durable: permissions and times, too.
     pub(super) fn sync_all(&self) -> Result<(), Error> {
-        self.there()?;
-        self.file.sync_all().map_err(|error| self.lost(error))
+        self.ensure_present()?;
+        self.file
+            .sync_all()
+            .map_err(|error| self.sync_failed(error))
     }
 
-    fn lost(&self, error: io::Error) -> Error {
+    fn sync_failed(&self, error: io::Error) -> Error {
         self.remove();
         Error::io("make the file durable", error)
     }
 
-    /// Removes it. Should that fail, the next start does.
+    /// Removes the file. If the removal fails, the next start repeats it.
     pub(super) fn remove(&self) {
         self.removed.store(true, Ordering::Relaxed);
-        let _ = self.folder.remove_file(&self.name);
+        let _ = self.dir.remove_file(&self.name);
     }
 
-    fn there(&self) -> Result<(), Error> {
+    fn ensure_present(&self) -> Result<(), Error> {
         match self.removed.load(Ordering::Relaxed) {
             true => Err(Error::io("use the file", io::ErrorKind::NotFound.into())),
             false => Ok(()),

@@ -69,7 +69,7 @@ pub(crate) fn file_controller(files: FileService) -> FileController {
 
 impl FileService {
     async fn read_text(&self, request: Request<pb::Files>) -> Result<String, Error> {
-        let path = principal(&request).path(&request.get_ref().filename)?;
+        let path = principal(&request).parse_path(&request.get_ref().filename)?;
         let text = self.store.read_text(path.clone(), MAX_TEXT_BYTES).await;
         text.inspect_err(|error| log(&path, error))
     }
@@ -85,7 +85,7 @@ impl FileService {
         }
         let principal = principal(&request);
         let pb::Files { filename, text } = request.into_inner();
-        let path = principal.path(&filename)?;
+        let path = principal.parse_path(&filename)?;
         if text.len() as u64 > MAX_TEXT_BYTES {
             return Err(too_large(text.len() as u64));
         }
@@ -94,7 +94,7 @@ impl FileService {
     }
 
     async fn stat(&self, request: Request<pb::StatRequest>) -> Result<pb::FileInfo, Error> {
-        let path = principal(&request).path(&request.get_ref().filename)?;
+        let path = principal(&request).parse_path(&request.get_ref().filename)?;
         let version = self.store.stat(path.clone()).await;
         let version = version.inspect_err(|error| log(&path, error))?;
         Ok(file_info(&path, version))
@@ -103,7 +103,7 @@ impl FileService {
     async fn abort_upload(&self, request: Request<pb::AbortUploadRequest>) -> Result<(), Error> {
         let principal = principal(&request);
         let request = request.into_inner();
-        let path = principal.path(&request.filename)?;
+        let path = principal.parse_path(&request.filename)?;
         let id: UploadId = request.upload_id.parse()?;
         let aborted = self
             .store

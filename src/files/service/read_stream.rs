@@ -31,7 +31,7 @@ impl FileService {
     ) -> Result<Reading, Error> {
         let principal = principal(&request);
         let request = request.into_inner();
-        let path = principal.path(&request.filename)?;
+        let path = principal.parse_path(&request.filename)?;
         let opened = self.store.open_file(path.clone()).await;
         let file = opened.inspect_err(|error| log(&path, error))?;
         let version = file.version();

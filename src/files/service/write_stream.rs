@@ -18,7 +18,7 @@ use crate::{
     files::{
         Error, FilePath, Principal, Version,
         store::{Chunk, Opened, Upload},
-        upload::{Precondition, Progress, UploadId, UploadPlan},
+        upload::{Precondition, Progress, UploadId, UploadSpec},
     },
     pb::{self, write_stream_request::Step, write_stream_response::State},
 };
@@ -204,9 +204,9 @@ impl Call {
 }
 
 /// The domain's words for `open`.
-fn plan(open: pb::OpenUpload, principal: &Principal) -> Result<UploadPlan, StreamError> {
-    Ok(UploadPlan {
-        path: principal.path(&open.filename)?,
+fn plan(open: pb::OpenUpload, principal: &Principal) -> Result<UploadSpec, StreamError> {
+    Ok(UploadSpec {
+        path: principal.parse_path(&open.filename)?,
         owner: principal.owner.clone(),
         id: match open.upload_id.as_str() {
             "" => UploadId::random(),
@@ -220,7 +220,7 @@ fn plan(open: pb::OpenUpload, principal: &Principal) -> Result<UploadPlan, Strea
 fn progress(id: &UploadId, so_far: Progress) -> State {
     State::Progress(pb::UploadProgress {
         upload_id: id.as_str().to_owned(),
-        persisted_size: so_far.persisted.size,
+        persisted_size: so_far.persisted.len,
         persisted_crc32c: so_far.persisted.crc32c.value(),
         expires_at: Some(so_far.expires_at.into()),
         max_chunk_bytes: MAX_CHUNK_BYTES,

@@ -18,7 +18,7 @@ use super::{
     path::FilePath,
     settings::Settings,
     stats::{StagedStats, StoreStats},
-    upload::{Progress, UploadId, UploadPlan},
+    upload::{Progress, UploadId, UploadSpec},
     version::Version,
 };
 
@@ -109,15 +109,15 @@ impl Store {
     }
 
     /// Opens an upload, new or known, and takes it from whoever has it.
-    pub(crate) async fn open_upload(&self, plan: UploadPlan) -> Result<Opened, Error> {
+    pub(crate) async fn open_upload(&self, plan: UploadSpec) -> Result<Opened, Error> {
         let superseded = CancellationToken::new();
         let tell = superseded.clone();
         let opened = self
             .blocking(move |local| local.open_upload(plan, Box::new(move || tell.cancel())))
             .await?;
         Ok(match opened {
-            local::Opened::Committed(version) => Opened::Committed(version),
-            local::Opened::Unfinished(upload, progress) => {
+            local::OpenedUpload::Committed(version) => Opened::Committed(version),
+            local::OpenedUpload::Unfinished(upload, progress) => {
                 Opened::Unfinished(Upload::new(self.clone(), upload, superseded), progress)
             }
         })

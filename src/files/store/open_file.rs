@@ -3,17 +3,17 @@
 use std::{ops::Range, sync::Arc};
 
 use super::joined;
-use crate::files::{error::Error, local::Reader, stats::StoreStats, version::Version};
+use crate::files::{error::Error, local::FileSnapshot, stats::StoreStats, version::Version};
 
 /// An open file, one version of it however long reading takes.
 #[derive(Clone, Debug)]
 pub(crate) struct Download {
-    file: Arc<Reader>,
+    file: Arc<FileSnapshot>,
     stats: Arc<StoreStats>,
 }
 
 impl Download {
-    pub(super) fn new(file: Reader, stats: Arc<StoreStats>) -> Self {
+    pub(super) fn new(file: FileSnapshot, stats: Arc<StoreStats>) -> Self {
         let file = Arc::new(file);
         Self { file, stats }
     }
@@ -43,7 +43,9 @@ impl Download {
         mut part: Range<usize>,
     ) -> Result<Vec<u8>, Error> {
         // What is in memory is copied sooner than another thread is woken.
-        let cached = self.file.read_cached(offset, &mut buffer[part.clone()])?;
+        let cached = self
+            .file
+            .try_read_cached(offset, &mut buffer[part.clone()])?;
         part.start += cached;
         if part.is_empty() {
             return Ok(buffer);

@@ -39,7 +39,7 @@ pub(crate) struct Chunk {
 /// An upload in the hands of one stream.
 pub(crate) struct Upload {
     store: Store,
-    upload: Arc<local::Upload>,
+    upload: Arc<local::UploadHandle>,
     superseded: CancellationToken,
     /// What has come and is not being written yet.
     batch: Vec<Chunk>,
@@ -62,7 +62,11 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    pub(super) fn new(store: Store, upload: local::Upload, superseded: CancellationToken) -> Self {
+    pub(super) fn new(
+        store: Store,
+        upload: local::UploadHandle,
+        superseded: CancellationToken,
+    ) -> Self {
         Self {
             store,
             upload: Arc::new(upload),

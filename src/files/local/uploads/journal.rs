@@ -1,7 +1,7 @@
-//! The journal of an upload: what it is to become, how much of it is durable, and its result.
+//! The journal of an upload: its spec, its durable prefix, and its result.
 //!
-//! A line for each entry, its checksum in front. What was torn off in the middle of a line by a
-//! crash, or damaged since, ends the journal there: everything before it holds.
+//! Each entry is a line of JSON behind its checksum. A torn or damaged line ends the journal; all entries
+//! before it are valid.
 
 use std::{io, sync::Arc, time::SystemTime};
 
@@ -9,39 +9,39 @@ use cap_std::fs::Dir;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    checksum::Crc32c,
+    checksum::{Crc32c, Prefix},
     files::{
         error::Error,
-        local::{fsync::sync_folder, staged::Staged},
-        upload::{Extent, Precondition, UploadPlan},
+        local::{fsync::fsync_dir, staged::StagedFile},
+        upload::{Precondition, UploadSpec},
         version::Version,
     },
 };
 
 /// The journal of one upload, open for the next entry.
 #[derive(Debug)]
-pub(in crate::files::local) struct Journal {
-    file: Staged,
-    /// Of all whole entries, in bytes.
+pub(super) struct Journal {
+    file: StagedFile,
+    /// The size of all valid entries, in bytes.
     length: u64,
-    /// Whether its name is durable.
-    named: bool,
+    /// Whether the name of the file is durable.
+    dir_synced: bool,
 }
 
-/// What the entries say together.
+/// The state that the entries add up to.
 #[derive(Debug)]
-pub(in crate::files::local) struct Record {
-    pub(in crate::files::local) plan: UploadPlan,
-    pub(in crate::files::local) persisted: Extent,
-    pub(in crate::files::local) outcome: Option<Outcome>,
+pub(super) struct JournalState {
+    pub(super) spec: UploadSpec,
+    pub(super) persisted: Prefix,
+    pub(super) outcome: Option<Outcome>,
 }
 
-/// What has come of the upload.
+/// The result of an upload.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::files::local) enum Outcome {
-    /// It was about to be put in its place as this version, and may be there or not.
+pub(super) enum Outcome {
+    /// The commit of this version began, and may have reached its rename or not.
     Committing(Version),
-    /// It was put in its place.
+    /// The file is in place.
     Committed(Version),
 }
 
@@ -50,7 +50,7 @@ enum Entry {
     Opened {
         filename: String,
         upload_id: String,
-        /// Left out where there is none, and by servers that knew of none.
+        /// Missing without authentication, and in journals of servers older than the field.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         owner: Option<String>,
         if_etag: Option<String>,
@@ -70,126 +70,119 @@ enum Entry {
 }
 
 impl Journal {
-    fn over(file: Staged, length: u64) -> Self {
+    fn at(file: StagedFile, length: u64) -> Self {
         Self {
             file,
             length,
-            named: false,
+            dir_synced: false,
         }
     }
 
-    /// Begins the journal of a new upload. Durable with the entry that follows.
-    pub(in crate::files::local) fn create(
-        folder: &Arc<Dir>,
-        name: String,
-        plan: &UploadPlan,
-    ) -> Result<Self, Error> {
-        let file = Staged::create(folder, name)?;
-        let mut journal = Self::over(file, 0);
+    /// Creates the journal of a new upload. The next entry makes it durable.
+    pub(super) fn create(dir: &Arc<Dir>, name: String, spec: &UploadSpec) -> Result<Self, Error> {
+        let file = StagedFile::create(dir, name)?;
+        let mut journal = Self::at(file, 0);
         journal.append(&Entry::Opened {
-            filename: plan.path.as_str().to_owned(),
-            upload_id: plan.id.as_str().to_owned(),
-            owner: plan.owner.clone(),
-            if_etag: match &plan.precondition {
+            filename: spec.path.as_str().to_owned(),
+            upload_id: spec.id.as_str().to_owned(),
+            owner: spec.owner.clone(),
+            if_etag: match &spec.precondition {
                 Precondition::Anything => None,
                 Precondition::Absent => Some(String::new()),
                 Precondition::Version(etag) => Some(etag.clone()),
             },
-            size: plan.size,
+            size: spec.size,
         })?;
         Ok(journal)
     }
 
-    /// Opens a journal and reads what it says. None where it says nothing.
-    pub(in crate::files::local) fn load(
-        folder: &Arc<Dir>,
-        name: String,
-    ) -> io::Result<Option<(Self, Record)>> {
-        let file = Staged::open(folder, name)?;
+    /// Opens a journal and replays its entries. None if there are none.
+    pub(super) fn replay(dir: &Arc<Dir>, name: String) -> io::Result<Option<(Self, JournalState)>> {
+        let file = StagedFile::open(dir, name)?;
         let mut length = 0;
-        let mut record = None;
+        let mut state = None;
         let text = file.read()?;
         for line in text.split_inclusive(|&byte| byte == b'\n') {
-            let added = parse(line).and_then(|entry| entry.add_to(&mut record));
-            if added.is_none() {
+            let applied = parse(line).and_then(|entry| entry.apply(&mut state));
+            if applied.is_none() {
                 break;
             }
             length += line.len() as u64;
         }
-        // The next entry goes to where the damage begins.
+        // The next entry overwrites the damage.
         if length < text.len() as u64 {
             file.truncate(length)?;
         }
-        Ok(record.map(|record| (Self::over(file, length), record)))
+        Ok(state.map(|state| (Self::at(file, length), state)))
     }
 
-    /// Notes that these bytes are durable.
-    pub(in crate::files::local) fn persisted(&mut self, extent: Extent) -> Result<(), Error> {
+    /// Records that this prefix is durable.
+    pub(super) fn record_persisted(&mut self, prefix: Prefix) -> Result<(), Error> {
         self.append(&Entry::Persisted {
-            size: extent.size,
-            crc32c: extent.crc32c.value(),
+            size: prefix.len,
+            crc32c: prefix.crc32c.value(),
         })?;
         self.sync()
     }
 
-    /// Notes that these bytes are durable, all of the file, and about to become `version`.
-    pub(in crate::files::local) fn committing(
+    /// Records that this prefix is durable, is the whole file, and is about to become `version`.
+    pub(super) fn record_committing(
         &mut self,
-        extent: Extent,
+        prefix: Prefix,
         version: &Version,
     ) -> Result<(), Error> {
         self.append(&Entry::Committing {
-            size: extent.size,
-            crc32c: extent.crc32c.value(),
+            size: prefix.len,
+            crc32c: prefix.crc32c.value(),
             etag: version.etag.clone(),
             modified_at: version.modified_at,
         })?;
         self.sync()
     }
 
-    /// Notes that the file is in its place.
-    pub(in crate::files::local) fn committed(&mut self) -> Result<(), Error> {
+    /// Records that the file is in place.
+    pub(super) fn record_committed(&mut self) -> Result<(), Error> {
         self.append(&Entry::Committed)?;
         self.sync()
     }
 
-    /// Notes that somebody cares for the upload: its time begins again.
-    pub(in crate::files::local) fn touch(&self, now: SystemTime) -> Result<(), Error> {
-        self.file.stamp(now)
+    /// Restarts the upload's time to live, which counts from the mtime of the journal.
+    pub(super) fn touch(&self, now: SystemTime) -> Result<(), Error> {
+        self.file.set_mtime(now)
     }
 
-    pub(in crate::files::local) fn remove(&self) {
+    pub(super) fn remove(&self) {
         self.file.remove();
     }
 
-    /// Adds an entry. Where that fails, the journal says what it said before: what is there of the
-    /// new one is no whole line, and the next is written over it.
+    /// Appends an entry. After a failure the journal is unchanged: the fragment is not a valid line, and the
+    /// next entry overwrites it.
     fn append(&mut self, entry: &Entry) -> Result<(), Error> {
-        let line = line(entry).map_err(|error| Error::io("write the journal", error))?;
+        let line = encode(entry).map_err(|error| Error::io("write the journal", error))?;
         self.file.write(line.as_bytes(), self.length)?;
         self.length += line.len() as u64;
         Ok(())
     }
 
-    /// Makes durable what it says, its name, and the names of what was created before it.
+    /// Makes the entries durable, and the names of the journal and of the files created before it.
     fn sync(&mut self) -> Result<(), Error> {
         self.file.sync()?;
-        if !self.named {
-            sync_folder(self.file.folder()).map_err(|error| {
-                // As with a file: a second sync that succeeds would say nothing.
+        if !self.dir_synced {
+            fsync_dir(self.file.dir()).map_err(|error| {
+                // As with a failed sync of a file, the success of a second sync would prove nothing.
                 self.file.remove();
                 Error::io("make the folder durable", error)
             })?;
-            self.named = true;
+            self.dir_synced = true;
         }
         Ok(())
     }
 }
 
 impl Entry {
-    /// Adds what this entry says to what those before it do. None if it does not belong there.
-    fn add_to(self, record: &mut Option<Record>) -> Option<()> {
-        match (self, record.as_mut()) {
+    /// Applies the entry to the state of those before it. None if the entry is invalid there.
+    fn apply(self, state: &mut Option<JournalState>) -> Option<()> {
+        match (self, state.as_mut()) {
             (
                 Self::Opened {
                     filename,
@@ -200,21 +193,21 @@ impl Entry {
                 },
                 None,
             ) => {
-                let plan = UploadPlan {
+                let spec = UploadSpec {
                     path: filename.parse().ok()?,
                     id: upload_id.parse().ok()?,
                     owner,
                     precondition: Precondition::from_if_etag(if_etag),
                     size,
                 };
-                *record = Some(Record {
-                    plan,
-                    persisted: Extent::default(),
+                *state = Some(JournalState {
+                    spec,
+                    persisted: Prefix::default(),
                     outcome: None,
                 });
             }
-            (Self::Persisted { size, crc32c }, Some(record)) => {
-                record.persisted = extent(size, crc32c);
+            (Self::Persisted { size, crc32c }, Some(state)) => {
+                state.persisted = prefix(size, crc32c);
             }
             (
                 Self::Committing {
@@ -223,18 +216,18 @@ impl Entry {
                     etag,
                     modified_at,
                 },
-                Some(record),
+                Some(state),
             ) => {
-                record.persisted = extent(size, crc32c);
-                record.outcome = Some(Outcome::Committing(Version {
+                state.persisted = prefix(size, crc32c);
+                state.outcome = Some(Outcome::Committing(Version {
                     size,
                     etag,
                     modified_at,
                 }));
             }
-            (Self::Committed, Some(record)) => match record.outcome.take()? {
+            (Self::Committed, Some(state)) => match state.outcome.take()? {
                 Outcome::Committing(version) | Outcome::Committed(version) => {
-                    record.outcome = Some(Outcome::Committed(version));
+                    state.outcome = Some(Outcome::Committed(version));
                 }
             },
             (Self::Opened { .. }, Some(_)) | (_, None) => return None,
@@ -243,24 +236,24 @@ impl Entry {
     }
 }
 
-fn extent(size: u64, crc32c: u32) -> Extent {
-    Extent {
-        size,
+fn prefix(len: u64, crc32c: u32) -> Prefix {
+    Prefix {
+        len,
         crc32c: crc32c.into(),
     }
 }
 
-fn line(entry: &Entry) -> io::Result<String> {
+fn encode(entry: &Entry) -> io::Result<String> {
     let json = serde_json::to_string(entry)?;
     let checksum = Crc32c::of(json.as_bytes()).value();
     Ok(format!("{checksum:08x} {json}\n"))
 }
 
-/// The entry of a line, if it is whole.
+/// Parses a line. None if the line is torn or damaged.
 fn parse(line: &[u8]) -> Option<Entry> {
     let line = str::from_utf8(line).ok()?.strip_suffix('\n')?;
     let (checksum, json) = line.split_once(' ')?;
     let checksum = u32::from_str_radix(checksum, 16).ok()?;
-    let whole = Crc32c::of(json.as_bytes()) == checksum.into();
-    whole.then(|| serde_json::from_str(json).ok())?
+    let is_intact = Crc32c::of(json.as_bytes()) == checksum.into();
+    is_intact.then(|| serde_json::from_str(json).ok())?
 }
