@@ -22,7 +22,7 @@ pub(super) fn server(config: Config) -> Server {
         store: config.store.clone(),
         chunk_bytes: config.chunk_bytes.clamp(1, MAX_CHUNK_BYTES),
         tasks: background.tasks.clone(),
-        ending: background.stop.clone(),
+        stop: background.stop.clone(),
     };
     let store = config.store.clone();
     let staged_in = config.store.clone();

@@ -1,19 +1,19 @@
-//! The file service: files below one root folder, by name.
+//! The file service: files below one root directory, by name.
 //!
-//! * A name is parsed before anything is touched; below the parser no name leaves the root, and a
-//!   link that would is refused by the folder handle that every access goes through.
-//! * A file is replaced, never changed in place: the new content is staged inside the root, made
-//!   durable, then renamed over the old. So a reader that has opened a file sees one version of it,
-//!   and a crash leaves the old or the new.
-//! * An upload is staged in pieces, by one stream after another, and put in its place by the client
-//!   that says so: the end of a stream means nothing. What a checkpoint has made durable is never
-//!   sent again. The newest stream of an upload is the one that may write.
-//! * The server's own folder `.muxs` in the root holds what is staged and the lock that keeps
-//!   out a second server that would write. No name reaches it.
-//! * A read-only store writes nothing at all, not even the lock.
+//! * Every filename is parsed before the disk is accessed. No valid filename leads out of the root, and the
+//!   directory handle behind every access refuses links that do.
+//! * Files are replaced, never changed in place: new content is staged inside the root, made durable, and
+//!   renamed over the old file. An open file therefore keeps its version, and a crash leaves the old version
+//!   or the new one.
+//! * An upload is received in parts, by one stream after another, and committed only by the step `finish`.
+//!   The end of a stream is a pause. Bytes before the last checkpoint are never sent again. The stream that
+//!   opened the upload last is the only one that may write to it.
+//! * The server's private directory `.muxs` in the root holds staged files and the lock against a second
+//!   writing server. No filename reaches it.
+//! * A read-only store writes nothing, not even the lock.
 //!
-//! `service` turns calls into domain types and failures into codes, `store` is asynchronous,
-//! `local` is the disk, plain blocking Rust.
+//! `service` converts calls to domain types and errors to codes, `store` is asynchronous, `local` is blocking
+//! access to the disk.
 
 mod error;
 mod local;

@@ -1,77 +1,66 @@
-//! `muxs.FileController`: calls into domain types, failures into codes. All that the files know of
-//! gRPC is here.
+//! `muxs.FileController`, the gRPC service of the files: converts requests to domain types, and errors to
+//! statuses.
 
+mod failure;
+mod file_info;
+mod limits;
 mod oversize;
 mod read_stream;
 mod write_stream;
 mod zero_copy;
 
-use std::time::Duration;
-
 use futures::{StreamExt, stream::BoxStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
+pub use self::limits::MAX_CHUNK_BYTES;
 use self::{
+    failure::log_io_error,
+    file_info::file_info,
+    limits::{MAX_MESSAGE_BYTES, MAX_TEXT_BYTES},
     oversize::{DropOversize, Oversize},
-    zero_copy::Framed,
+    read_stream::FileRange,
+    write_stream::UploadStream,
+    zero_copy::ZeroCopyReads,
 };
-use super::{Error, FilePath, Principal, Store, Version, upload::UploadId};
-use crate::{
-    failure::{BAD_REQUEST, Failure},
-    pb::{self, file_controller_server::FileControllerServer},
-};
+use super::{error::Error, principal::Principal, store::Store, upload::UploadId};
+use crate::pb::{self, file_controller_server::FileControllerServer};
 
-/// The longest text that fits a message of 4 MiB, the most that gRPC clients accept unless told
-/// otherwise: a byte for the field's key and four for its length come before it.
-const MAX_TEXT_BYTES: u64 = 4 * 1024 * 1024 - 5;
-
-/// The largest message that is taken in: a Write of the longest text under the longest name, and
-/// some room for fields to come.
-const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024 + 8 * 1024;
-
-/// The largest chunk that is sent or taken in, in bytes.
-pub const MAX_CHUNK_BYTES: u32 = 1024 * 1024;
-
-/// When a client shall come back whose upload there is no room for, or that is cut off because the
-/// server stops.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// What Read answers in place of a text that it could not read, as it always has.
+/// The text of a Read that failed, part of the contract since its first version.
 const READ_FAILED: &str = "Error: read failed";
 
-/// The method whose messages may have any size: `oversize` looks after them.
+/// The method without a size limit of the server: `oversize` applies the limit.
 pub(crate) const WRITE: &str = "/muxs.FileController/Write";
 
-/// The method whose client has something to say, or closes.
+/// The method whose client sends messages throughout the call.
 pub(crate) const WRITE_STREAM: &str = "/muxs.FileController/WriteStream";
 
-/// `muxs.FileController`, ready to be served.
-pub(crate) type FileController = Framed<DropOversize<FileControllerServer<FileService>>>;
+/// The complete service, with its wrappers.
+pub(crate) type FileController = ZeroCopyReads<DropOversize<FileControllerServer<FileService>>>;
 
-/// What the service needs.
+/// The handlers of the service.
 #[derive(Clone, Debug)]
 pub(crate) struct FileService {
     pub(crate) store: Store,
-    /// The size of a chunk that is sent, in bytes, where the client has no wish.
+    /// The size of sent chunks in bytes, if the client requests none.
     pub(crate) chunk_bytes: u32,
-    /// Where the tasks are that outlive a call.
+    /// Tracks the tasks that outlive their call.
     pub(crate) tasks: TaskTracker,
-    /// Cancelled when the server stops and waits no longer for uploads.
-    pub(crate) ending: CancellationToken,
+    /// Cancelled when the server stops waiting for uploads.
+    pub(crate) stop: CancellationToken,
 }
 
-/// Serves files.
+/// Wraps the handlers to the complete service.
 pub(crate) fn file_controller(files: FileService) -> FileController {
     let server = FileControllerServer::new(files).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    Framed(DropOversize::new(server, WRITE, MAX_MESSAGE_BYTES as u64))
+    ZeroCopyReads(DropOversize::new(server, WRITE, MAX_MESSAGE_BYTES as u64))
 }
 
 impl FileService {
     async fn read_text(&self, request: Request<pb::Files>) -> Result<String, Error> {
         let path = principal(&request).parse_path(&request.get_ref().filename)?;
         let text = self.store.read_text(path.clone(), MAX_TEXT_BYTES).await;
-        text.inspect_err(|error| log(&path, error))
+        text.inspect_err(|error| log_io_error(&path, error))
     }
 
     async fn write_text(&self, request: Request<pb::Files>) -> Result<(), Error> {
@@ -90,14 +79,28 @@ impl FileService {
             return Err(too_large(text.len() as u64));
         }
         let written = self.store.write_text(path.clone(), text).await;
-        written.inspect_err(|error| log(&path, error))
+        written.inspect_err(|error| log_io_error(&path, error))
     }
 
     async fn stat(&self, request: Request<pb::StatRequest>) -> Result<pb::FileInfo, Error> {
         let path = principal(&request).parse_path(&request.get_ref().filename)?;
         let version = self.store.stat(path.clone()).await;
-        let version = version.inspect_err(|error| log(&path, error))?;
+        let version = version.inspect_err(|error| log_io_error(&path, error))?;
         Ok(file_info(&path, version))
+    }
+
+    async fn open_range(
+        &self,
+        request: Request<pb::ReadStreamRequest>,
+    ) -> Result<FileRange, Error> {
+        let principal = principal(&request);
+        FileRange::open(
+            &self.store,
+            &principal,
+            request.into_inner(),
+            self.chunk_bytes,
+        )
+        .await
     }
 
     async fn abort_upload(&self, request: Request<pb::AbortUploadRequest>) -> Result<(), Error> {
@@ -109,7 +112,7 @@ impl FileService {
             .store
             .abort_upload(path.clone(), id, principal.owner)
             .await;
-        aborted.inspect_err(|error| log(&path, error))
+        aborted.inspect_err(|error| log_io_error(&path, error))
     }
 }
 
@@ -151,10 +154,10 @@ impl pb::file_controller_server::FileController for FileService {
         &self,
         request: Request<pb::ReadStreamRequest>,
     ) -> Result<Response<Self::ReadStreamStream>, Status> {
-        let reading = self.read_stream(request).await?;
-        let mut response = Response::new(reading.clone().responses().boxed());
-        // For `framed`.
-        response.extensions_mut().insert(reading);
+        let range = self.open_range(request).await?;
+        let mut response = Response::new(range.clone().responses().boxed());
+        // For `zero_copy`.
+        response.extensions_mut().insert(range);
         Ok(response)
     }
 
@@ -164,7 +167,10 @@ impl pb::file_controller_server::FileController for FileService {
         &self,
         request: Request<Streaming<pb::WriteStreamRequest>>,
     ) -> Result<Response<Self::WriteStreamStream>, Status> {
-        let responses = self.write_stream(request);
+        let principal = principal(&request);
+        let (store, stop) = (self.store.clone(), self.stop.clone());
+        let responses =
+            UploadStream::spawn(store, principal, request.into_inner(), stop, &self.tasks);
         Ok(Response::new(responses.boxed()))
     }
 
@@ -177,91 +183,7 @@ impl pb::file_controller_server::FileController for FileService {
     }
 }
 
-/// On whose behalf a call is made.
+/// The principal that the server attached to the request, or the default without authentication.
 fn principal<T>(request: &Request<T>) -> Principal {
     request.extensions().get().cloned().unwrap_or_default()
-}
-
-fn file_info(path: &FilePath, version: Version) -> pb::FileInfo {
-    pb::FileInfo {
-        filename: path.as_str().to_owned(),
-        size: version.size,
-        etag: version.etag,
-        modified_at: Some(version.modified_at.into()),
-    }
-}
-
-/// Notes what the operating system said, which clients are not told.
-fn log(path: &FilePath, error: &Error) {
-    if let Error::Io { operation, source } = error {
-        tracing::error!(file = path.as_str(), error = %source, "cannot {operation}");
-    }
-}
-
-impl From<Error> for pb::Failure {
-    fn from(error: Error) -> Self {
-        let cause = cause(&error);
-        Self {
-            code: cause.code.into(),
-            reason: cause.reason.to_owned(),
-            message: error.to_string(),
-        }
-    }
-}
-
-impl From<Error> for Status {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::FilenameInvalid(_) => cause(&error).bad_field("filename", error.to_string()),
-            Error::UploadIdInvalid(_) => cause(&error).bad_field("upload_id", error.to_string()),
-            Error::TooManyUploads => cause(&error).retry_after(RETRY_AFTER, error.to_string()),
-            _ => cause(&error).status(error.to_string()),
-        }
-    }
-}
-
-/// The one table from failure to code and reason. It has no wildcard: a new failure gets its row,
-/// or does not compile.
-fn cause(error: &Error) -> Failure {
-    match error {
-        Error::FilenameInvalid(_) => Failure::new(Code::InvalidArgument, "FILENAME_INVALID"),
-        Error::UploadIdInvalid(_) => Failure::new(Code::InvalidArgument, BAD_REQUEST),
-        Error::OutsideRoot => Failure::new(Code::PermissionDenied, "OUTSIDE_ROOT"),
-        Error::OutsideFolder => Failure::new(Code::PermissionDenied, "OUTSIDE_FOLDER"),
-        Error::ReadOnly => Failure::new(Code::PermissionDenied, "READ_ONLY"),
-        Error::NotFound => Failure::new(Code::NotFound, "NOT_FOUND"),
-        Error::NotAFile => Failure::new(Code::FailedPrecondition, "NOT_A_FILE"),
-        Error::TooLarge { limit, size } => Failure::new(Code::FailedPrecondition, "TOO_LARGE")
-            .metadata("limit", limit)
-            .metadata("size", size),
-        Error::NotText => Failure::new(Code::FailedPrecondition, "NOT_TEXT"),
-        Error::UploadNotFound => Failure::new(Code::NotFound, "NOT_FOUND"),
-        Error::FileChanged => Failure::new(Code::Aborted, "FILE_CHANGED"),
-        Error::OffsetBeyondEnd { size } => {
-            Failure::new(Code::OutOfRange, "OFFSET_BEYOND_END").metadata("size", size)
-        }
-        Error::Exists { etag } => {
-            Failure::new(Code::AlreadyExists, "EXISTS").metadata_opt("etag", etag.as_ref())
-        }
-        Error::EtagMismatch { etag } => Failure::new(Code::FailedPrecondition, "ETAG_MISMATCH")
-            .metadata_opt("etag", etag.as_ref()),
-        Error::UploadMismatch => Failure::new(Code::FailedPrecondition, "UPLOAD_MISMATCH"),
-        Error::OffsetMismatch { expected } => {
-            Failure::new(Code::Aborted, "OFFSET_MISMATCH").metadata("expected", expected)
-        }
-        Error::ChunkCorrupt { offset } => {
-            Failure::new(Code::Aborted, "CHUNK_CORRUPT").metadata("offset", offset)
-        }
-        Error::Superseded => Failure::new(Code::Aborted, "SUPERSEDED"),
-        Error::SizeMismatch { .. } => Failure::new(Code::InvalidArgument, "SIZE_MISMATCH"),
-        Error::ChecksumMismatch => Failure::new(Code::InvalidArgument, "CHECKSUM_MISMATCH"),
-        Error::UploadTooLarge { limit, size } => {
-            Failure::new(Code::FailedPrecondition, "TOO_LARGE")
-                .metadata("limit", limit)
-                .metadata("size", size)
-        }
-        Error::DiskFull => Failure::new(Code::ResourceExhausted, "DISK_FULL"),
-        Error::TooManyUploads => Failure::new(Code::ResourceExhausted, "BUSY"),
-        Error::Io { .. } => Failure::new(Code::Internal, "IO"),
-    }
 }

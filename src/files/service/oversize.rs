@@ -1,8 +1,8 @@
-//! Answers a Write that is too large as Write answers everything: with a reason.
+//! Lets the handler of Write refuse messages over the size limit, with a reason.
 //!
-//! gRPC refuses a message over the limit before a handler sees it, with a status that cannot say
-//! what to do instead. So this looks at the length that stands in front of the message, drops what
-//! is too long, unread, and hands the call on with [`Oversize`] in its place.
+//! Tonic refuses such a message before the handler is called, with a status that cannot name the alternative.
+//! This wrapper reads the length in the message prefix, drops a message over the limit, and calls the handler
+//! with an empty message and [`Oversize`].
 
 use std::{
     error::Error,
@@ -19,18 +19,18 @@ use tower::Service;
 
 use crate::codec::MESSAGE_PREFIX_LEN;
 
-/// How much of a message is waited for before it is answered. A client that is answered while it
-/// still sends may take that for a broken connection and never see the answer.
-const MAX_DROPPED: u64 = 64 * 1024 * 1024;
+/// The maximum number of bytes of a message that are received and dropped before the response. A client that
+/// gets the response while it sends may see a broken connection instead.
+const MAX_DROPPED_BYTES: u64 = 64 * 1024 * 1024;
 
-/// In the extensions of a request: its message was larger than the limit and has been dropped.
+/// The extension of a request whose message exceeded the limit and was dropped.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Oversize {
-    /// In bytes, the filename and the framing of the fields included.
+    /// The size of the message in bytes, with the filename and the keys and lengths of the fields.
     pub(super) size: u64,
 }
 
-/// Drops messages over a limit on their way to one method of a service.
+/// Drops messages over a size limit to one method of a service.
 #[derive(Clone, Debug)]
 pub(crate) struct DropOversize<S> {
     inner: S,
@@ -39,7 +39,7 @@ pub(crate) struct DropOversize<S> {
 }
 
 impl<S> DropOversize<S> {
-    /// For calls of the method with the path `method`; `limit` in bytes.
+    /// Wraps a service. `method` is the path of the method, `limit` is in bytes.
     pub(super) fn new(inner: S, method: &'static str, limit: u64) -> Self {
         Self {
             inner,
@@ -74,7 +74,7 @@ where
             return Either::Left(self.inner.call(request));
         }
         let limit = self.limit;
-        // The service that was polled ready is the one to call; its clone takes its place.
+        // The instance that was polled ready must be the one that is called.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         Either::Right(Box::pin(async move {
@@ -88,21 +88,21 @@ where
     }
 }
 
-/// The body as it was, or an empty message and what it stands for.
+/// Returns the body unchanged, or an empty message and the size of the dropped one.
 async fn drop_oversize(body: Body, limit: u64) -> (Body, Option<Oversize>) {
     let mut frames = BodyStream::new(body);
     let mut seen = Vec::new();
-    let mut head = Vec::with_capacity(MESSAGE_PREFIX_LEN);
-    while head.len() < MESSAGE_PREFIX_LEN {
+    let mut prefix = Vec::with_capacity(MESSAGE_PREFIX_LEN);
+    while prefix.len() < MESSAGE_PREFIX_LEN {
         match frames.next().await {
-            // Nothing; and there could be any number of these.
+            // Empty frames are not kept: a client may send any number of them.
             Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
             Some(Ok(frame)) => {
                 let data = frame.data_ref().into_iter().flatten();
-                head.extend(data.take(MESSAGE_PREFIX_LEN - head.len()));
+                prefix.extend(data.take(MESSAGE_PREFIX_LEN - prefix.len()));
                 seen.push(Ok(frame));
             }
-            // A body that has failed fails again, for ever: it is not asked twice.
+            // A failed body returns its error forever, so it is not polled again.
             Some(Err(status)) => {
                 seen.push(Err(status));
                 return (Body::new(StreamBody::new(tokio_stream::iter(seen))), None);
@@ -110,8 +110,8 @@ async fn drop_oversize(body: Body, limit: u64) -> (Body, Option<Oversize>) {
             None => break,
         }
     }
-    // What is too short for a head is for the service to refuse.
-    let size = match head[..] {
+    // The service refuses a body that is shorter than a message prefix.
+    let size = match prefix[..] {
         [_compressed, a, b, c, d] => u32::from_be_bytes([a, b, c, d]).into(),
         _ => 0,
     };
@@ -120,7 +120,7 @@ async fn drop_oversize(body: Body, limit: u64) -> (Body, Option<Oversize>) {
         return (Body::new(StreamBody::new(whole)), None);
     }
     let mut dropped = 0;
-    while dropped < size.min(MAX_DROPPED)
+    while dropped < size.min(MAX_DROPPED_BYTES)
         && let Some(Ok(frame)) = frames.next().await
     {
         dropped += frame.data_ref().map_or(0, |data| data.len() as u64);

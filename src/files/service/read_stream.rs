@@ -1,39 +1,46 @@
-//! ReadStream: a file of any size, a chunk at a time, as fast as the client takes them.
+//! Opens the part of a file that a ReadStream asks for.
 
 use futures::{Stream, StreamExt, stream};
-use tonic::{Request, Status};
+use tonic::Status;
 
-use super::{FileService, MAX_CHUNK_BYTES, file_info, log, principal};
+use super::{failure::log_io_error, file_info::file_info, limits::MAX_CHUNK_BYTES};
 use crate::{
     checksum::Crc32c,
-    files::{Error, FilePath, store::Download},
+    files::{
+        error::Error,
+        path::FilePath,
+        principal::Principal,
+        store::{OpenFile, Store},
+    },
     pb::{self, read_stream_response::Event},
 };
 
-/// A ReadStream that nothing stands in the way of. Clones read the same.
+/// An open file, and the part of it that is still to be sent.
 #[derive(Clone)]
-pub(super) struct Reading {
+pub(super) struct FileRange {
     pub(super) path: FilePath,
-    pub(super) file: Download,
-    /// Where the next chunk begins.
+    pub(super) file: OpenFile,
+    /// The offset of the next chunk, in bytes.
     pub(super) offset: u64,
-    /// Where the last one ends.
+    /// The end of the last chunk, in bytes.
     pub(super) end: u64,
-    /// The size of all but the last.
+    /// The size of all chunks but the last.
     pub(super) chunk_bytes: u32,
 }
 
-impl FileService {
-    /// Opens what was asked for; everything that can fail before the first byte fails here.
-    pub(super) async fn read_stream(
-        &self,
-        request: Request<pb::ReadStreamRequest>,
-    ) -> Result<Reading, Error> {
-        let principal = principal(&request);
-        let request = request.into_inner();
+impl FileRange {
+    /// Opens the requested file, and checks the request against it. Later errors are those of reads only.
+    ///
+    /// `default_chunk_bytes` is the size of chunks if the client requests none.
+    pub(super) async fn open(
+        store: &Store,
+        principal: &Principal,
+        request: pb::ReadStreamRequest,
+        default_chunk_bytes: u32,
+    ) -> Result<Self, Error> {
         let path = principal.parse_path(&request.filename)?;
-        let opened = self.store.open_file(path.clone()).await;
-        let file = opened.inspect_err(|error| log(&path, error))?;
+        let opened = store.open_file(path.clone()).await;
+        let file = opened.inspect_err(|error| log_io_error(&path, error))?;
         let version = file.version();
         if !request.if_etag.is_empty() && request.if_etag != version.etag {
             let etag = Some(version.etag.clone());
@@ -48,50 +55,49 @@ impl FileService {
             0 => rest,
             length => length.min(rest),
         };
-        Ok(Reading {
+        Ok(Self {
             path,
             file,
             offset: request.offset,
             end: request.offset + length,
             chunk_bytes: match request.max_chunk_bytes {
-                0 => self.chunk_bytes,
-                wanted => wanted.min(MAX_CHUNK_BYTES),
+                0 => default_chunk_bytes,
+                requested => requested.min(MAX_CHUNK_BYTES),
             },
         })
     }
-}
 
-impl Reading {
-    /// What comes first.
+    /// The first response: the version of the file.
     pub(super) fn info(&self) -> pb::ReadStreamResponse {
-        response(Event::Info(file_info(
-            &self.path,
-            self.file.version().clone(),
-        )))
+        let info = file_info(&self.path, self.file.version().clone());
+        pb::ReadStreamResponse {
+            event: Some(Event::Info(info)),
+        }
     }
 
-    /// All of it, for the generated code to send. Each chunk is read when it is asked for.
+    /// All responses, for the generated code to send. Each chunk is read when it is polled for.
     pub(super) fn responses(
         self,
     ) -> impl Stream<Item = Result<pb::ReadStreamResponse, Status>> + use<> {
         let info = stream::iter([Ok(self.info())]);
-        let chunks = stream::try_unfold(self, async |mut reading| {
-            let Some(chunk) = reading.chunk().await? else {
+        let chunks = stream::try_unfold(self, async |mut range| {
+            let Some(chunk) = range.next_chunk().await? else {
                 return Ok(None);
             };
-            Ok(Some((response(Event::Chunk(chunk)), reading)))
+            let event = Some(Event::Chunk(chunk));
+            Ok(Some((pb::ReadStreamResponse { event }, range)))
         });
         info.chain(chunks)
     }
 
-    async fn chunk(&mut self) -> Result<Option<pb::Chunk>, Error> {
+    async fn next_chunk(&mut self) -> Result<Option<pb::Chunk>, Error> {
         let offset = self.offset;
         let length = u64::from(self.chunk_bytes).min(self.end - offset) as usize;
         if length == 0 {
             return Ok(None);
         }
         let read = self.file.read(offset, vec![0; length], 0..length).await;
-        let data = read.inspect_err(|error| log(&self.path, error))?;
+        let data = read.inspect_err(|error| log_io_error(&self.path, error))?;
         self.offset += length as u64;
         Ok(Some(pb::Chunk {
             offset,
@@ -99,8 +105,4 @@ impl Reading {
             data: data.into(),
         }))
     }
-}
-
-fn response(event: Event) -> pb::ReadStreamResponse {
-    pb::ReadStreamResponse { event: Some(event) }
 }

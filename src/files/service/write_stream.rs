@@ -1,128 +1,144 @@
-//! WriteStream: the steps of a client in, what became of them out.
+//! WriteStream: receives the steps of an upload, and sends its progress and result.
 //!
-//! A task of its own takes the steps, because it outlives the call: when the client is gone, what
-//! has come is still made durable. Nothing is concluded from the end of the steps, which looks the
-//! same for a client that pauses, one that cancels, and one whose connection broke.
+//! The steps are received by a task that outlives the call: after a client disconnects, the received chunks
+//! are still made durable. The end of the steps has no meaning of its own, as it looks the same for a client
+//! that pauses, one that cancels, and one whose connection broke.
 
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Status, Streaming};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Code, Status, Streaming};
 use tracing::Instrument;
 
-use super::{FileService, MAX_CHUNK_BYTES, RETRY_AFTER, file_info, log, principal};
+use super::{
+    failure::{RETRY_AFTER, log_io_error},
+    file_info::file_info,
+    limits::MAX_CHUNK_BYTES,
+};
 use crate::{
     checksum::Crc32c,
     failure::{BAD_REQUEST, Failure},
     files::{
-        Error, FilePath, Principal, Version,
-        store::{Chunk, Opened, Upload},
+        error::Error,
+        path::FilePath,
+        principal::Principal,
+        store::{Chunk, OpenOutcome, Store, UploadWriter},
         upload::{Precondition, Progress, UploadId, UploadSpec},
+        version::Version,
     },
     pb::{self, write_stream_request::Step, write_stream_response::State},
 };
 
-/// How many answers wait for a client that does not read. Beyond that, progress is not told: later
-/// progress says more.
-const ANSWERS: usize = 4;
+/// The number of progress responses that are queued for a slow client. More are dropped: later ones supersede
+/// them.
+const PROGRESS_CAPACITY: usize = 4;
 
-/// How many more there is room for, so that the last words never wait: what became of the upload,
-/// and that something came after `finish`.
-const LAST_WORDS: usize = 2;
+/// The capacity reserved for final responses, which are never dropped: the result, and the error for a step
+/// after `finish`.
+const FINAL_ANSWERS: usize = 2;
 
-/// A chunk that is larger keeps the whole message in memory that it came in. That costs nothing
-/// when the message holds little else; one that is smaller could be a single byte in 4 MiB of
-/// fields that nobody knows.
-const COPIED_BELOW: usize = 256 * 1024;
+/// Chunks below this size are copied out of their message.
+///
+/// A chunk that is not copied keeps its whole message in memory. For a large chunk that costs little; a small
+/// one could keep 4 MiB of unknown fields.
+const COPY_THRESHOLD_BYTES: usize = 256 * 1024;
 
-const AFTER_FINISH: &str = "nothing comes after finish";
+const STEP_AFTER_FINISH: &str = "nothing comes after finish";
 
-impl FileService {
-    /// Takes the steps of one stream. Returns at once, so that the client has its headers.
-    pub(super) fn write_stream(
-        &self,
-        request: Request<Streaming<pb::WriteStreamRequest>>,
-    ) -> impl Stream<Item = Result<pb::WriteStreamResponse, Status>> + use<> {
-        let (answers, outgoing) = mpsc::channel(ANSWERS + LAST_WORDS);
-        let mut call = Call {
-            files: self.clone(),
-            principal: principal(&request),
-            steps: request.into_inner(),
-            answers,
-            finished: false,
-        };
-        let task = async move {
-            let last = call.take().await;
-            call.say(last.map_err(Status::from));
-            if call.finished && call.has_more() {
-                call.say(Err(StreamError::BadRequest(AFTER_FINISH).into()));
-            }
-        };
-        let task = self.tasks.spawn(task.in_current_span());
-        // If the task panics it says nothing any more, and that shall not look like a pause.
-        let panicked = stream::once(task).filter_map(async |ended| {
-            let cause = Failure::new(Code::Internal, "IO");
-            ended.err().map(|_| Err(cause.status("the server failed")))
-        });
-        ReceiverStream::new(outgoing).chain(panicked)
-    }
-}
-
-/// One stream: where the steps come from, and where the answers go.
-struct Call {
-    files: FileService,
+/// One WriteStream call.
+pub(super) struct UploadStream {
+    store: Store,
     principal: Principal,
-    steps: Streaming<pb::WriteStreamRequest>,
-    answers: mpsc::Sender<Result<pb::WriteStreamResponse, Status>>,
-    /// Whether the client has finished the upload on this stream.
+    requests: Streaming<pb::WriteStreamRequest>,
+    responses: mpsc::Sender<Result<pb::WriteStreamResponse, Status>>,
+    /// Cancelled when the server stops waiting for uploads.
+    stop: CancellationToken,
+    /// Whether the client has sent `finish`.
     finished: bool,
 }
 
 /// Why a stream ends early.
 enum StreamError {
-    /// The domain's reason.
-    FileService(Error),
-    /// What came breaks the contract.
+    /// An error of the files.
+    File(Error),
+    /// The request violates the contract.
     BadRequest(&'static str),
-    /// The connection broke, or what came is no step.
+    /// The connection broke, or a message could not be decoded.
     Transport(Status),
-    /// The server stops.
+    /// The server is shutting down.
     Draining,
 }
 
-impl Call {
-    /// Takes the steps to their end, and says what became of the upload.
-    async fn take(&mut self) -> Result<State, StreamError> {
-        let open = self.first_step().await?;
-        let plan = plan(open, &self.principal)?;
-        let (path, id) = (plan.path.clone(), plan.id.clone());
-        let opened = self.files.store.open_upload(plan).await;
-        let mut upload = match opened.inspect_err(|error| log(&path, error))? {
-            Opened::Committed(version) => return Ok(committed(&path, version)),
-            Opened::Unfinished(upload, so_far) => {
-                self.say(Ok(progress(&id, so_far)));
+impl UploadStream {
+    /// Receives the steps of a call in a task of `tasks`, and returns its responses. Does not wait, so the
+    /// client gets its headers at once.
+    pub(super) fn spawn(
+        store: Store,
+        principal: Principal,
+        requests: Streaming<pb::WriteStreamRequest>,
+        stop: CancellationToken,
+        tasks: &TaskTracker,
+    ) -> impl Stream<Item = Result<pb::WriteStreamResponse, Status>> + use<> {
+        let (responses, outgoing) = mpsc::channel(PROGRESS_CAPACITY + FINAL_ANSWERS);
+        let mut upload = Self {
+            store,
+            principal,
+            requests,
+            responses,
+            stop,
+            finished: false,
+        };
+        let task = async move {
+            let result = upload.run().await;
+            upload.send(result.map_err(Status::from));
+            if upload.finished && upload.try_recv().is_some() {
+                upload.send(Err(StreamError::BadRequest(STEP_AFTER_FINISH).into()));
+            }
+        };
+        let task = tasks.spawn(task.in_current_span());
+        // A panic closes the channel without a result, which must not look like a pause.
+        let panicked = stream::once(task).filter_map(async |ended| {
+            let failure = Failure::new(Code::Internal, "IO");
+            ended
+                .err()
+                .map(|_| Err(failure.status("the server failed")))
+        });
+        ReceiverStream::new(outgoing).chain(panicked)
+    }
+
+    /// Receives all steps, and returns the final state of the upload.
+    async fn run(&mut self) -> Result<State, StreamError> {
+        let open = self.recv_open().await?;
+        let spec = upload_spec(open, &self.principal)?;
+        let (path, id) = (spec.path.clone(), spec.id.clone());
+        let opened = self.store.open_upload(spec).await;
+        let mut upload = match opened.inspect_err(|error| log_io_error(&path, error))? {
+            OpenOutcome::Committed(version) => return Ok(committed_state(&path, version)),
+            OpenOutcome::Unfinished(upload, progress) => {
+                self.send(Ok(progress_state(&id, progress)));
                 upload
             }
         };
-        let ended = self.take_chunks(&mut upload, &path, &id).await;
+        let ended = self.recv_chunks(&mut upload, &path, &id).await;
         let Err(failure) = ended else { return ended };
-        // What is wrong with the chunks that came before is what was wrong first.
-        let failure = match (upload.keep().await, failure) {
-            (_, StreamError::FileService(error)) | (Err(error), _) => {
-                log(&path, &error);
-                StreamError::FileService(error)
+        // An error of earlier chunks came first, so it is the one to report.
+        let failure = match (upload.salvage().await, failure) {
+            (_, StreamError::File(error)) | (Err(error), _) => {
+                log_io_error(&path, &error);
+                StreamError::File(error)
             }
             (Ok(()), failure) => failure,
         };
         Err(failure)
     }
 
-    /// Waits for `open`.
-    async fn first_step(&mut self) -> Result<pb::OpenUpload, StreamError> {
+    /// Waits for the step `open`.
+    async fn recv_open(&mut self) -> Result<pb::OpenUpload, StreamError> {
         let first = tokio::select! {
-            first = self.steps.next() => first,
-            () = self.files.ending.cancelled() => return Err(StreamError::Draining),
+            first = self.requests.next() => first,
+            () = self.stop.cancelled() => return Err(StreamError::Draining),
         };
         match first {
             Some(Ok(pb::WriteStreamRequest {
@@ -133,40 +149,40 @@ impl Call {
         }
     }
 
-    /// Takes chunks to `finish`, or to the end of the steps, which is no more than a pause.
-    async fn take_chunks(
+    /// Receives chunks until `finish`, or until the end of the steps, which pauses the upload.
+    async fn recv_chunks(
         &mut self,
-        upload: &mut Upload,
+        upload: &mut UploadWriter,
         path: &FilePath,
         id: &UploadId,
     ) -> Result<State, StreamError> {
         loop {
             let step = tokio::select! {
                 biased;
-                () = self.files.ending.cancelled() => return Err(StreamError::Draining),
-                // First all that is there: the more is written at once, the better.
-                step = self.steps.next(), if upload.has_room() => step,
-                advanced = upload.advanced() => {
-                    if let Some(so_far) = advanced?
-                        && self.answers.capacity() > LAST_WORDS
+                () = self.stop.cancelled() => return Err(StreamError::Draining),
+                // Chunks that are already here come before writes, for large batches.
+                step = self.requests.next(), if upload.has_capacity() => step,
+                progress = upload.progress() => {
+                    if let Some(progress) = progress?
+                        && self.responses.capacity() > FINAL_ANSWERS
                     {
-                        self.say(Ok(progress(id, so_far)));
+                        self.send(Ok(progress_state(id, progress)));
                     }
                     continue;
                 }
             };
             let Some(step) = step else {
-                return Ok(progress(id, upload.pause().await?));
+                return Ok(progress_state(id, upload.pause().await?));
             };
             match step.map_err(StreamError::Transport)?.step {
-                Some(Step::Chunk(next)) => upload.push(self.chunk(next)?),
-                Some(Step::Finish(_)) if self.has_more() => {
-                    return Err(StreamError::BadRequest(AFTER_FINISH));
+                Some(Step::Chunk(chunk)) => upload.push(self.check_chunk(chunk)?),
+                Some(Step::Finish(_)) if self.try_recv().is_some() => {
+                    return Err(StreamError::BadRequest(STEP_AFTER_FINISH));
                 }
                 Some(Step::Finish(pb::FinishUpload { size, crc32c })) => {
                     self.finished = true;
                     let version = upload.finish(size, crc32c.map(Crc32c::from)).await?;
-                    return Ok(committed(path, version));
+                    return Ok(committed_state(path, version));
                 }
                 Some(Step::Open(_)) => return Err(StreamError::BadRequest("open comes once")),
                 None => return Err(StreamError::BadRequest("a step has to be set")),
@@ -174,14 +190,14 @@ impl Call {
         }
     }
 
-    fn chunk(&self, chunk: pb::Chunk) -> Result<Chunk, StreamError> {
+    fn check_chunk(&self, chunk: pb::Chunk) -> Result<Chunk, StreamError> {
         if chunk.data.len() > MAX_CHUNK_BYTES as usize {
-            self.files.store.stats().chunks_too_large.add(1);
+            self.store.stats().chunks_too_large.add(1);
             return Err(StreamError::BadRequest(
                 "the chunk is larger than max_chunk_bytes",
             ));
         }
-        let bytes = match chunk.data.len() < COPIED_BELOW {
+        let bytes = match chunk.data.len() < COPY_THRESHOLD_BYTES {
             true => Bytes::copy_from_slice(&chunk.data),
             false => chunk.data,
         };
@@ -192,19 +208,19 @@ impl Call {
         })
     }
 
-    /// Whether the client has sent another step already.
-    fn has_more(&mut self) -> bool {
-        matches!(self.steps.next().now_or_never(), Some(Some(Ok(_))))
+    /// Receives a step that has already arrived.
+    fn try_recv(&mut self) -> Option<pb::WriteStreamRequest> {
+        self.requests.next().now_or_never()??.ok()
     }
 
-    fn say(&self, answer: Result<State, Status>) {
-        // There is room, but the client may be gone.
-        let _ = self.answers.try_send(answer.map(response));
+    fn send(&self, state: Result<State, Status>) {
+        let response = state.map(|state| pb::WriteStreamResponse { state: Some(state) });
+        // There is capacity. An error means that the client is gone.
+        let _ = self.responses.try_send(response);
     }
 }
 
-/// The domain's words for `open`.
-fn plan(open: pb::OpenUpload, principal: &Principal) -> Result<UploadSpec, StreamError> {
+fn upload_spec(open: pb::OpenUpload, principal: &Principal) -> Result<UploadSpec, StreamError> {
     Ok(UploadSpec {
         path: principal.parse_path(&open.filename)?,
         owner: principal.owner.clone(),
@@ -217,34 +233,30 @@ fn plan(open: pb::OpenUpload, principal: &Principal) -> Result<UploadSpec, Strea
     })
 }
 
-fn progress(id: &UploadId, so_far: Progress) -> State {
+fn progress_state(id: &UploadId, progress: Progress) -> State {
     State::Progress(pb::UploadProgress {
         upload_id: id.as_str().to_owned(),
-        persisted_size: so_far.persisted.len,
-        persisted_crc32c: so_far.persisted.crc32c.value(),
-        expires_at: Some(so_far.expires_at.into()),
+        persisted_size: progress.persisted.len,
+        persisted_crc32c: progress.persisted.crc32c.value(),
+        expires_at: Some(progress.expires_at.into()),
         max_chunk_bytes: MAX_CHUNK_BYTES,
     })
 }
 
-fn committed(path: &FilePath, version: Version) -> State {
+fn committed_state(path: &FilePath, version: Version) -> State {
     State::Committed(file_info(path, version))
-}
-
-fn response(state: State) -> pb::WriteStreamResponse {
-    pb::WriteStreamResponse { state: Some(state) }
 }
 
 impl From<Error> for StreamError {
     fn from(error: Error) -> Self {
-        Self::FileService(error)
+        Self::File(error)
     }
 }
 
 impl From<StreamError> for Status {
     fn from(failure: StreamError) -> Self {
         match failure {
-            StreamError::FileService(error) => error.into(),
+            StreamError::File(error) => error.into(),
             StreamError::BadRequest(message) => {
                 Failure::new(Code::InvalidArgument, BAD_REQUEST).status(message)
             }

@@ -1,12 +1,11 @@
-//! ReadStream without a copy: the messages of a file, made in the buffers that it is read into.
+//! Responses of ReadStream without a copy: the file is read into the buffer that is sent.
 //!
-//! gRPC's generated code is given a chunk and writes the message into a buffer of its own, which is
-//! one more pass over every byte, and new memory for each. But all that stands in front of the bytes
-//! of a chunk is known before they are read, except a checksum of fixed size. So here they are read
-//! to where they have to be, the head is put in front of them, and HTTP/2 takes the whole as it is.
+//! The generated code would encode each chunk into a new buffer, at the cost of an allocation and one more
+//! pass over its bytes. But all that precedes a chunk's data in its message is known before the read, except
+//! a checksum of fixed size. So the data is read to its final position, and the header is written in front.
 //!
-//! The generated service stays as it is, and makes the same messages: what it answers a ReadStream
-//! with carries the [`Reading`], from which this makes the body anew.
+//! The generated service makes the same messages: its response carries the [`FileRange`], from which this
+//! wrapper makes the body anew.
 
 use std::{
     ops::Range,
@@ -28,33 +27,37 @@ use prost::{
 use tonic::{Status, body::Body, server::NamedService};
 use tower::Service;
 
-use super::{log, read_stream::Reading};
-use crate::{checksum::Crc32c, codec::MESSAGE_PREFIX_LEN, failure::trailers, files::Error, pb};
+use super::{failure::log_io_error, read_stream::FileRange};
+use crate::{
+    checksum::Crc32c, codec::MESSAGE_PREFIX_LEN, failure::trailers, files::error::Error, pb,
+};
 
-/// Fields of the contract that are encoded here.
+/// The numbers of the fields that are encoded here.
 const RESPONSE_CHUNK: u32 = 2;
 const CHUNK_DATA: u32 = 15;
 
-/// The longest head of a chunk, in bytes: gRPC's, a key and a length for the chunk, its offset and
-/// checksum, a key and a length for its data.
-const LONGEST_HEAD: usize = MESSAGE_PREFIX_LEN + 1 + 4 + 11 + 5 + 1 + 4;
+/// The longest header of a chunk: the message prefix; key and length of the chunk; its offset and checksum;
+/// key and length of its data.
+const MAX_HEADER_BYTES: usize = MESSAGE_PREFIX_LEN + 1 + 4 + 11 + 5 + 1 + 4;
 
-/// As many small chunks as fit in this, in bytes, travel together: as for any other message.
-const GATHERED_BYTES: usize = 32 * 1024;
+/// The maximum size of a group of small chunks, which are read and sent together.
+///
+/// The generated code groups small messages likewise.
+const MAX_GROUP_BYTES: usize = 32 * 1024;
 
-/// Bytes of the file are read to where a page begins. Processors copy from one page to another at a
-/// quarter of the speed where the same byte is a few bytes further on in the second.
+/// The alignment of the data in the buffer: copies from the page cache are four times as fast if source and
+/// target have the same offset in their pages.
 const PAGE_BYTES: usize = 4096;
 
-/// Answers ReadStream with bodies of its own making. All else is left as it is.
+/// Replaces the bodies of successful ReadStream responses. Passes all other responses through.
 #[derive(Clone, Debug)]
-pub(crate) struct Framed<S>(pub(super) S);
+pub(crate) struct ZeroCopyReads<S>(pub(super) S);
 
-impl<S: NamedService> NamedService for Framed<S> {
+impl<S: NamedService> NamedService for ZeroCopyReads<S> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S, B> Service<Request<B>> for Framed<S>
+impl<S, B> Service<Request<B>> for ZeroCopyReads<S>
 where
     S: Service<Request<B>, Response = Response<Body>>,
     S::Future: Send + 'static,
@@ -68,22 +71,22 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        self.0.call(request).map_ok(framed).boxed()
+        self.0.call(request).map_ok(replace_body).boxed()
     }
 }
 
-fn framed(mut response: Response<Body>) -> Response<Body> {
+fn replace_body(mut response: Response<Body>) -> Response<Body> {
     match response.extensions_mut().remove() {
-        Some(reading) => response.map(|_generated| body(reading)),
+        Some(range) => response.map(|_generated| file_body(range)),
         None => response,
     }
 }
 
-/// The info, the chunks, and how it ended.
-fn body(reading: Reading) -> Body {
+/// The info, the chunks, and the status.
+fn file_body(range: FileRange) -> Body {
     let frames = stream! {
-        yield Ok::<_, Status>(Frame::data(message(&reading.info())));
-        let mut chunks = Chunks::new(reading);
+        yield Ok::<_, Status>(Frame::data(encode_message(&range.info())));
+        let mut chunks = Chunks::new(range);
         let status = loop {
             match chunks.next().await {
                 Ok(Some(messages)) => yield Ok(Frame::data(messages)),
@@ -96,120 +99,122 @@ fn body(reading: Reading) -> Body {
     Body::new(StreamBody::new(frames))
 }
 
-/// A message as the generated code would send it.
-fn message(message: &impl Message) -> Bytes {
-    let length = message.encoded_len();
-    let mut bytes = BytesMut::with_capacity(MESSAGE_PREFIX_LEN + length);
-    put_head(&mut bytes, length);
+/// Encodes a message with its prefix.
+fn encode_message(message: &impl Message) -> Bytes {
+    let len = message.encoded_len();
+    let mut bytes = BytesMut::with_capacity(MESSAGE_PREFIX_LEN + len);
+    put_message_prefix(&mut bytes, len);
     message
         .encode(&mut bytes)
-        .expect("there is room for what it said it takes");
+        .expect("the buffer has the encoded length");
     bytes.freeze()
 }
 
-fn put_head(to: &mut impl BufMut, length: usize) {
+fn put_message_prefix(to: &mut impl BufMut, len: usize) {
     to.put_u8(0);
-    to.put_u32(length as u32);
+    to.put_u32(len as u32);
 }
 
-/// What is still to be sent of a file.
+/// The chunks that are still to be sent.
 struct Chunks {
-    reading: Reading,
-    buffers: Buffers,
+    range: FileRange,
+    buffers: BufferPool,
 }
 
 impl Chunks {
-    fn new(reading: Reading) -> Self {
-        let buffers = Buffers::default();
-        Self { reading, buffers }
+    fn new(range: FileRange) -> Self {
+        let buffers = BufferPool::default();
+        Self { range, buffers }
     }
 
-    /// The next chunk; or several, where they are small. None at the end.
+    /// Reads the next chunk, or a group of small ones. None at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        let heads = self.heads();
-        let heads_length: usize = heads.clone().map(Head::length).sum();
-        let data_length: usize = heads.clone().map(|head| head.data_length).sum();
-        if data_length == 0 {
+        let headers = self.next_headers();
+        let headers_len: usize = headers.clone().map(ChunkHeader::len).sum();
+        let data_len: usize = headers.clone().map(|header| header.data_len).sum();
+        if data_len == 0 {
             return Ok(None);
         }
-        let length = heads_length + data_length;
-        let longest = heads.clone().count() * LONGEST_HEAD + data_length;
-        let mut buffer = self.buffers.take(longest + PAGE_BYTES);
-        let begin = buffer[heads_length..].as_ptr().align_offset(PAGE_BYTES);
-        let mut unread = begin + heads_length;
+        let len = headers_len + data_len;
+        let max_len = headers.clone().count() * MAX_HEADER_BYTES + data_len;
+        let mut buffer = self.buffers.take(max_len + PAGE_BYTES);
+        let start = buffer[headers_len..].as_ptr().align_offset(PAGE_BYTES);
+        let mut unmoved = start + headers_len;
 
-        let Reading {
+        let FileRange {
             path, file, offset, ..
-        } = &mut self.reading;
-        // Behind all the heads. The last chunk belongs there; and so the only one, if there is one.
-        let read = file.read(*offset, buffer, unread..begin + length).await;
-        buffer = read.inspect_err(|error| log(path, error))?;
-        *offset += data_length as u64;
-        let mut filled = begin;
-        for head in heads {
-            let data = filled + head.length();
-            if data != unread {
-                buffer.copy_within(unread..unread + head.data_length, data);
+        } = &mut self.range;
+        // The data is read behind the space for all headers, where that of a single chunk, or of the last
+        // one, is in its final position.
+        let read = file.read(*offset, buffer, unmoved..start + len).await;
+        buffer = read.inspect_err(|error| log_io_error(path, error))?;
+        *offset += data_len as u64;
+        let mut end = start;
+        for header in headers {
+            let data = end + header.len();
+            if data != unmoved {
+                buffer.copy_within(unmoved..unmoved + header.data_len, data);
             }
-            unread += head.data_length;
-            let (before, data) = buffer[filled..].split_at_mut(head.length());
-            head.put(Crc32c::of(&data[..head.data_length]), before);
-            filled += head.length() + head.data_length;
+            unmoved += header.data_len;
+            let (before, data) = buffer[end..].split_at_mut(header.len());
+            header.put(Crc32c::of(&data[..header.data_len]), before);
+            end += header.len() + header.data_len;
         }
-        Ok(Some(self.buffers.lend(buffer, begin..filled)))
+        Ok(Some(self.buffers.lend(buffer, start..end)))
     }
 
-    /// Those of the next chunks that travel together.
-    fn heads(&self) -> impl Iterator<Item = Head> + Clone + use<> {
-        let &Reading {
+    /// The headers of the next group of chunks.
+    fn next_headers(&self) -> impl Iterator<Item = ChunkHeader> + Clone + use<> {
+        let &FileRange {
             offset,
             end,
             chunk_bytes,
             ..
-        } = &self.reading;
+        } = &self.range;
         let chunk_bytes = chunk_bytes as usize;
-        let together = GATHERED_BYTES / (chunk_bytes + LONGEST_HEAD);
+        let group = MAX_GROUP_BYTES / (chunk_bytes + MAX_HEADER_BYTES);
         let offsets = (offset..end).step_by(chunk_bytes);
-        offsets.take(together.max(1)).map(move |offset| Head {
+        offsets.take(group.max(1)).map(move |offset| ChunkHeader {
             offset,
-            data_length: chunk_bytes.min((end - offset) as usize),
+            data_len: chunk_bytes.min((end - offset) as usize),
         })
     }
 }
 
-/// All of a message with a chunk that comes before the bytes of the file.
+/// All bytes of a message with a chunk that precede the chunk's data.
 #[derive(Clone, Copy)]
-struct Head {
+struct ChunkHeader {
     offset: u64,
-    data_length: usize,
+    /// In bytes.
+    data_len: usize,
 }
 
-impl Head {
-    /// In bytes.
-    fn length(self) -> usize {
-        MESSAGE_PREFIX_LEN + self.message_length() - self.data_length
+impl ChunkHeader {
+    /// The length in bytes.
+    fn len(self) -> usize {
+        MESSAGE_PREFIX_LEN + self.message_len() - self.data_len
     }
 
     fn put(self, crc32c: Crc32c, mut to: &mut [u8]) {
-        put_head(&mut to, self.message_length());
-        put_field_head(&mut to, RESPONSE_CHUNK, self.chunk_length());
+        put_message_prefix(&mut to, self.message_len());
+        put_field_header(&mut to, RESPONSE_CHUNK, self.chunk_len());
         self.fields(crc32c)
             .encode(&mut to)
-            .expect("there is room for what it said it takes");
-        put_field_head(&mut to, CHUNK_DATA, self.data_length);
+            .expect("the buffer has the encoded length");
+        put_field_header(&mut to, CHUNK_DATA, self.data_len);
     }
 
-    fn message_length(self) -> usize {
-        let chunk_length = self.chunk_length();
-        field_head(RESPONSE_CHUNK, chunk_length) + chunk_length
+    fn message_len(self) -> usize {
+        let chunk_len = self.chunk_len();
+        field_header_len(RESPONSE_CHUNK, chunk_len) + chunk_len
     }
 
-    fn chunk_length(self) -> usize {
+    fn chunk_len(self) -> usize {
         let fields = self.fields(Crc32c::default());
-        fields.encoded_len() + field_head(CHUNK_DATA, self.data_length) + self.data_length
+        fields.encoded_len() + field_header_len(CHUNK_DATA, self.data_len) + self.data_len
     }
 
-    /// Those of the chunk, but its data, which is the last.
+    /// The fields of the chunk that precede its data, which is the last field.
     fn fields(self, crc32c: Crc32c) -> pb::Chunk {
         pb::Chunk {
             offset: self.offset,
@@ -219,56 +224,56 @@ impl Head {
     }
 }
 
-fn field_head(field: u32, length: usize) -> usize {
-    key_len(field) + encoded_len_varint(length as u64)
+fn field_header_len(field: u32, len: usize) -> usize {
+    key_len(field) + encoded_len_varint(len as u64)
 }
 
-fn put_field_head(to: &mut impl BufMut, field: u32, length: usize) {
+fn put_field_header(to: &mut impl BufMut, field: u32, len: usize) {
     encode_key(field, WireType::LengthDelimited, to);
-    encode_varint(length as u64, to);
+    encode_varint(len as u64, to);
 }
 
-/// Memory of one stream that is used again and again. There are as many buffers as HTTP/2 keeps for
-/// a client that does not read: that of a chunk on its way, and that of the next.
+/// The buffers of one stream that are free for reuse. A stream has two at most: one that HTTP/2 has not sent
+/// yet, and the one for the next chunk.
 #[derive(Clone, Default)]
-struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+struct BufferPool(Arc<Mutex<Vec<Vec<u8>>>>);
 
-/// A buffer on its way. When it is dropped, there is one more to be taken.
-struct Lent {
+/// A buffer that is being sent. Dropping it returns the buffer to its pool.
+struct PooledBuffer {
     buffer: Vec<u8>,
     part: Range<usize>,
-    buffers: Buffers,
+    pool: BufferPool,
 }
 
-impl Buffers {
-    /// One of at least `length` bytes.
-    fn take(&self, length: usize) -> Vec<u8> {
+impl BufferPool {
+    /// Takes a buffer of at least `len` bytes.
+    fn take(&self, len: usize) -> Vec<u8> {
         let returned = self.0.lock().pop();
         returned
-            .filter(|buffer| buffer.len() >= length)
-            .unwrap_or_else(|| vec![0; length])
+            .filter(|buffer| buffer.len() >= len)
+            .unwrap_or_else(|| vec![0; len])
     }
 
-    /// A part of one.
+    /// Wraps a part of a buffer, to be sent.
     fn lend(&self, buffer: Vec<u8>, part: Range<usize>) -> Bytes {
-        Bytes::from_owner(Lent {
+        Bytes::from_owner(PooledBuffer {
             buffer,
             part,
-            buffers: self.clone(),
+            pool: self.clone(),
         })
     }
 }
 
-impl AsRef<[u8]> for Lent {
+impl AsRef<[u8]> for PooledBuffer {
     fn as_ref(&self) -> &[u8] {
         &self.buffer[self.part.clone()]
     }
 }
 
-impl Drop for Lent {
+impl Drop for PooledBuffer {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        self.buffers.0.lock().push(buffer);
+        self.pool.0.lock().push(buffer);
     }
 }
 

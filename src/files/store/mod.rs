@@ -1,20 +1,21 @@
-//! What the file service calls: the disk, off the asynchronous threads.
+//! The asynchronous side of the store.
 
+mod blocking;
 mod open_file;
 mod upload_writer;
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
+use self::blocking::blocking;
 pub(crate) use self::{
-    open_file::Download,
-    upload_writer::{Chunk, Upload},
+    open_file::OpenFile,
+    upload_writer::{Chunk, UploadWriter},
 };
 use super::{
     error::{Error, OpenError},
-    local::{self, Local},
+    local::{Local, OpenedUpload},
     path::FilePath,
     settings::Settings,
     stats::{StagedStats, StoreStats},
@@ -22,11 +23,11 @@ use super::{
     version::Version,
 };
 
-/// Between two sweeps, which look at each upload on the disk.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// Bounds the pause between two sweeps, each of which reads the metadata of all uploads.
+const MIN_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 
-/// The files below one root folder. Cheap to clone; clones share the root.
+/// The files below one root directory. Cheap to clone; clones share the root.
 #[derive(Clone, Debug)]
 pub struct Store {
     local: Arc<Local>,
@@ -34,19 +35,19 @@ pub struct Store {
     upload_ttl: Duration,
 }
 
-/// What became of opening an upload.
-pub(crate) enum Opened {
-    /// It goes on.
-    Unfinished(Upload, Progress),
-    /// It was finished before, and this came of it.
+/// The result of opening an upload.
+pub(crate) enum OpenOutcome {
+    /// The upload is unfinished.
+    Unfinished(UploadWriter, Progress),
+    /// The upload was committed before, as this version.
     Committed(Version),
 }
 
 impl Store {
-    /// Opens the folder `root`, blocking.
+    /// Opens the directory `root`. Blocks the thread.
     ///
-    /// Unless it is read-only, the root is created where it is missing, and is this store's alone,
-    /// among servers that write, until the last clone is dropped or the process ends.
+    /// A writable store creates a missing root, and locks the root against other writable stores until the
+    /// last clone is dropped or the process ends.
     ///
     /// # Errors
     ///
@@ -54,23 +55,23 @@ impl Store {
     pub fn open(root: impl AsRef<Path>, settings: Settings) -> Result<Self, OpenError> {
         Ok(Self {
             local: Arc::new(Local::open(root.as_ref(), &settings)?),
-            // After nothing at all, there would be no end of them.
+            // A checkpoint every 0 bytes would never end.
             checkpoint_bytes: settings.checkpoint_bytes.max(1),
             upload_ttl: settings.upload_ttl,
         })
     }
 
-    /// Says what a file is.
+    /// Returns the current version of a file.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`], [`Error::NotAFile`], [`Error::OutsideRoot`], [`Error::FilenameInvalid`]
-    /// for a link into the server's own folder, [`Error::Io`].
+    /// for a link into the server's private directory, [`Error::Io`].
     pub async fn stat(&self, path: FilePath) -> Result<Version, Error> {
         self.blocking(move |local| local.stat(&path)).await
     }
 
-    /// Reads a text file of at most `limit` bytes whole.
+    /// Reads a whole text file of at most `limit` bytes.
     ///
     /// # Errors
     ///
@@ -84,11 +85,11 @@ impl Store {
         .await
     }
 
-    /// Writes a text file whole, and the folders on its way. Returns when it is durable.
+    /// Replaces or creates a text file, and creates missing directories. Returns when the file is durable.
     ///
-    /// The content is replaced in one step, and the permissions of the file stay. After a failure
-    /// it is the old one, but for one case: [`Error::Io`] when the new one is in place and the disk
-    /// would not confirm its name. A future that is dropped early may still write.
+    /// The content is replaced atomically, and the permissions of the file are kept. A failure leaves the old
+    /// content, with one exception: [`Error::Io`] if the rename succeeded and the sync of the directory did
+    /// not. Dropping the future does not stop a write that has started.
     ///
     /// # Errors
     ///
@@ -102,28 +103,33 @@ impl Store {
         .await
     }
 
-    /// Opens a file to be read in pieces.
-    pub(crate) async fn open_file(&self, path: FilePath) -> Result<Download, Error> {
+    /// Opens the current version of a file for reads of parts.
+    pub(crate) async fn open_file(&self, path: FilePath) -> Result<OpenFile, Error> {
         let file = self.blocking(move |local| local.open_file(&path)).await?;
-        Ok(Download::new(file, Arc::clone(&self.local.stats)))
+        Ok(OpenFile::new(file, Arc::clone(&self.local.stats)))
     }
 
-    /// Opens an upload, new or known, and takes it from whoever has it.
-    pub(crate) async fn open_upload(&self, plan: UploadSpec) -> Result<Opened, Error> {
+    /// Opens a new or existing upload, and takes it over from the stream that owns it.
+    pub(crate) async fn open_upload(&self, spec: UploadSpec) -> Result<OpenOutcome, Error> {
         let superseded = CancellationToken::new();
-        let tell = superseded.clone();
+        let on_superseded = {
+            let superseded = superseded.clone();
+            Box::new(move || superseded.cancel())
+        };
         let opened = self
-            .blocking(move |local| local.open_upload(plan, Box::new(move || tell.cancel())))
+            .blocking(move |local| local.open_upload(spec, on_superseded))
             .await?;
         Ok(match opened {
-            local::OpenedUpload::Committed(version) => Opened::Committed(version),
-            local::OpenedUpload::Unfinished(upload, progress) => {
-                Opened::Unfinished(Upload::new(self.clone(), upload, superseded), progress)
+            OpenedUpload::Committed(version) => OpenOutcome::Committed(version),
+            OpenedUpload::Unfinished(upload, progress) => {
+                let local = Arc::clone(&self.local);
+                let upload = UploadWriter::new(local, self.checkpoint_bytes, upload, superseded);
+                OpenOutcome::Unfinished(upload, progress)
             }
         })
     }
 
-    /// Removes an unfinished upload, and ends the stream that has it.
+    /// Removes an unfinished upload, and supersedes the stream that owns it.
     pub(crate) async fn abort_upload(
         &self,
         path: FilePath,
@@ -134,51 +140,36 @@ impl Store {
             .await
     }
 
-    /// What has happened in it.
+    /// The counters of this store.
     pub(crate) fn stats(&self) -> &StoreStats {
         &self.local.stats
     }
 
-    /// How many uploads are open.
+    /// The number of open uploads.
     pub(crate) fn open_uploads(&self) -> usize {
         self.local.open_uploads()
     }
 
-    /// Counts the unfinished uploads on the disk. Blocking.
+    /// Counts the unfinished uploads on the disk. Blocks the thread.
     pub(crate) fn staged(&self) -> Result<StagedStats, Error> {
         self.local.staged()
     }
 
-    /// Removes expired uploads again and again, for ever.
+    /// Removes expired uploads periodically. Never returns.
     pub(crate) async fn sweep(self) {
-        let pause = (self.upload_ttl / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        let interval = (self.upload_ttl / 10).clamp(MIN_SWEEP_INTERVAL, MAX_SWEEP_INTERVAL);
         loop {
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(interval).await;
             if let Err(error) = self.blocking(|local| local.sweep()).await {
                 tracing::warn!(?error, "cannot remove expired uploads");
             }
         }
     }
 
-    /// Joins the blocking side to the asynchronous one.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Local) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let local = Arc::clone(&self.local);
-        joined(tokio::task::spawn_blocking(move || work(&local))).await
-    }
-}
-
-/// The result of work on a blocking thread. What panicked there panics here.
-async fn joined<T>(
-    work: impl Future<Output = Result<Result<T, Error>, JoinError>>,
-) -> Result<T, Error> {
-    match work.await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(stopping) => Err(Error::io("start the work", io::Error::other(stopping))),
-        },
+        blocking(&self.local, work).await
     }
 }

@@ -1,29 +1,31 @@
-//! A file that is read in pieces.
+//! An open file for reading.
 
 use std::{ops::Range, sync::Arc};
 
-use super::joined;
+use tokio::task::spawn_blocking;
+
+use super::blocking::join;
 use crate::files::{error::Error, local::FileSnapshot, stats::StoreStats, version::Version};
 
-/// An open file, one version of it however long reading takes.
+/// An open file. All reads see the version that was opened. Clones share the file.
 #[derive(Clone, Debug)]
-pub(crate) struct Download {
+pub(crate) struct OpenFile {
     file: Arc<FileSnapshot>,
     stats: Arc<StoreStats>,
 }
 
-impl Download {
+impl OpenFile {
     pub(super) fn new(file: FileSnapshot, stats: Arc<StoreStats>) -> Self {
         let file = Arc::new(file);
         Self { file, stats }
     }
 
-    /// What was opened.
+    /// The version that was opened.
     pub(crate) fn version(&self) -> &Version {
         &self.file.version
     }
 
-    /// Fills `part` of `buffer` from `offset` on. The file has to have all of it.
+    /// Fills the range `part` of `buffer` with the bytes from `offset` on. The file must have all of them.
     pub(crate) async fn read(
         &self,
         offset: u64,
@@ -42,7 +44,7 @@ impl Download {
         mut buffer: Vec<u8>,
         mut part: Range<usize>,
     ) -> Result<Vec<u8>, Error> {
-        // What is in memory is copied sooner than another thread is woken.
+        // Copying from the page cache takes less time than waking another thread.
         let cached = self
             .file
             .try_read_cached(offset, &mut buffer[part.clone()])?;
@@ -51,7 +53,7 @@ impl Download {
             return Ok(buffer);
         }
         let file = Arc::clone(&self.file);
-        joined(tokio::task::spawn_blocking(move || {
+        join(spawn_blocking(move || {
             file.read(offset + cached as u64, &mut buffer[part])?;
             Ok(buffer)
         }))

@@ -1,5 +1,5 @@
-//! An upload that is being received: what has come is written behind the receiver's back, and made
-//! durable from time to time, while more comes.
+//! Writes an upload while it is received: chunks are gathered into batches, which are written and
+//! checkpointed on blocking threads while more chunks are received.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,216 +10,231 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Store, joined};
+use super::blocking::{blocking, join};
 use crate::{
     checksum::Crc32c,
-    files::{error::Error, local, upload::Progress, version::Version},
+    files::{
+        error::Error,
+        local::{Local, UploadHandle},
+        upload::Progress,
+        version::Version,
+    },
 };
 
-/// How much is gathered for the next write, in bytes. While that is under way, as much again may
-/// come.
-const BATCH_BYTES: usize = 1024 * 1024;
+/// The size of a batch. While it is written, the next one may grow to the same size.
+const MAX_BATCH_BYTES: usize = 1024 * 1024;
 
-/// What a chunk takes beside its bytes, about. Counted, so that many small ones are bounded too.
-const CHUNK_OVERHEAD: usize = 128;
+/// The approximate memory of a chunk in addition to its bytes. Counting it bounds the number of small chunks.
+const CHUNK_OVERHEAD_BYTES: usize = 128;
 
-/// How long what has come may wait for a checkpoint.
-const CHECKPOINT_AFTER: Duration = Duration::from_secs(1);
+/// The maximum time from the receipt of a chunk to the start of its checkpoint.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A piece of a file on its way in.
+/// A received part of a file.
 #[derive(Debug)]
 pub(crate) struct Chunk {
     /// In bytes from the start of the file.
     pub(crate) offset: u64,
-    /// Of the bytes, as far as the client knows it.
+    /// The checksum of the bytes, if the client sent one.
     pub(crate) crc32c: Option<Crc32c>,
     pub(crate) bytes: Bytes,
 }
 
-/// An upload in the hands of one stream.
-pub(crate) struct Upload {
-    store: Store,
-    upload: Arc<local::UploadHandle>,
+/// Writes an upload that one stream owns.
+pub(crate) struct UploadWriter {
+    local: Arc<Local>,
+    checkpoint_bytes: u64,
+    upload: Arc<UploadHandle>,
     superseded: CancellationToken,
-    /// What has come and is not being written yet.
+    /// The chunks that are not being written yet.
     batch: Vec<Chunk>,
     batch_bytes: usize,
-    writing: Option<JoinHandle<Result<(), Error>>>,
+    write: Option<JoinHandle<Result<(), Error>>>,
     checkpoint: Option<JoinHandle<Result<Progress, Error>>>,
-    /// Why a checkpoint failed. It fails, too, after a chunk has made the upload impossible; so it
-    /// is told only when what is being written turns out to be right.
-    failed: Option<Error>,
-    /// How many bytes have come to this stream.
+    /// The failure of a checkpoint, reported only after the current write succeeds: a chunk that makes the
+    /// upload impossible fails the checkpoint as well, and the chunk's failure is the cause.
+    checkpoint_error: Option<Error>,
+    /// The bytes received by this stream.
     received: u64,
-    /// How many of them had, when the batch that is being written was taken.
-    taken: u64,
-    /// How many of them are written.
+    /// The value of `received` when the current write started.
+    writing: u64,
+    /// The bytes that are written.
     written: u64,
-    /// How many of them were, when the last checkpoint began.
-    syncing: u64,
-    /// When the next checkpoint is due, if something has come.
+    /// The value of `written` when the last checkpoint started.
+    checkpointed: u64,
+    /// When the next checkpoint starts. None if there is nothing to make durable.
     due: Option<Instant>,
 }
 
-impl Upload {
+impl UploadWriter {
     pub(super) fn new(
-        store: Store,
-        upload: local::UploadHandle,
+        local: Arc<Local>,
+        checkpoint_bytes: u64,
+        upload: UploadHandle,
         superseded: CancellationToken,
     ) -> Self {
         Self {
-            store,
+            local,
+            checkpoint_bytes,
             upload: Arc::new(upload),
             superseded,
             batch: Vec::new(),
             batch_bytes: 0,
-            writing: None,
+            write: None,
             checkpoint: None,
-            failed: None,
+            checkpoint_error: None,
             received: 0,
-            taken: 0,
+            writing: 0,
             written: 0,
-            syncing: 0,
+            checkpointed: 0,
             due: None,
         }
     }
 
-    /// Whether another chunk may be pushed. If not, [`Upload::advanced`] makes room.
-    pub(crate) fn has_room(&self) -> bool {
-        self.batch_bytes < BATCH_BYTES
+    /// Whether another chunk may be pushed. [`UploadWriter::progress`] frees capacity.
+    pub(crate) fn has_capacity(&self) -> bool {
+        self.batch_bytes < MAX_BATCH_BYTES
     }
 
-    /// Takes a chunk in, to be written by [`Upload::advanced`]. Whether it fits, and is what it should
-    /// be, shows then.
+    /// Adds a chunk to the batch. [`UploadWriter::progress`] writes it, and reports a wrong offset or
+    /// checksum.
     pub(crate) fn push(&mut self, chunk: Chunk) {
-        self.batch_bytes += chunk.bytes.len() + CHUNK_OVERHEAD;
+        self.batch_bytes += chunk.bytes.len() + CHUNK_OVERHEAD_BYTES;
         self.received += chunk.bytes.len() as u64;
         self.due
-            .get_or_insert_with(|| Instant::now() + CHECKPOINT_AFTER);
+            .get_or_insert_with(|| Instant::now() + CHECKPOINT_INTERVAL);
         self.batch.push(chunk);
     }
 
-    /// Drives the writing. Completes when something has been written, without progress; at the end
-    /// of a checkpoint, with it; and when something has failed. May be dropped and called again at
-    /// any time.
-    pub(crate) async fn advanced(&mut self) -> Result<Option<Progress>, Error> {
+    /// Drives writes and checkpoints. Cancel safe.
+    ///
+    /// Completes after a write with None, after a checkpoint with its progress, and after a failure with the
+    /// error.
+    pub(crate) async fn progress(&mut self) -> Result<Option<Progress>, Error> {
         loop {
-            if self.writing.is_none()
-                && let Some(error) = self.failed.take()
+            if self.write.is_none()
+                && let Some(error) = self.checkpoint_error.take()
             {
                 return Err(error);
             }
-            self.write();
-            if self.lags() {
-                self.sync();
+            self.start_write();
+            if self.checkpoint_due() {
+                self.start_checkpoint();
             }
             let due = self.due.filter(|_| self.checkpoint.is_none());
             tokio::select! {
                 () = self.superseded.cancelled() => return Err(Error::Superseded),
-                written = running(&mut self.writing) => {
-                    return self.wrote(written).map(|()| None);
+                written = join_or_pending(&mut self.write) => {
+                    return self.on_written(written).map(|()| None);
                 }
-                progress = running(&mut self.checkpoint) => {
-                    if let Some(progress) = self.synced(progress) {
+                progress = join_or_pending(&mut self.checkpoint) => {
+                    if let Some(progress) = self.on_checkpoint(progress) {
                         return Ok(Some(progress));
                     }
                 }
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.start_checkpoint();
+                }
             }
         }
     }
 
-    /// Makes durable all that has come.
+    /// Makes all received chunks durable.
     pub(crate) async fn pause(&mut self) -> Result<Progress, Error> {
-        self.settle().await?;
+        self.flush().await?;
         let upload = Arc::clone(&self.upload);
-        joined(spawn_blocking(move || upload.checkpoint())).await
+        join(spawn_blocking(move || upload.checkpoint())).await
     }
 
-    /// Makes durable what can be, after something has failed. Fails if something is wrong with what
-    /// came before that.
-    pub(crate) async fn keep(&mut self) -> Result<(), Error> {
-        let settled = self.settle().await;
-        // If this fails too, the first failure is the one that counts.
+    /// Makes durable what is valid after a failure. Fails if a chunk received before the failure is invalid.
+    pub(crate) async fn salvage(&mut self) -> Result<(), Error> {
+        let flushed = self.flush().await;
+        // A failure of the checkpoint is not reported: the first failure counts.
         let _ = self.pause().await;
-        settled
+        flushed
     }
 
-    /// Puts the file in its place, if it is what the client says it is.
+    /// Commits the file if its size and checksum match.
     pub(crate) async fn finish(
         &mut self,
         size: u64,
         crc32c: Option<Crc32c>,
     ) -> Result<Version, Error> {
-        self.settle().await?;
+        self.flush().await?;
         let upload = Arc::clone(&self.upload);
-        self.store
-            .blocking(move |local| local.finish_upload(&upload, size, crc32c))
-            .await
+        blocking(&self.local, move |local| {
+            local.finish_upload(&upload, size, crc32c)
+        })
+        .await
     }
 
-    /// Whether enough has been written for a checkpoint.
-    fn lags(&self) -> bool {
-        self.written - self.syncing >= self.store.checkpoint_bytes
+    /// Whether enough bytes are written for a checkpoint.
+    fn checkpoint_due(&self) -> bool {
+        self.written - self.checkpointed >= self.checkpoint_bytes
     }
 
-    /// Begins to write what has come, unless something is being written, or a checkpoint is under
-    /// way and enough for the next has been: else a disk that is slow to sync would fall behind
-    /// without bound.
-    fn write(&mut self) {
-        let held_up = self.checkpoint.is_some() && self.lags();
-        if self.batch.is_empty() || self.writing.is_some() || self.failed.is_some() || held_up {
+    /// Starts to write the batch, unless a write is running or the current checkpoint falls behind: without
+    /// this backpressure, a disk that syncs slowly would accumulate unsynced bytes without bound.
+    fn start_write(&mut self) {
+        let checkpoint_lags = self.checkpoint.is_some() && self.checkpoint_due();
+        if self.batch.is_empty()
+            || self.write.is_some()
+            || self.checkpoint_error.is_some()
+            || checkpoint_lags
+        {
             return;
         }
-        self.taken = self.received;
+        self.writing = self.received;
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         let upload = Arc::clone(&self.upload);
-        self.writing = Some(spawn_blocking(move || {
+        self.write = Some(spawn_blocking(move || {
             batch
                 .into_iter()
                 .try_for_each(|chunk| upload.append(chunk.offset, chunk.crc32c, &chunk.bytes))
         }));
     }
 
-    /// Begins a checkpoint, unless one is under way.
-    fn sync(&mut self) {
+    /// Starts a checkpoint, unless one is running.
+    fn start_checkpoint(&mut self) {
         if self.checkpoint.is_none() {
-            self.syncing = self.written;
-            // What is still on its way to the disk waits for the one after.
-            let rest = self.received > self.written;
-            self.due = rest.then(|| Instant::now() + CHECKPOINT_AFTER);
+            self.checkpointed = self.written;
+            // Chunks that are not written yet are part of the next checkpoint.
+            let has_rest = self.received > self.written;
+            self.due = has_rest.then(|| Instant::now() + CHECKPOINT_INTERVAL);
             let upload = Arc::clone(&self.upload);
             self.checkpoint = Some(spawn_blocking(move || upload.checkpoint()));
         }
     }
 
-    /// Waits until all that has come is written and no checkpoint is under way.
-    async fn settle(&mut self) -> Result<(), Error> {
+    /// Waits until all chunks are written and no checkpoint is running.
+    async fn flush(&mut self) -> Result<(), Error> {
         loop {
             if self.checkpoint.is_some() {
-                let progress = running(&mut self.checkpoint).await;
-                self.synced(progress);
+                let progress = join_or_pending(&mut self.checkpoint).await;
+                self.on_checkpoint(progress);
             }
-            self.write();
-            if self.writing.is_none() {
-                return self.failed.take().map_or(Ok(()), Err);
+            self.start_write();
+            if self.write.is_none() {
+                return self.checkpoint_error.take().map_or(Ok(()), Err);
             }
-            let written = running(&mut self.writing).await;
-            self.wrote(written)?;
+            let written = join_or_pending(&mut self.write).await;
+            self.on_written(written)?;
         }
     }
 
-    fn synced(&mut self, result: Result<Progress, Error>) -> Option<Progress> {
+    fn on_checkpoint(&mut self, result: Result<Progress, Error>) -> Option<Progress> {
         self.checkpoint = None;
-        result.map_err(|error| self.failed = Some(error)).ok()
+        result
+            .map_err(|error| self.checkpoint_error = Some(error))
+            .ok()
     }
 
-    fn wrote(&mut self, result: Result<(), Error>) -> Result<(), Error> {
-        self.writing = None;
+    fn on_written(&mut self, result: Result<(), Error>) -> Result<(), Error> {
+        self.write = None;
         match &result {
-            Ok(()) => self.written = self.taken,
-            // What came behind the chunk that failed does not count.
+            Ok(()) => self.written = self.writing,
+            // Chunks behind the failed one are dropped.
             Err(_) => {
                 self.batch.clear();
                 self.batch_bytes = 0;
@@ -229,10 +244,10 @@ impl Upload {
     }
 }
 
-/// The result of work under way; never, if there is none.
-async fn running<T>(work: &mut Option<JoinHandle<Result<T, Error>>>) -> Result<T, Error> {
+/// Waits for the result of a running task. Never completes without one.
+async fn join_or_pending<T>(work: &mut Option<JoinHandle<Result<T, Error>>>) -> Result<T, Error> {
     match work {
-        Some(work) => joined(work).await,
+        Some(work) => join(work).await,
         None => std::future::pending().await,
     }
 }

@@ -1,4 +1,4 @@
-//! What [`Framed`] sends is what the generated code sends, byte for byte.
+//! [`ZeroCopyReads`] sends the same bytes as the generated code.
 
 use std::{convert::Infallible, fs};
 
@@ -10,28 +10,29 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::*;
 use crate::{
     files::{
-        Settings, Store,
         service::{FileService, file_controller},
+        settings::Settings,
+        store::Store,
     },
     pb::{ReadStreamRequest, file_controller_server::FileControllerServer},
 };
 
 const CHUNK: usize = 256 * 1024;
 
-struct Served {
+struct TestService {
     root: TempDir,
     files: FileService,
 }
 
-/// All that a client gets.
+/// A complete response.
 #[derive(Debug, PartialEq)]
-struct Answer {
+struct WholeResponse {
     headers: HeaderMap,
     body: Bytes,
     trailers: Option<HeaderMap>,
 }
 
-impl Served {
+impl TestService {
     fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(root.path(), Settings::default()).unwrap();
@@ -39,27 +40,34 @@ impl Served {
             store,
             chunk_bytes: CHUNK as u32,
             tasks: TaskTracker::new(),
-            ending: CancellationToken::new(),
+            stop: CancellationToken::new(),
         };
         Self { root, files }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the store does not look")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a change behind the store's back"
+    )]
     fn put(&self, size: usize) {
         let content: Vec<u8> = (0..size).map(|at| (at / 7 + at) as u8).collect();
         fs::write(self.root.path().join("a.bin"), content).unwrap();
     }
 
-    fn generated(&self) -> FileControllerServer<FileService> {
+    fn reference(&self) -> FileControllerServer<FileService> {
         FileControllerServer::new(self.files.clone())
     }
 
-    /// What both ways answer, which is the same.
-    async fn answer(&self, request: &ReadStreamRequest) -> Answer {
-        let generated = whole(call(self.generated(), request).await).await;
-        let framed = whole(call(Framed(self.generated()), request).await).await;
-        assert!(framed == generated, "{request:?}");
-        framed
+    fn zero_copy(&self) -> ZeroCopyReads<FileControllerServer<FileService>> {
+        ZeroCopyReads(FileControllerServer::new(self.files.clone()))
+    }
+
+    /// Asserts that both services send the same response, and returns it.
+    async fn read_both(&self, request: &ReadStreamRequest) -> WholeResponse {
+        let reference = collect(call(self.reference(), request).await).await;
+        let zero_copy = collect(call(self.zero_copy(), request).await).await;
+        assert!(zero_copy == reference, "{request:?}");
+        zero_copy
     }
 }
 
@@ -67,15 +75,18 @@ async fn call<S>(mut service: S, request: &ReadStreamRequest) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    let body = http_body_util::Full::new(message(request));
+    // Not `encode_message`: the request must be valid even if the encoding under test is not.
+    let message = request.encode_to_vec();
+    let prefix = [&[0][..], &(message.len() as u32).to_be_bytes()].concat();
+    let body = http_body_util::Full::new(Bytes::from([prefix, message].concat()));
     let request = Request::post("/muxs.FileController/ReadStream").body(Body::new(body));
     service.call(request.unwrap()).await.unwrap()
 }
 
-async fn whole(response: Response<Body>) -> Answer {
+async fn collect(response: Response<Body>) -> WholeResponse {
     let (parts, body) = response.into_parts();
     let body = body.collect().await.unwrap();
-    Answer {
+    WholeResponse {
         headers: parts.headers,
         trailers: body.trailers().cloned(),
         body: body.to_bytes(),
@@ -97,58 +108,58 @@ fn status(headers: &HeaderMap) -> &str {
 }
 
 #[tokio::test]
-async fn files_of_all_sizes_around_the_chunk_are_sent_alike() {
-    let served = Served::new();
+async fn file_sizes_around_a_chunk_give_equal_bytes() {
+    let fixture = TestService::new();
     for size in [0, 1, 127, 128, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 17] {
-        served.put(size);
-        let answer = served.answer(&part(0, 0, 0)).await;
+        fixture.put(size);
+        let answer = fixture.read_both(&part(0, 0, 0)).await;
         assert!(answer.body.len() > size);
         assert_eq!(status(&answer.trailers.unwrap()), "0");
     }
 }
 
 #[tokio::test]
-async fn parts_in_chunks_of_all_sizes_are_sent_alike() {
-    let served = Served::new();
+async fn ranges_and_chunk_sizes_give_equal_bytes() {
+    let fixture = TestService::new();
     let size = 2 * CHUNK + 17;
-    served.put(size);
+    fixture.put(size);
     for chunk in [
         100,
         1000,
-        GATHERED_BYTES - LONGEST_HEAD,
-        GATHERED_BYTES,
+        MAX_GROUP_BYTES - MAX_HEADER_BYTES,
+        MAX_GROUP_BYTES,
         CHUNK,
         usize::MAX >> 32,
     ] {
         for offset in [0, 1, 127, 128, CHUNK, size - 1, size] {
             for length in [0, 1, chunk - 1, chunk, chunk + 1, size] {
-                served.answer(&part(offset, length, chunk)).await;
+                fixture.read_both(&part(offset, length, chunk)).await;
             }
         }
     }
-    served.answer(&part(0, 1000, 1)).await;
+    fixture.read_both(&part(0, 1000, 1)).await;
 }
 
-/// The lengths of the fields of the head grow with the offset.
+/// The header grows with the offset.
 #[tokio::test]
-async fn offsets_of_all_lengths_are_sent_alike() {
-    let served = Served::new();
+async fn offset_lengths_give_equal_bytes() {
+    let fixture = TestService::new();
     let sparse = fs::OpenOptions::new()
         .create(true)
         .append(true)
-        .open(served.root.path().join("a.bin"));
+        .open(fixture.root.path().join("a.bin"));
     sparse.unwrap().set_len(1 << 43).unwrap();
     for power in 0..43 {
         let offset = 1_usize << power;
-        served.answer(&part(offset - 1, 3000, 1000)).await;
-        served.answer(&part(offset, 1, 0)).await;
+        fixture.read_both(&part(offset - 1, 3000, 1000)).await;
+        fixture.read_both(&part(offset, 1, 0)).await;
     }
 }
 
 #[tokio::test]
-async fn what_fails_before_the_first_byte_fails_alike() {
-    let served = Served::new();
-    served.put(5);
+async fn errors_before_the_first_byte_are_equal() {
+    let fixture = TestService::new();
+    fixture.put(5);
     let missing = ReadStreamRequest {
         filename: "missing".into(),
         ..Default::default()
@@ -163,25 +174,25 @@ async fn what_fails_before_the_first_byte_fails_alike() {
         part(6, 0, 0),
         ReadStreamRequest::default(),
     ] {
-        let answer = served.answer(&request).await;
+        let answer = fixture.read_both(&request).await;
         assert_ne!(status(&answer.headers), "0");
     }
 }
 
 #[tokio::test]
-async fn what_fails_in_the_middle_fails_alike() {
-    let served = Served::new();
+async fn errors_after_the_first_byte_are_equal() {
+    let fixture = TestService::new();
     let mut ends = Vec::new();
-    for framed in [false, true] {
-        served.put(4 * CHUNK);
+    for zero_copy in [false, true] {
+        fixture.put(4 * CHUNK);
         let request = part(0, 0, 0);
-        let mut response = match framed {
-            false => call(served.generated(), &request).await,
-            true => call(Framed(served.generated()), &request).await,
+        let mut response = match zero_copy {
+            false => call(fixture.reference(), &request).await,
+            true => call(fixture.zero_copy(), &request).await,
         };
         response.body_mut().frame().await.unwrap().unwrap();
-        served.put(CHUNK / 2);
-        let end = whole(response).await.trailers.unwrap();
+        fixture.put(CHUNK / 2);
+        let end = collect(response).await.trailers.unwrap();
         assert_eq!(status(&end), "10");
         ends.push(end);
     }
@@ -189,19 +200,19 @@ async fn what_fails_in_the_middle_fails_alike() {
 }
 
 #[tokio::test]
-async fn a_reader_that_keeps_pace_uses_the_same_memory_again() {
-    let served = Served::new();
-    served.put(8 * CHUNK);
-    let mut body = call(file_controller(served.files.clone()), &part(0, 0, 0))
+async fn buffers_of_a_fast_reader_are_reused() {
+    let fixture = TestService::new();
+    fixture.put(8 * CHUNK);
+    let mut body = call(file_controller(fixture.files.clone()), &part(0, 0, 0))
         .await
         .into_body();
     body.frame().await.unwrap().unwrap();
-    let mut places = std::collections::HashSet::new();
+    let mut addresses = std::collections::HashSet::new();
     for _ in 0..8 {
         let chunk = body.frame().await.unwrap().unwrap().into_data().unwrap();
         let data = chunk[chunk.len() - CHUNK..].as_ptr();
         assert_eq!(data.addr() % PAGE_BYTES, 0);
-        places.insert(data);
+        addresses.insert(data);
     }
-    assert_eq!(places.len(), 1);
+    assert_eq!(addresses.len(), 1);
 }
