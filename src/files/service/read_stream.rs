@@ -1,11 +1,7 @@
 //! Opens the part of a file that a ReadStream asks for.
 
-use futures::{Stream, StreamExt, stream};
-use tonic::Status;
-
 use super::{failure::log_io_error, file_info::file_info, limits::MAX_CHUNK_BYTES};
 use crate::{
-    checksum::Crc32c,
     files::{
         error::Error,
         path::FilePath,
@@ -73,36 +69,5 @@ impl FileRange {
         pb::ReadStreamResponse {
             event: Some(Event::Info(info)),
         }
-    }
-
-    /// All responses, for the generated code to send. Each chunk is read when it is polled for.
-    pub(super) fn responses(
-        self,
-    ) -> impl Stream<Item = Result<pb::ReadStreamResponse, Status>> + use<> {
-        let info = stream::iter([Ok(self.info())]);
-        let chunks = stream::try_unfold(self, async |mut range| {
-            let Some(chunk) = range.next_chunk().await? else {
-                return Ok(None);
-            };
-            let event = Some(Event::Chunk(chunk));
-            Ok(Some((pb::ReadStreamResponse { event }, range)))
-        });
-        info.chain(chunks)
-    }
-
-    async fn next_chunk(&mut self) -> Result<Option<pb::Chunk>, Error> {
-        let offset = self.offset;
-        let length = u64::from(self.chunk_bytes).min(self.end - offset) as usize;
-        if length == 0 {
-            return Ok(None);
-        }
-        let read = self.file.read(offset, vec![0; length], 0..length).await;
-        let data = read.inspect_err(|error| log_io_error(&self.path, error))?;
-        self.offset += length as u64;
-        Ok(Some(pb::Chunk {
-            offset,
-            crc32c: Some(Crc32c::of(&data).value()),
-            data: data.into(),
-        }))
     }
 }

@@ -2,6 +2,10 @@
 
 use std::{convert::Infallible, fs};
 
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use tempfile::TempDir;
@@ -14,10 +18,95 @@ use crate::{
         settings::Settings,
         store::Store,
     },
-    pb::{ReadStreamRequest, file_controller_server::FileControllerServer},
+    pb::{
+        ReadStreamRequest, ReadStreamResponse,
+        file_controller_server::{self, FileControllerServer},
+        read_stream_response::Event,
+    },
 };
 
 const CHUNK: usize = 256 * 1024;
+
+/// ReadStream on stock tonic: yields messages, for the generated code to encode.
+#[derive(Clone)]
+struct Reference(FileService);
+
+#[tonic::async_trait]
+impl file_controller_server::FileController for Reference {
+    type ReadStreamStream = BoxStream<'static, Result<ReadStreamResponse, Status>>;
+
+    async fn read_stream(
+        &self,
+        request: tonic::Request<ReadStreamRequest>,
+    ) -> Result<tonic::Response<Self::ReadStreamStream>, Status> {
+        let range = self.0.open_range(request).await?;
+        Ok(tonic::Response::new(responses(range).boxed()))
+    }
+
+    type WriteStreamStream = stream::Empty<Result<pb::WriteStreamResponse, Status>>;
+
+    async fn write_stream(
+        &self,
+        _: tonic::Request<tonic::Streaming<pb::WriteStreamRequest>>,
+    ) -> Result<tonic::Response<Self::WriteStreamStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn read(
+        &self,
+        _: tonic::Request<pb::Files>,
+    ) -> Result<tonic::Response<pb::Content>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn write(
+        &self,
+        _: tonic::Request<pb::Files>,
+    ) -> Result<tonic::Response<pb::Status>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn stat(
+        &self,
+        _: tonic::Request<pb::StatRequest>,
+    ) -> Result<tonic::Response<pb::FileInfo>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn abort_upload(
+        &self,
+        _: tonic::Request<pb::AbortUploadRequest>,
+    ) -> Result<tonic::Response<pb::AbortUploadResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+fn responses(range: FileRange) -> impl Stream<Item = Result<ReadStreamResponse, Status>> {
+    let info = stream::iter([Ok(range.info())]);
+    let chunks = stream::try_unfold(range, async |mut range| {
+        let Some(chunk) = next_chunk(&mut range).await? else {
+            return Ok(None);
+        };
+        let event = Some(Event::Chunk(chunk));
+        Ok(Some((ReadStreamResponse { event }, range)))
+    });
+    info.chain(chunks)
+}
+
+async fn next_chunk(range: &mut FileRange) -> Result<Option<pb::Chunk>, Error> {
+    let offset = range.offset;
+    let length = u64::from(range.chunk_bytes).min(range.end - offset) as usize;
+    if length == 0 {
+        return Ok(None);
+    }
+    let data = range.file.read(offset, vec![0; length], 0..length).await?;
+    range.offset += length as u64;
+    Ok(Some(pb::Chunk {
+        offset,
+        crc32c: Some(Crc32c::of(&data).value()),
+        data: data.into(),
+    }))
+}
 
 struct TestService {
     root: TempDir,
@@ -54,8 +143,8 @@ impl TestService {
         fs::write(self.root.path().join("a.bin"), content).unwrap();
     }
 
-    fn reference(&self) -> FileControllerServer<FileService> {
-        FileControllerServer::new(self.files.clone())
+    fn reference(&self) -> FileControllerServer<Reference> {
+        FileControllerServer::new(Reference(self.files.clone()))
     }
 
     fn zero_copy(&self) -> ZeroCopyReads<FileControllerServer<FileService>> {
@@ -197,6 +286,16 @@ async fn errors_after_the_first_byte_are_equal() {
         ends.push(end);
     }
     assert_eq!(ends[0], ends[1]);
+}
+
+#[tokio::test]
+async fn handler_without_the_wrapper_fails() {
+    let fixture = TestService::new();
+    fixture.put(5);
+    let server = FileControllerServer::new(fixture.files.clone());
+    let response = collect(call(server, &part(0, 0, 0)).await).await;
+    assert_eq!(status(&response.trailers.unwrap()), "13");
+    assert!(response.body.is_empty());
 }
 
 #[tokio::test]
