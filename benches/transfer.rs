@@ -1,5 +1,6 @@
-//! What a chunk costs: its checksum, and its way through the server in each direction, over
-//! loopback to a client of the generated code. The rates include that client.
+//! Measures the cost of a chunk: its checksum, and its transfer through the server in each direction.
+//!
+//! The transfers run over loopback with a client of the generated code. The rates include that client.
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a benchmark fails")]
 
@@ -21,15 +22,15 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
-/// In bytes: what most clients ask for, and the most.
-const CHUNKS: [usize; 2] = [256 * 1024, 1024 * 1024];
+/// The sizes of chunks in bytes: the usual one, and the maximum.
+const CHUNK_SIZES: [usize; 2] = [256 * 1024, 1024 * 1024];
 
-/// More than any number of samples reads. It is sparse, so it takes no disk.
+/// More bytes than all samples read. The file is sparse, so it takes no disk.
 const FILE_BYTES: u64 = 1 << 40;
 
 fn checksum(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("checksum");
-    for size in CHUNKS {
+    for size in CHUNK_SIZES {
         let chunk = vec![7; size];
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_with_input(BenchmarkId::new("of", size), &chunk, |bench, chunk| {
@@ -45,7 +46,7 @@ fn read(criterion: &mut Criterion) {
         .and_then(|root| root.create("a.bin"));
     file.unwrap().set_len(FILE_BYTES).unwrap();
     let mut group = criterion.benchmark_group("read");
-    for size in CHUNKS {
+    for size in CHUNK_SIZES {
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(BenchmarkId::new("chunk", size), |bench| {
             bench.iter_custom(|chunks| runtime.block_on(read_chunks(files.clone(), size, chunks)));
@@ -59,8 +60,8 @@ async fn read_chunks(
     size: usize,
     chunks: u64,
 ) -> Duration {
-    // Spawned, since the thread that a runtime is entered on runs its tasks slower.
-    let reading = tokio::spawn(async move {
+    // The client runs in a task: the thread that enters a runtime runs its tasks slower than the workers.
+    let task = tokio::spawn(async move {
         let request = ReadStreamRequest {
             filename: "a.bin".into(),
             max_chunk_bytes: size as u32,
@@ -69,19 +70,19 @@ async fn read_chunks(
         let events = files.read_stream(request).await.unwrap();
         let mut events = events.into_inner();
         events.message().await.unwrap();
-        let begun = Instant::now();
+        let start = Instant::now();
         for _ in 0..chunks {
             events.message().await.unwrap().unwrap();
         }
-        begun.elapsed()
+        start.elapsed()
     });
-    reading.await.unwrap()
+    task.await.unwrap()
 }
 
 fn write(criterion: &mut Criterion) {
     let (runtime, _root, files) = serve();
     let mut group = criterion.benchmark_group("write");
-    for size in CHUNKS {
+    for size in CHUNK_SIZES {
         group.throughput(Throughput::Bytes(size as u64));
         group.bench_function(BenchmarkId::new("chunk", size), |bench| {
             bench.iter_custom(|chunks| runtime.block_on(write_chunks(files.clone(), size, chunks)));
@@ -90,13 +91,13 @@ fn write(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// From the first chunk until all of them are durable.
+/// Measures the time from the first chunk until all chunks are durable.
 async fn write_chunks(
     mut files: FileControllerClient<Channel>,
     size: usize,
     chunks: u64,
 ) -> Duration {
-    let writing = tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         let (steps, outgoing) = mpsc::channel(2);
         let answers = files
             .write_stream(ReceiverStream::new(outgoing))
@@ -113,7 +114,7 @@ async fn write_chunks(
         answers.message().await.unwrap();
         let data = Bytes::from(vec![7; size]);
         let crc32c = Some(Crc32c::of(&data).value());
-        let begun = Instant::now();
+        let start = Instant::now();
         for k in 0..chunks {
             let (offset, data) = (k * size as u64, data.clone());
             send(Step::Chunk(Chunk {
@@ -126,7 +127,7 @@ async fn write_chunks(
         }
         drop(steps);
         while answers.message().await.unwrap().is_some() {}
-        let elapsed = begun.elapsed();
+        let elapsed = start.elapsed();
         let abort = AbortUploadRequest {
             filename: "a.bin".into(),
             upload_id: "bench".into(),
@@ -134,7 +135,7 @@ async fn write_chunks(
         files.abort_upload(abort).await.unwrap();
         elapsed
     });
-    writing.await.unwrap()
+    task.await.unwrap()
 }
 
 fn serve() -> (Runtime, TempDir, FileControllerClient<Channel>) {
@@ -144,8 +145,8 @@ fn serve() -> (Runtime, TempDir, FileControllerClient<Channel>) {
     let files = runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let forever = std::future::pending();
-        tokio::spawn(app::run(vec![listener.into()], Config::new(store), forever));
+        let never = std::future::pending();
+        tokio::spawn(app::run(vec![listener.into()], Config::new(store), never));
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
         let channel = endpoint
             .initial_stream_window_size(2 * 1024 * 1024)
@@ -157,7 +158,7 @@ fn serve() -> (Runtime, TempDir, FileControllerClient<Channel>) {
     (runtime, root, files)
 }
 
-fn short() -> Criterion {
+fn criterion() -> Criterion {
     Criterion::default()
         .sample_size(20)
         .warm_up_time(Duration::from_secs(1))
@@ -166,7 +167,7 @@ fn short() -> Criterion {
 
 criterion_group! {
     name = transfer;
-    config = short();
+    config = criterion();
     targets = checksum, read, write
 }
 criterion_main!(transfer);
