@@ -4,24 +4,20 @@
 //! the durable prefix and the result. The journal is created first and removed first, so bytes without a
 //! journal are garbage. Its mtime is the time from which the upload's time to live counts.
 
+mod directory;
 mod journal;
 mod key;
 mod partial;
 mod registry;
 
-use std::{
-    collections::HashSet,
-    io,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use cap_std::fs::Dir;
-use rustix::io::Errno;
 
 pub(crate) use self::registry::OnSuperseded;
 use self::{
-    journal::{Journal, JournalState, Outcome},
+    directory::UploadDir,
+    journal::{Journal, Outcome},
     key::UploadKey,
     partial::PartialUpload,
     registry::{SlotRef, UploadRegistry},
@@ -45,7 +41,7 @@ const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// The uploads below one root.
 #[derive(Debug)]
 pub(super) struct Uploads {
-    dir: Arc<Dir>,
+    dir: UploadDir,
     ttl: Duration,
     max_bytes: u64,
     registry: UploadRegistry,
@@ -95,7 +91,7 @@ impl Uploads {
     /// Manages the uploads in `dir`.
     pub(super) fn new(dir: Dir, settings: &Settings, stats: Arc<StoreStats>) -> Self {
         Self {
-            dir: Arc::new(dir),
+            dir: UploadDir::new(dir),
             ttl: settings.upload_ttl.min(MAX_TTL),
             max_bytes: settings.max_upload_bytes,
             registry: UploadRegistry::new(settings.max_open_uploads),
@@ -133,7 +129,7 @@ impl Uploads {
             let _ = upload.checkpoint();
         }
         let mut found = None;
-        if let Some((mut journal, state)) = self.load_journal(&slot.key)? {
+        if let Some((mut journal, state)) = self.dir.load_journal(&slot.key)? {
             if state.spec != spec {
                 return Err(Error::UploadMismatch);
             }
@@ -175,14 +171,12 @@ impl Uploads {
         let Some((journal, persisted)) = found else {
             return Ok(None);
         };
-        let data = self.load_data(key, persisted.len)?;
+        let data = self.dir.load_data(key, persisted.len)?;
         Ok(data.map(|data| self.partial_upload(spec.clone(), data, journal, persisted)))
     }
 
     fn create(&self, key: &UploadKey, spec: UploadSpec) -> Result<PartialUpload, Error> {
-        self.remove(key);
-        let journal = Journal::create(&self.dir, key.journal_name(), &spec)?;
-        let data = StagedFile::create(&self.dir, key.data_name())?;
+        let (journal, data) = self.dir.create(key, &spec)?;
         Ok(self.partial_upload(spec, data, journal, Prefix::default()))
     }
 
@@ -233,14 +227,17 @@ impl Uploads {
     ) -> Result<(), Error> {
         let slot = self.registry.acquire(UploadKey::of(path, id, owner));
         let mut ownership = slot.exclusive();
-        let (mut journal, state) = self.load_journal(&slot.key)?.ok_or(Error::UploadNotFound)?;
+        let (mut journal, state) = self
+            .dir
+            .load_journal(&slot.key)?
+            .ok_or(Error::UploadNotFound)?;
         if let Some(outcome) = state.outcome
             && resolve_outcome(committer, path, outcome, &mut journal)?.is_some()
         {
             return Err(Error::UploadNotFound);
         }
         ownership.take_over(None);
-        self.remove(&slot.key);
+        self.dir.remove(&slot.key);
         self.stats.uploads.aborted.add(1);
         Ok(())
     }
@@ -248,8 +245,8 @@ impl Uploads {
     /// Records the results of uploads whose commit a crash interrupted. Once a client replaces such a file,
     /// its result can no longer be determined.
     pub(super) fn recover_outcomes(&self, committer: &Committer) -> Result<(), Error> {
-        for key in self.keys()? {
-            if let Ok(Some((mut journal, state))) = self.load_journal(&key)
+        for key in self.dir.keys()? {
+            if let Ok(Some((mut journal, state))) = self.dir.load_journal(&key)
                 && let Some(outcome) = state.outcome
             {
                 // A failure occurs again, and is reported, when a client opens the upload.
@@ -261,19 +258,19 @@ impl Uploads {
 
     /// Removes expired uploads that are not in use, and all files that belong to no upload.
     pub(super) fn sweep(&self) -> Result<(), Error> {
-        for key in self.keys()? {
+        for key in self.dir.keys()? {
             let slot = self.registry.acquire(key);
             if !slot.is_only() {
                 continue;
             }
             // A stream that opens the upload from here on waits for the result.
             let ownership = slot.exclusive();
-            if ownership.upload.is_none() && self.has_expired(&slot.key) {
+            if ownership.upload.is_none() && self.dir.has_expired(&slot.key, self.ttl) {
                 // Most expired journals hold the result of a committed upload, which does not count.
-                if self.is_unfinished(&slot.key) {
+                if self.dir.is_unfinished(&slot.key) {
                     self.stats.uploads.expired.add(1);
                 }
-                self.remove(&slot.key);
+                self.dir.remove(&slot.key);
             }
         }
         Ok(())
@@ -284,75 +281,9 @@ impl Uploads {
         self.registry.len()
     }
 
-    /// Counts the unfinished uploads on the disk and their bytes.
+    /// Counts the unfinished uploads on the disk.
     pub(super) fn staged(&self) -> Result<StagedStats, Error> {
-        let cannot = |error| Error::io("look at the uploads", error);
-        let mut staged = StagedStats::default();
-        for entry in self.dir.entries().map_err(cannot)? {
-            let entry = entry.map_err(cannot)?;
-            let name = entry.file_name();
-            // A file that is gone by now belonged to an upload that was committed or aborted meanwhile.
-            if name.to_str().and_then(UploadKey::from_data_name).is_some()
-                && let Ok(metadata) = entry.metadata()
-            {
-                staged.uploads += 1;
-                staged.bytes += metadata.len();
-            }
-        }
-        Ok(staged)
-    }
-
-    /// Lists the uploads on the disk, and removes all other files.
-    fn keys(&self) -> Result<HashSet<UploadKey>, Error> {
-        let cannot = |error| Error::io("look at the uploads", error);
-        let mut keys = HashSet::new();
-        for entry in self.dir.entries().map_err(cannot)? {
-            let name = entry.map_err(cannot)?.file_name();
-            match name.to_str().and_then(UploadKey::from_file_name) {
-                Some(key) => drop(keys.insert(key)),
-                None => remove(&self.dir, &name.to_string_lossy()),
-            }
-        }
-        Ok(keys)
-    }
-
-    /// Replays the journal of an upload. None if it is missing or damaged.
-    fn load_journal(&self, key: &UploadKey) -> Result<Option<(Journal, JournalState)>, Error> {
-        none_if_damaged(Journal::replay(&self.dir, key.journal_name()))
-    }
-
-    /// Opens the data of an upload, truncated to its durable prefix of `len` bytes. None if it is missing,
-    /// damaged or shorter.
-    fn load_data(&self, key: &UploadKey, len: u64) -> Result<Option<StagedFile>, Error> {
-        let data = StagedFile::open(&self.dir, key.data_name());
-        none_if_damaged(data.and_then(|data| {
-            let is_complete = data.size()? >= len;
-            if is_complete {
-                data.truncate(len)?;
-            }
-            Ok(is_complete.then_some(data))
-        }))
-    }
-
-    fn is_unfinished(&self, key: &UploadKey) -> bool {
-        let exists = |name| self.dir.symlink_metadata(name).is_ok();
-        exists(key.journal_name()) && exists(key.data_name())
-    }
-
-    fn has_expired(&self, key: &UploadKey) -> bool {
-        let journal = self.dir.symlink_metadata(key.journal_name());
-        let Ok(touched_at) = journal.and_then(|journal| journal.modified()) else {
-            return true;
-        };
-        let age = SystemTime::now().duration_since(touched_at.into_std());
-        age.is_ok_and(|age| age > self.ttl)
-    }
-
-    /// Removes both files of an upload.
-    fn remove(&self, key: &UploadKey) {
-        for name in [key.journal_name(), key.data_name()] {
-            remove(&self.dir, &name);
-        }
+        self.dir.staged()
     }
 }
 
@@ -371,30 +302,5 @@ fn resolve_outcome(
             Ok(Some(version))
         }
         Outcome::Committing(_) => Ok(None),
-    }
-}
-
-/// Treats a missing or permanently unreadable file as None. Other errors may be transient and are returned.
-fn none_if_damaged<T>(loaded: io::Result<Option<T>>) -> Result<Option<T>, Error> {
-    match loaded {
-        Ok(loaded) => Ok(loaded),
-        Err(error) if is_damage(&error) => Ok(None),
-        Err(error) => Err(Error::io("open the upload", error)),
-    }
-}
-
-fn is_damage(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory
-    ) || matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::LOOP))
-}
-
-/// Removes a directory entry of any kind. If the removal fails, the next sweep repeats it.
-fn remove(dir: &Dir, name: &str) {
-    if let Err(error) = dir.remove_file(name)
-        && error.kind() == io::ErrorKind::IsADirectory
-    {
-        let _ = dir.remove_dir_all(name);
     }
 }
