@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{caller::Caller, error::Error};
+use super::{error::Error, session::Caller};
 use crate::{
     checksum::Crc32c,
     pb::{

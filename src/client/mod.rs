@@ -46,16 +46,16 @@
 //! # }
 //! ```
 
-mod authorized;
+mod authorized_channel;
 mod call;
-mod caller;
 mod credentials;
 mod download;
 mod error;
 mod event;
 mod local;
-mod reader;
+mod reader_source;
 mod retry;
+mod session;
 mod source;
 mod upload;
 
@@ -66,7 +66,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 pub use self::{
-    authorized::Authorized,
+    authorized_channel::Authorized,
     credentials::{ClientCredentials, Credentials, TokenError},
     download::Download,
     error::Error,
@@ -74,7 +74,7 @@ pub use self::{
     retry::Retry,
     upload::Upload,
 };
-use self::{call::stat, caller::Caller, event::Watcher, retry::Attempts};
+use self::{call::stat, event::Watcher, retry::Attempts, session::Caller};
 use crate::pb::{self, file_controller_client::FileControllerClient};
 
 /// How much of one download the server may send ahead of the disk, in bytes: what a link of 1

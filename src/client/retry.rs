@@ -6,9 +6,9 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use tonic::Code;
 
 use super::{
-    caller::Caller,
     error::Error,
     event::{Event, Watcher},
+    session::Caller,
 };
 
 /// When to try again, and when to give up. By default 8 attempts that get no further, 0.1 seconds

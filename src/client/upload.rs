@@ -15,7 +15,7 @@ use super::{
     error::Error,
     event::{Event, Watcher},
     local::LocalFile,
-    reader::{Reader, random_id},
+    reader_source::{Reader, random_id},
     retry::Attempts,
     source::{Piece, Source},
 };

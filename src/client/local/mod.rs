@@ -5,14 +5,14 @@
     reason = "these files are the user's, not a server's store"
 )]
 
-mod part;
-mod source;
+mod file_source;
+mod partial_file;
 
 use std::{fs::File, future, io, os::unix::fs::FileExt, panic, sync::Arc};
 
 use tokio::task::JoinHandle;
 
-pub(super) use self::{part::Part, source::LocalFile};
+pub(super) use self::{file_source::LocalFile, partial_file::Part};
 use crate::checksum::Crc32c;
 
 /// How much is read at a time to compute a checksum, in bytes.
