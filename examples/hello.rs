@@ -10,7 +10,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 use muxs::{
-    client::Authorized,
+    client::AuthorizedChannel,
     pb::{HelloRequest, greeter_client::GreeterClient},
 };
 use tokio::sync::mpsc;
@@ -41,14 +41,16 @@ async fn walk_through(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn unary(greeter: &mut GreeterClient<Authorized>) -> Result<(), tonic::Status> {
+async fn unary(greeter: &mut GreeterClient<AuthorizedChannel>) -> Result<(), tonic::Status> {
     eprintln!("SayHello: one request, one reply.");
     let reply = greeter.say_hello(hello("you")).await?.into_inner();
     println!("{}", reply.message);
     Ok(())
 }
 
-async fn server_stream(greeter: &mut GreeterClient<Authorized>) -> Result<(), tonic::Status> {
+async fn server_stream(
+    greeter: &mut GreeterClient<AuthorizedChannel>,
+) -> Result<(), tonic::Status> {
     eprintln!("LotsOfReplies: one request, a stream of replies.");
     let request = HelloRequest {
         replies: 5,
@@ -61,7 +63,9 @@ async fn server_stream(greeter: &mut GreeterClient<Authorized>) -> Result<(), to
     Ok(())
 }
 
-async fn client_stream(greeter: &mut GreeterClient<Authorized>) -> Result<(), tonic::Status> {
+async fn client_stream(
+    greeter: &mut GreeterClient<AuthorizedChannel>,
+) -> Result<(), tonic::Status> {
     eprintln!("LotsOfGreetings: a stream of requests, one reply.");
     let requests = tokio_stream::iter(["Ada", "Grace", "Edsger", "Barbara", "Tony"]).map(hello);
     let reply = greeter.lots_of_greetings(requests).await?.into_inner();
@@ -69,7 +73,7 @@ async fn client_stream(greeter: &mut GreeterClient<Authorized>) -> Result<(), to
     Ok(())
 }
 
-async fn both_ways(greeter: &mut GreeterClient<Authorized>) -> anyhow::Result<()> {
+async fn both_ways(greeter: &mut GreeterClient<AuthorizedChannel>) -> anyhow::Result<()> {
     eprintln!("BidiHello: a stream each way. Here each request waits for the reply before it.");
     let (requests, outgoing) = mpsc::channel(1);
     let outgoing = ReceiverStream::new(outgoing);
@@ -86,7 +90,9 @@ async fn both_ways(greeter: &mut GreeterClient<Authorized>) -> anyhow::Result<()
     Ok(())
 }
 
-async fn deadline_kept(greeter: &mut GreeterClient<Authorized>) -> Result<(), tonic::Status> {
+async fn deadline_kept(
+    greeter: &mut GreeterClient<AuthorizedChannel>,
+) -> Result<(), tonic::Status> {
     eprintln!("A deadline: the call may take ten seconds, and does not need them.");
     let mut request = Request::new(hello("you"));
     request.set_timeout(Duration::from_secs(10));
@@ -95,7 +101,7 @@ async fn deadline_kept(greeter: &mut GreeterClient<Authorized>) -> Result<(), to
     Ok(())
 }
 
-async fn deadline_missed(greeter: &mut GreeterClient<Authorized>) -> anyhow::Result<()> {
+async fn deadline_missed(greeter: &mut GreeterClient<AuthorizedChannel>) -> anyhow::Result<()> {
     eprintln!("A deadline that is missed: half a second, for replies with a minute between them.");
     let mut request = Request::new(HelloRequest {
         interval: Some(prost_types::Duration {

@@ -65,6 +65,12 @@ const fn product(a: u32, mut b: u32) -> u32 {
     product
 }
 
+impl From<u32> for Crc32c {
+    fn from(value: u32) -> Self {
+        Self(value)
+    }
+}
+
 /// The length and checksum of the first bytes of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Prefix {
@@ -80,11 +86,14 @@ impl Prefix {
             crc32c: self.crc32c.combine(chunk.crc32c, chunk.len),
         }
     }
-}
 
-impl From<u32> for Crc32c {
-    fn from(value: u32) -> Self {
-        Self(value)
+    /// The prefix after appending the bytes of `next`.
+    #[cfg(feature = "client")]
+    pub(crate) fn update(self, next: &[u8]) -> Self {
+        Self {
+            len: self.len + next.len() as u64,
+            crc32c: self.crc32c.update(next),
+        }
     }
 }
 

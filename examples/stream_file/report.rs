@@ -95,7 +95,7 @@ impl Report {
             Event::StartedOver { reason } => {
                 json!({"event": "started_over", "reason": told(reason)})
             }
-            Event::AlreadyThere => json!({"event": "already_there"}),
+            Event::AlreadyUploaded => json!({"event": "already_there"}),
             _ => return,
         };
         self.print(&line);
@@ -183,7 +183,7 @@ fn sentence(event: &Event) -> Option<String> {
             format!("Trying again in {delay:.1?}: {}.", told(error))
         }
         Event::StartedOver { reason } => format!("Started over: {}.", told(reason)),
-        Event::AlreadyThere => "It is there already.".to_owned(),
+        Event::AlreadyUploaded => "It is there already.".to_owned(),
         _ => return None,
     })
 }

@@ -8,7 +8,7 @@ use std::{error::Error, fs, io, path::PathBuf, process::ExitCode, time::Duration
 use anyhow::Context;
 use muxs::{
     app::{self, Config},
-    client::{self, Authorized, Credentials, TokenError},
+    client::{self, AuthorizedChannel, Credentials, TokenError},
     files::{Settings, Store},
 };
 use tempfile::TempDir;
@@ -74,13 +74,13 @@ pub(crate) enum Found {
 }
 
 impl Server {
-    pub(crate) async fn connect(&self) -> anyhow::Result<Authorized> {
+    pub(crate) async fn connect(&self) -> anyhow::Result<AuthorizedChannel> {
         let connected = self.endpoint.connect().await;
         self.authorize(connected.with_context(|| format!("cannot connect to {}", self.address))?)
     }
 
     /// The same for a connection that somebody else has made.
-    pub(crate) fn authorize(&self, channel: Channel) -> anyhow::Result<Authorized> {
+    pub(crate) fn authorize(&self, channel: Channel) -> anyhow::Result<AuthorizedChannel> {
         authorize(&self.endpoint, channel, self.credentials.clone())
     }
 }
@@ -200,9 +200,9 @@ pub(crate) fn authorize(
     endpoint: &Endpoint,
     channel: Channel,
     credentials: Option<Credentials>,
-) -> anyhow::Result<Authorized> {
+) -> anyhow::Result<AuthorizedChannel> {
     Ok(match credentials {
-        Some(credentials) => Authorized::new(endpoint, channel, credentials)?,
+        Some(credentials) => AuthorizedChannel::new(endpoint, channel, credentials)?,
         None => channel.into(),
     })
 }

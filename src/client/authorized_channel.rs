@@ -26,25 +26,25 @@ use crate::oauth::is_loopback;
 /// can continue what it had begun, tries again.
 ///
 /// ```
-/// use muxs::{client::{self, Authorized, Credentials}, pb::greeter_client::GreeterClient};
+/// use muxs::{client::{self, AuthorizedChannel, Credentials}, pb::greeter_client::GreeterClient};
 ///
 /// # #[tokio::main]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let endpoint = client::endpoint("https://example.com")?;
 /// let channel = endpoint.connect_lazy();
 /// let credentials = Credentials::file("/run/secrets/token");
-/// let greeter = GreeterClient::new(Authorized::new(&endpoint, channel, credentials)?);
+/// let greeter = GreeterClient::new(AuthorizedChannel::new(&endpoint, channel, credentials)?);
 /// # let _ = greeter;
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Authorized {
+pub struct AuthorizedChannel {
     channel: Channel,
     credentials: Option<Credentials>,
 }
 
-impl Authorized {
+impl AuthorizedChannel {
     /// Shows a token of `credentials` in each call over `channel`, which leads to `endpoint`.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl Authorized {
         channel: Channel,
         credentials: Credentials,
     ) -> Result<Self, Error> {
-        if !is_private(endpoint) {
+        if !is_secure(endpoint) {
             return Err(TokenError::Plaintext(endpoint.uri().to_string()).into());
         }
         Ok(Self {
@@ -72,7 +72,7 @@ impl Authorized {
 }
 
 /// Without a token.
-impl From<Channel> for Authorized {
+impl From<Channel> for AuthorizedChannel {
     fn from(channel: Channel) -> Self {
         Self {
             channel,
@@ -81,16 +81,16 @@ impl From<Channel> for Authorized {
     }
 }
 
-type Answered = Result<Response<Body>, BoxError>;
-type Unchanged<F> = MapErr<F, fn(transport::Error) -> BoxError>;
+type HttpResult = Result<Response<Body>, BoxError>;
+type MapBoxError<F> = MapErr<F, fn(transport::Error) -> BoxError>;
 
-impl Service<Request<Body>> for Authorized {
+impl Service<Request<Body>> for AuthorizedChannel {
     type Response = Response<Body>;
     type Error = BoxError;
     /// Without credentials it is that of the channel.
     type Future = Either<
-        Unchanged<<Channel as Service<Request<Body>>>::Future>,
-        BoxFuture<'static, Answered>,
+        MapBoxError<<Channel as Service<Request<Body>>>::Future>,
+        BoxFuture<'static, HttpResult>,
     >;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
@@ -114,12 +114,12 @@ async fn call(
     mut channel: Channel,
     credentials: Credentials,
     mut request: Request<Body>,
-) -> Answered {
-    let token = match credentials.at_hand() {
+) -> HttpResult {
+    let token = match credentials.cached_header() {
         Some(token) => token,
-        None => match credentials.current().await {
+        None => match credentials.current_token().await {
             Ok((token, _)) => token.header(),
-            Err(error) => return Err(no_token(error).into()),
+            Err(error) => return Err(status_without_token(error).into()),
         },
     };
     request.headers_mut().insert(AUTHORIZATION, token.clone());
@@ -127,13 +127,13 @@ async fn call(
     // A refusal that comes later, in trailers, is left to whoever reads them.
     let status = response.headers().get("grpc-status");
     if status.is_some_and(|status| Code::from_bytes(status.as_bytes()) == Code::Unauthenticated) {
-        credentials.rejected(&token).await;
+        credentials.discard(&token).await;
     }
     Ok(response)
 }
 
-fn no_token(error: TokenError) -> Status {
-    let mut status = match error.is_passing() {
+fn status_without_token(error: TokenError) -> Status {
+    let mut status = match error.is_transient() {
         true => Status::unavailable(error.to_string()),
         false => Status::unauthenticated(error.to_string()),
     };
@@ -142,7 +142,7 @@ fn no_token(error: TokenError) -> Status {
 }
 
 /// Whether what is sent there cannot be read on its way.
-fn is_private(endpoint: &Endpoint) -> bool {
+fn is_secure(endpoint: &Endpoint) -> bool {
     let uri = endpoint.uri();
     uri.scheme() == Some(&Scheme::HTTPS)
         || uri.host().is_some_and(is_loopback)
@@ -173,7 +173,7 @@ mod tests {
             "unix:/run/muxs.sock",
             "unix:///run/muxs.sock",
         ] {
-            assert!(is_private(&endpoint(private).unwrap()), "{private}");
+            assert!(is_secure(&endpoint(private).unwrap()), "{private}");
         }
         for public in [
             "http://example.com",
@@ -187,7 +187,7 @@ mod tests {
             "http://tonic/",
             "tonic:80",
         ] {
-            assert!(!is_private(&endpoint(public).unwrap()), "{public}");
+            assert!(!is_secure(&endpoint(public).unwrap()), "{public}");
         }
     }
 }

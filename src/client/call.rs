@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{error::Error, session::Caller};
+use super::{error::Error, session::Session};
 use crate::{
     checksum::Crc32c,
     pb::{
@@ -22,42 +22,42 @@ const REQUESTS_AHEAD: usize = 1;
 pub(super) struct WriteCall {
     /// The first field, and so dropped first: requests that just end would look like a pause.
     _reset: ResetOnDrop,
-    pub(super) requests: Requests,
-    pub(super) answers: Answers,
+    pub(super) requests: RequestSender,
+    pub(super) responses: ResponseReceiver,
 }
 
 impl WriteCall {
-    pub(super) async fn open(caller: &mut Caller, open: pb::OpenUpload) -> Result<Self, Error> {
+    pub(super) async fn open(session: &mut Session, open: pb::OpenUpload) -> Result<Self, Error> {
         let (requests, outgoing) = mpsc::channel(REQUESTS_AHEAD);
-        let mut request = caller.request(ReceiverStream::new(outgoing)).await?;
+        let mut request = session.build_request(ReceiverStream::new(outgoing)).await?;
         let handle = request.cancellation_handle();
         let reset = ResetOnDrop(Some(Box::new(|| handle.cancel())));
         // The channel is empty.
         let step = Some(Step::Open(open));
         let _ = requests.try_send(pb::WriteStreamRequest { step });
-        let answers = caller.files().write_stream(request).await?.into_inner();
+        let responses = session.files().write_stream(request).await?.into_inner();
         Ok(Self {
             _reset: reset,
-            requests: Requests(Some(requests)),
-            answers: Answers(answers),
+            requests: RequestSender(Some(requests)),
+            responses: ResponseReceiver(responses),
         })
     }
 }
 
-pub(super) struct Requests(Option<mpsc::Sender<pb::WriteStreamRequest>>);
+pub(super) struct RequestSender(Option<mpsc::Sender<pb::WriteStreamRequest>>);
 
 /// What has been sent.
-pub(super) enum Sent {
+pub(super) enum SentStep {
     /// The file up to this offset.
     Chunk(u64),
     /// The finish, behind which nothing follows.
     Finish,
 }
 
-impl Requests {
+impl RequestSender {
     /// Sends `next` when there is room for it. Dropped before, it is still there. When the call is
     /// over it never completes: the answers say why.
-    pub(super) async fn send(&mut self, next: &mut Option<Step>) -> Sent {
+    pub(super) async fn send(&mut self, next: &mut Option<Step>) -> SentStep {
         let Some(requests) = &self.0 else {
             return future::pending().await;
         };
@@ -66,20 +66,20 @@ impl Requests {
         };
         let step = next.take();
         let sent = match &step {
-            Some(Step::Chunk(chunk)) => Sent::Chunk(chunk.offset + chunk.data.len() as u64),
-            _ => Sent::Finish,
+            Some(Step::Chunk(chunk)) => SentStep::Chunk(chunk.offset + chunk.data.len() as u64),
+            _ => SentStep::Finish,
         };
         room.send(pb::WriteStreamRequest { step });
-        if matches!(sent, Sent::Finish) {
+        if matches!(sent, SentStep::Finish) {
             self.0 = None;
         }
         sent
     }
 }
 
-pub(super) struct Answers(Streaming<pb::WriteStreamResponse>);
+pub(super) struct ResponseReceiver(Streaming<pb::WriteStreamResponse>);
 
-impl Answers {
+impl ResponseReceiver {
     /// The next answer. Dropped before it is there, it is not lost.
     pub(super) async fn next(&mut self) -> Result<State, Error> {
         match self.0.message().await? {
@@ -123,7 +123,7 @@ pub(super) struct ReadCall {
 impl ReadCall {
     /// Reads `filename` from `offset` on; with an `etag` that is not empty, only that version.
     pub(super) async fn open(
-        caller: &mut Caller,
+        session: &mut Session,
         filename: &str,
         offset: u64,
         etag: &str,
@@ -134,8 +134,8 @@ impl ReadCall {
             if_etag: etag.to_owned(),
             ..Default::default()
         };
-        let request = caller.request(request).await?;
-        let mut responses = caller.files().read_stream(request).await?.into_inner();
+        let request = session.build_request(request).await?;
+        let mut responses = session.files().read_stream(request).await?.into_inner();
         let info = match responses.message().await?.and_then(|first| first.event) {
             Some(Event::Info(info)) => info,
             _ => return Err(corrupt("the stream does not begin with the file's size", 0)),
@@ -182,10 +182,10 @@ impl ReadCall {
 }
 
 /// What a file on the server is.
-pub(super) async fn stat(caller: &mut Caller, filename: &str) -> Result<pb::FileInfo, Error> {
+pub(super) async fn stat(session: &mut Session, filename: &str) -> Result<pb::FileInfo, Error> {
     let filename = filename.to_owned();
-    let request = caller.request(pb::StatRequest { filename }).await?;
-    Ok(caller.files().stat(request).await?.into_inner())
+    let request = session.build_request(pb::StatRequest { filename }).await?;
+    Ok(session.files().stat(request).await?.into_inner())
 }
 
 fn corrupt(problem: &'static str, offset: u64) -> Error {

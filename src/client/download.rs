@@ -8,14 +8,14 @@ use super::{
     Client,
     call::ReadCall,
     error::Error,
-    event::{Event, Watcher},
-    local::Part,
+    event::{Event, EventSink},
+    local::PartialFile,
     retry::Attempts,
 };
 use crate::pb;
 
 /// Why a download that can start over does.
-const CHANGED: [&str; 3] = ["ETAG_MISMATCH", "OFFSET_BEYOND_END", "FILE_CHANGED"];
+const REMOTE_CHANGED_REASONS: [&str; 3] = ["ETAG_MISMATCH", "OFFSET_BEYOND_END", "FILE_CHANGED"];
 
 /// A download that is about to start. Awaiting it gives the file as it is on the server.
 ///
@@ -30,7 +30,7 @@ pub struct Download<'a> {
     client: Client,
     filename: String,
     target: Target<'a>,
-    watcher: Watcher<'a>,
+    events: EventSink<'a>,
 }
 
 enum Target<'a> {
@@ -56,21 +56,21 @@ impl<'a> Download<'a> {
             client,
             filename,
             target,
-            watcher: Watcher::default(),
+            events: EventSink::default(),
         }
     }
 
     /// Tells what happens. Called between receiving and writing, so it had better be quick.
     pub fn on_event(mut self, watch: impl FnMut(Event) + Send + 'a) -> Self {
-        self.watcher = Watcher::new(watch);
+        self.events = EventSink::new(watch);
         self
     }
 
     async fn run(self) -> Result<pb::FileInfo, Error> {
-        let run = Run {
+        let run = DownloadRun {
             attempts: self.client.attempts(),
             filename: self.filename,
-            watcher: self.watcher,
+            events: self.events,
         };
         match self.target {
             Target::File(path) => run.into_file(path).await,
@@ -89,17 +89,17 @@ impl<'a> IntoFuture for Download<'a> {
 }
 
 /// A download that goes on.
-struct Run<'a> {
+struct DownloadRun<'a> {
     filename: String,
-    watcher: Watcher<'a>,
+    events: EventSink<'a>,
     attempts: Attempts,
 }
 
-impl Run<'_> {
+impl DownloadRun<'_> {
     async fn into_file(mut self, target: PathBuf) -> Result<pb::FileInfo, Error> {
-        let (mut part, damaged) = Part::open(target, &self.filename).await?;
+        let (mut part, damaged) = PartialFile::open(target, &self.filename).await?;
         if let Some(reason) = damaged {
-            self.watcher.tell(Event::StartedOver { reason });
+            self.events.emit(Event::StartedOver { reason });
         }
         loop {
             let next = match self.receive(&mut part).await {
@@ -107,12 +107,12 @@ impl Run<'_> {
                     part.finish().await?;
                     return Ok(info);
                 }
-                Err(error) if is_changed(&error) => {
-                    let next = self.attempts.start_over(error, &mut self.watcher);
+                Err(error) if has_remote_changed(&error) => {
+                    let next = self.attempts.start_over(error, &mut self.events);
                     part.clear().await?;
                     next
                 }
-                Err(error) => self.attempts.failed(error, &mut self.watcher).await,
+                Err(error) => self.attempts.wait_to_retry(error, &mut self.events).await,
             };
             if let Err(error) = next {
                 // For the next run; that it may fail as well is not why this one does.
@@ -123,17 +123,17 @@ impl Run<'_> {
     }
 
     /// Receives the rest of the file, writing meanwhile.
-    async fn receive(&mut self, part: &mut Part) -> Result<pb::FileInfo, Error> {
+    async fn receive(&mut self, part: &mut PartialFile) -> Result<pb::FileInfo, Error> {
         let offset = part.received();
         let mut call = self.open(offset, part.etag()).await?;
         part.begin(&call.info);
         let mut all_received = false;
         while !all_received || part.is_busy() {
             tokio::select! {
-                piece = call.next(), if !all_received && part.has_room() => match piece? {
+                chunk = call.next(), if !all_received && part.has_capacity() => match chunk? {
                     Some(data) => {
                         part.push(data);
-                        self.advanced(part.received(), part.durable());
+                        self.report_progress(part.received(), part.durable());
                     }
                     None => all_received = true,
                 },
@@ -152,12 +152,12 @@ impl Run<'_> {
         loop {
             match self.forward(&mut writer, &mut written, &mut etag).await {
                 Ok(info) => return Ok(info),
-                Err(error) if is_changed(&error) && written > 0 => return Err(error),
-                Err(error) if is_changed(&error) => {
+                Err(error) if has_remote_changed(&error) && written > 0 => return Err(error),
+                Err(error) if has_remote_changed(&error) => {
                     etag.clear();
-                    self.attempts.start_over(error, &mut self.watcher)?;
+                    self.attempts.start_over(error, &mut self.events)?;
                 }
-                Err(error) => self.attempts.failed(error, &mut self.watcher).await?,
+                Err(error) => self.attempts.wait_to_retry(error, &mut self.events).await?,
             }
         }
     }
@@ -178,22 +178,22 @@ impl Run<'_> {
         while let Some(data) = call.next().await? {
             writer.write_all(&data).await.map_err(cannot)?;
             *written += data.len() as u64;
-            self.advanced(*written, *written);
+            self.report_progress(*written, *written);
         }
         writer.flush().await.map_err(cannot)?;
         Ok(call.info)
     }
 
     async fn open(&mut self, offset: u64, etag: &str) -> Result<ReadCall, Error> {
-        let call = ReadCall::open(&mut self.attempts.caller, &self.filename, offset, etag).await?;
+        let call = ReadCall::open(&mut self.attempts.session, &self.filename, offset, etag).await?;
         let size = Some(call.info.size);
-        self.watcher.tell(Event::Opened { offset, size });
+        self.events.emit(Event::Opened { offset, size });
         Ok(call)
     }
 
-    fn advanced(&mut self, transferred: u64, durable: u64) {
-        self.attempts.reached(transferred);
-        self.watcher.tell(Event::Advanced {
+    fn report_progress(&mut self, transferred: u64, durable: u64) {
+        self.attempts.record_progress(transferred);
+        self.events.emit(Event::Advanced {
             transferred,
             durable,
         });
@@ -201,6 +201,6 @@ impl Run<'_> {
 }
 
 /// Whether what has been received is of a version that the server no longer has.
-fn is_changed(error: &Error) -> bool {
-    matches!(error, Error::RemoteChanged) || error.has_reason(&CHANGED)
+fn has_remote_changed(error: &Error) -> bool {
+    matches!(error, Error::RemoteChanged) || error.has_reason(&REMOTE_CHANGED_REASONS)
 }

@@ -74,7 +74,7 @@ pub enum Error {
     Call(Status),
     /// Too many attempts failed, one after the other, without getting any further.
     #[error("gave up after {attempts} attempts: {last}")]
-    GaveUp {
+    RetriesExhausted {
         /// How many.
         attempts: usize,
         /// Why the last of them failed.
@@ -100,7 +100,7 @@ impl Error {
     pub fn code(&self) -> Option<Code> {
         match self {
             Self::Call(status) => Some(status.code()),
-            Self::GaveUp { last, .. } => last.code(),
+            Self::RetriesExhausted { last, .. } => last.code(),
             Self::Corrupt { .. } | Self::PrefixDiffers { .. } | Self::CannotRewind { .. } => {
                 Some(Code::DataLoss)
             }
@@ -118,7 +118,7 @@ impl Error {
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Call(status) => status.get_details_error_info().map(|info| info.reason),
-            Self::GaveUp { last, .. } => last.reason(),
+            Self::RetriesExhausted { last, .. } => last.reason(),
             _ => None,
         }
     }
@@ -129,25 +129,25 @@ impl Error {
     }
 
     /// Whether the same may succeed a little later.
-    pub(super) fn is_passing(&self) -> bool {
+    pub(super) fn is_transient(&self) -> bool {
         let status = match self {
             Self::Call(status) => status,
             Self::Corrupt { .. } => return true,
-            Self::Token(error) => return error.is_passing(),
+            Self::Token(error) => return error.is_transient(),
             _ => return false,
         };
         match status.code() {
             // By its own word, whatever the code is made of.
-            _ if is_of_transport(status) => true,
+            _ if is_transport_failure(status) => true,
             Code::Unavailable | Code::Internal | Code::DeadlineExceeded | Code::Cancelled => true,
             Code::Aborted => !self.has_reason(&["SUPERSEDED"]),
-            Code::ResourceExhausted => self.least_delay().is_some(),
+            Code::ResourceExhausted => self.retry_delay().is_some(),
             _ => false,
         }
     }
 
     /// How long the server asks to be left alone.
-    pub(super) fn least_delay(&self) -> Option<Duration> {
+    pub(super) fn retry_delay(&self) -> Option<Duration> {
         match self {
             Self::Call(status) => status.get_details_retry_info()?.retry_delay,
             _ => None,
@@ -162,14 +162,14 @@ impl From<Status> for Error {
 }
 
 /// Whether the call broke off, as opposed to a failure that the server told.
-fn is_of_transport(status: &Status) -> bool {
+fn is_transport_failure(status: &Status) -> bool {
     // A stream that is reset without an error of HTTP/2 leaves no source, only the lack of a
     // status.
     status.source().is_some() || (status.code() == Code::Unknown && status.details().is_empty())
 }
 
 fn describe(status: &Status) -> String {
-    if !is_of_transport(status) {
+    if !is_transport_failure(status) {
         return format!(
             "the server answered {:?}: {}",
             status.code(),

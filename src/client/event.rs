@@ -35,19 +35,19 @@ pub enum Event {
         reason: Error,
     },
     /// An earlier run has uploaded the same file and it is still there: nothing is sent.
-    AlreadyThere,
+    AlreadyUploaded,
 }
 
 /// Whoever wants to know.
 #[derive(Default)]
-pub(super) struct Watcher<'a>(Option<Box<dyn FnMut(Event) + Send + 'a>>);
+pub(super) struct EventSink<'a>(Option<Box<dyn FnMut(Event) + Send + 'a>>);
 
-impl<'a> Watcher<'a> {
+impl<'a> EventSink<'a> {
     pub(super) fn new(watch: impl FnMut(Event) + Send + 'a) -> Self {
         Self(Some(Box::new(watch)))
     }
 
-    pub(super) fn tell(&mut self, event: Event) {
+    pub(super) fn emit(&mut self, event: Event) {
         if let Some(watch) = &mut self.0 {
             watch(event);
         }

@@ -66,7 +66,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 pub use self::{
-    authorized_channel::Authorized,
+    authorized_channel::AuthorizedChannel,
     credentials::{ClientCredentials, Credentials, TokenError},
     download::Download,
     error::Error,
@@ -74,7 +74,7 @@ pub use self::{
     retry::Retry,
     upload::Upload,
 };
-use self::{call::stat, event::Watcher, retry::Attempts, session::Caller};
+use self::{call::stat, event::EventSink, retry::Attempts, session::Session};
 use crate::pb::{self, file_controller_client::FileControllerClient};
 
 /// How much of one download the server may send ahead of the disk, in bytes: what a link of 1
@@ -129,8 +129,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Transfers over a [`Channel`], best made by [`endpoint`], or over an [`Authorized`] one.
-    pub fn new(channel: impl Into<Authorized>) -> Self {
+    /// Transfers over a [`Channel`], best made by [`endpoint`], or over an [`AuthorizedChannel`] one.
+    pub fn new(channel: impl Into<AuthorizedChannel>) -> Self {
         // Taken apart, since a transfer has to know which token was refused.
         let (channel, credentials) = channel.into().into_parts();
         Self {
@@ -149,7 +149,7 @@ impl Client {
     /// Sends the local file `path` to be the remote `filename`. Awaiting it gives the file as it is
     /// on the server.
     pub fn upload<'a>(&self, path: impl Into<PathBuf>, filename: impl Into<String>) -> Upload<'a> {
-        Upload::of_file(self.clone(), path.into(), filename.into())
+        Upload::from_file(self.clone(), path.into(), filename.into())
     }
 
     /// Sends what `reader` gives until its end. It is read once: what is not durable on the server
@@ -160,7 +160,7 @@ impl Client {
         reader: impl AsyncRead + Send + Unpin + 'a,
         filename: impl Into<String>,
     ) -> Upload<'a> {
-        Upload::of_reader(self.clone(), Box::new(reader), filename.into())
+        Upload::from_reader(self.clone(), Box::new(reader), filename.into())
     }
 
     /// Receives the remote `filename` into the local file `path`, by way of `path.part` and
@@ -187,20 +187,24 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Call`], [`Error::Token`], [`Error::GaveUp`].
+    /// [`Error::Call`], [`Error::Token`], [`Error::RetriesExhausted`].
     pub async fn stat(&self, filename: impl Into<String>) -> Result<pb::FileInfo, Error> {
         let filename = filename.into();
         let mut attempts = self.attempts();
         loop {
-            match stat(&mut attempts.caller, &filename).await {
+            match stat(&mut attempts.session, &filename).await {
                 Ok(info) => return Ok(info),
-                Err(error) => attempts.failed(error, &mut Watcher::default()).await?,
+                Err(error) => {
+                    attempts
+                        .wait_to_retry(error, &mut EventSink::default())
+                        .await?
+                }
             }
         }
     }
 
     fn attempts(&self) -> Attempts {
-        let caller = Caller::new(self.files.clone(), self.credentials.clone());
-        Attempts::new(self.retry, caller)
+        let session = Session::new(self.files.clone(), self.credentials.clone());
+        Attempts::new(self.retry, session)
     }
 }

@@ -1,4 +1,4 @@
-//! A reader as the source of an upload: what may be needed again is kept.
+//! A reader as the source of an upload: sent bytes are kept for another attempt until they are durable.
 
 use std::{collections::VecDeque, future};
 
@@ -8,100 +8,90 @@ use uuid::Uuid;
 
 use super::{
     error::Error,
-    source::{Piece, Source},
+    source::{SourceChunk, UploadSource},
 };
-use crate::checksum::Crc32c;
+use crate::checksum::Prefix;
 
-/// The most that is kept until the server has it durable, in bytes: four times what a server takes
-/// between two checkpoints.
-const MOST_KEPT: u64 = 256 * 1024 * 1024;
+/// The most bytes that are held until they are durable: four times what a server receives between two
+/// checkpoints.
+const MAX_REPLAY_BYTES: u64 = 256 * 1024 * 1024;
 
-pub(super) struct Reader<'a> {
+pub(super) struct ReaderSource<'a> {
     reader: Box<dyn AsyncRead + Send + Unpin + 'a>,
-    piece: usize,
-    /// The beginning of the piece that is being read.
+    chunk_len: usize,
+    /// The beginning of the next chunk.
     partial: BytesMut,
     at_end: bool,
-    /// What has been read, or is durable, in total, and its checksum.
-    read: u64,
-    checksum: Crc32c,
-    /// Size and checksum of what is no longer kept.
-    dropped: u64,
-    dropped_checksum: Crc32c,
-    kept: VecDeque<Piece>,
-    /// How many of those have been sent in this attempt.
-    sent: usize,
+    /// All that was read as chunks.
+    read: Prefix,
+    /// The part of `read` that is no longer held.
+    released: Prefix,
+    /// The chunks between `released` and `read`.
+    replay: VecDeque<SourceChunk>,
+    /// The number of chunks in `replay` that were returned in this attempt.
+    returned: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ReaderSource<'a> {
     pub(super) fn new(reader: Box<dyn AsyncRead + Send + Unpin + 'a>) -> Self {
         Self {
             reader,
-            piece: 0,
+            chunk_len: 0,
             partial: BytesMut::new(),
             at_end: false,
-            read: 0,
-            checksum: Crc32c::default(),
-            dropped: 0,
-            dropped_checksum: Crc32c::default(),
-            kept: VecDeque::new(),
-            sent: 0,
-        }
-    }
-
-    /// Forgets the pieces that are whole within the first `length` bytes.
-    fn forget(&mut self, length: u64) {
-        while let Some(piece) = self.kept.pop_front_if(|piece| piece.end() <= length) {
-            self.dropped = piece.end();
-            self.dropped_checksum = piece.behind(self.dropped_checksum);
-            self.sent = self.sent.saturating_sub(1);
+            read: Prefix::default(),
+            released: Prefix::default(),
+            replay: VecDeque::new(),
+            returned: 0,
         }
     }
 }
 
-impl Source for Reader<'_> {
-    async fn resume(&mut self, length: u64, checksum: Crc32c, piece: usize) -> Result<(), Error> {
-        self.forget(length);
-        if length < self.dropped || length > self.read {
-            return Err(Error::CannotRewind { offset: length });
+impl UploadSource for ReaderSource<'_> {
+    async fn resume(&mut self, persisted: Prefix, chunk_len: usize) -> Result<(), Error> {
+        self.release(persisted.len);
+        if persisted.len < self.released.len || persisted.len > self.read.len {
+            return Err(Error::CannotRewind {
+                offset: persisted.len,
+            });
         }
-        let mut found = self.dropped_checksum;
-        if let Some(first) = self.kept.pop_front() {
-            // The server may have made a piece durable in part.
+        let mut found = self.released;
+        if let Some(first) = self.replay.pop_front() {
+            // A checkpoint of the server may lie within a chunk.
             let mut sent = first.data;
-            let unsent = sent.split_off((length - self.dropped) as usize);
+            let unsent = sent.split_off((persisted.len - self.released.len) as usize);
             found = found.update(&sent);
-            self.kept.push_front(Piece::new(length, unsent));
+            self.replay
+                .push_front(SourceChunk::new(persisted.len, unsent));
         }
-        // A server that was restarted may take smaller pieces than before.
-        let kept = std::mem::take(&mut self.kept).into_iter();
-        self.kept = kept.flat_map(|kept| kept.cut(piece)).collect();
-        if found != checksum {
+        // A restarted server may have a smaller limit than before.
+        let replay = std::mem::take(&mut self.replay).into_iter();
+        self.replay = replay.flat_map(|chunk| chunk.split(chunk_len)).collect();
+        if found != persisted {
             return Err(Error::CannotRewind { offset: 0 });
         }
-        self.dropped = length;
-        self.dropped_checksum = found;
-        self.piece = piece;
-        self.sent = 0;
+        self.released = found;
+        self.chunk_len = chunk_len;
+        self.returned = 0;
         Ok(())
     }
 
-    async fn next(&mut self) -> Result<Option<Piece>, Error> {
-        if let Some(again) = self.kept.get(self.sent) {
-            self.sent += 1;
-            return Ok(Some(again.clone()));
+    async fn next_chunk(&mut self) -> Result<Option<SourceChunk>, Error> {
+        if let Some(chunk) = self.replay.get(self.returned) {
+            self.returned += 1;
+            return Ok(Some(chunk.clone()));
         }
-        if self.read - self.dropped >= MOST_KEPT {
-            // Until the server has more of it durable, when this is asked again.
+        if self.read.len - self.released.len >= MAX_REPLAY_BYTES {
+            // The caller drops this future at the next progress of the server, and calls again.
             return future::pending().await;
         }
-        while !self.at_end && self.partial.len() < self.piece {
-            let missing = self.piece - self.partial.len();
+        while !self.at_end && self.partial.len() < self.chunk_len {
+            let missing = self.chunk_len - self.partial.len();
             self.partial.reserve(missing);
-            let mut room = (&mut self.partial).limit(missing);
-            let got = self.reader.read_buf(&mut room).await;
+            let mut buffer = (&mut self.partial).limit(missing);
+            let read = self.reader.read_buf(&mut buffer).await;
             self.at_end = 0
-                == got.map_err(|source| Error::Stream {
+                == read.map_err(|source| Error::Stream {
                     operation: "read the input",
                     source,
                 })?;
@@ -109,29 +99,31 @@ impl Source for Reader<'_> {
         if self.partial.is_empty() {
             return Ok(None);
         }
-        let length = self.partial.len().min(self.piece);
-        let piece = Piece::new(self.read, self.partial.split_to(length).freeze());
-        self.read = piece.end();
-        self.checksum = piece.behind(self.checksum);
-        self.kept.push_back(piece.clone());
-        self.sent += 1;
-        Ok(Some(piece))
+        let len = self.partial.len().min(self.chunk_len);
+        let chunk = SourceChunk::new(self.read.len, self.partial.split_to(len).freeze());
+        self.read = chunk.append_to(self.read);
+        self.replay.push_back(chunk.clone());
+        self.returned += 1;
+        Ok(Some(chunk))
     }
 
-    async fn finish(&mut self) -> Result<(u64, Crc32c), Error> {
-        Ok((self.read, self.checksum))
+    async fn finish(&mut self) -> Result<Prefix, Error> {
+        Ok(self.read)
     }
 
-    fn durable(&mut self, length: u64) {
-        self.forget(length);
+    fn release(&mut self, len: u64) {
+        while let Some(chunk) = self.replay.pop_front_if(|chunk| chunk.end() <= len) {
+            self.released = chunk.append_to(self.released);
+            self.returned = self.returned.saturating_sub(1);
+        }
     }
 
-    fn next_id(&self, _id: &str, _etag: &str) -> String {
-        random_id()
+    fn next_upload_id(&self, _id: &str, _etag: &str) -> String {
+        random_upload_id()
     }
 }
 
-/// An id for what no other run can continue.
-pub(super) fn random_id() -> String {
+/// Generates the id of an upload that no other run can continue.
+pub(super) fn random_upload_id() -> String {
     Uuid::new_v4().to_string()
 }

@@ -7,8 +7,8 @@ use tonic::Code;
 
 use super::{
     error::Error,
-    event::{Event, Watcher},
-    session::Caller,
+    event::{Event, EventSink},
+    session::Session,
 };
 
 /// When to try again, and when to give up. By default 8 attempts that get no further, 0.1 seconds
@@ -60,57 +60,57 @@ pub(super) struct Attempts {
     failed: usize,
     started_over: usize,
     furthest: u64,
-    pub(super) caller: Caller,
+    pub(super) session: Session,
 }
 
 impl Attempts {
-    pub(super) fn new(retry: Retry, caller: Caller) -> Self {
+    pub(super) fn new(retry: Retry, session: Session) -> Self {
         Self {
             delays: retry.delays(),
             retry,
             failed: 0,
             started_over: 0,
             furthest: 0,
-            caller,
+            session,
         }
     }
 
     /// Notes how far the transfer is. Further than ever, and the count of failures starts again.
-    pub(super) fn reached(&mut self, offset: u64) {
+    pub(super) fn record_progress(&mut self, offset: u64) {
         if offset > self.furthest {
             self.furthest = offset;
-            self.caller.advanced();
+            self.session.record_progress();
             self.failed = 0;
             self.delays = self.retry.delays();
         }
     }
 
     /// Waits until the next attempt may follow one that failed, or says that there is none.
-    pub(super) async fn failed(
+    pub(super) async fn wait_to_retry(
         &mut self,
         mut error: Error,
-        watcher: &mut Watcher<'_>,
+        events: &mut EventSink<'_>,
     ) -> Result<(), Error> {
         if error.code() == Some(Code::Unauthenticated) {
-            match self.caller.renew().await {
+            match self.session.renew_token().await {
                 Ok(true) => {
                     let delay = Duration::ZERO;
-                    watcher.tell(Event::Retrying { error, delay });
+                    events.emit(Event::Retrying { error, delay });
                     return Ok(());
                 }
                 Ok(false) => return Err(error),
                 Err(no_token) => error = no_token.into(),
             }
         }
-        if !error.is_passing() {
+        if !error.is_transient() {
             return Err(error);
         }
         self.failed += 1;
         let Some(delay) = self.delays.next() else {
-            return Err(gave_up(self.failed, error));
+            return Err(retries_exhausted(self.failed, error));
         };
-        let delay = delay.max(error.least_delay().unwrap_or_default());
-        watcher.tell(Event::Retrying { error, delay });
+        let delay = delay.max(error.retry_delay().unwrap_or_default());
+        events.emit(Event::Retrying { error, delay });
         tokio::time::sleep(delay).await;
         Ok(())
     }
@@ -119,20 +119,20 @@ impl Attempts {
     pub(super) fn start_over(
         &mut self,
         reason: Error,
-        watcher: &mut Watcher<'_>,
+        events: &mut EventSink<'_>,
     ) -> Result<(), Error> {
         self.started_over += 1;
         if self.started_over >= self.retry.attempts {
-            return Err(gave_up(self.started_over, reason));
+            return Err(retries_exhausted(self.started_over, reason));
         }
         self.furthest = 0;
-        watcher.tell(Event::StartedOver { reason });
+        events.emit(Event::StartedOver { reason });
         Ok(())
     }
 }
 
-fn gave_up(attempts: usize, last: Error) -> Error {
-    Error::GaveUp {
+fn retries_exhausted(attempts: usize, last: Error) -> Error {
+    Error::RetriesExhausted {
         attempts,
         last: Box::new(last),
     }

@@ -12,16 +12,16 @@ use tonic::{Request, transport::Channel};
 use super::{Credentials, TokenError};
 use crate::pb::file_controller_client::FileControllerClient;
 
-pub(super) struct Caller {
+pub(super) struct Session {
     files: FileControllerClient<Channel>,
     credentials: Option<Credentials>,
     /// The token of the last call.
-    shown: Option<HeaderValue>,
+    last_token: Option<HeaderValue>,
     /// Whether a token was asked for by this transfer, and nothing advanced since.
-    is_new: bool,
+    has_new_token: bool,
 }
 
-impl Caller {
+impl Session {
     pub(super) fn new(
         files: FileControllerClient<Channel>,
         credentials: Option<Credentials>,
@@ -29,8 +29,8 @@ impl Caller {
         Self {
             files,
             credentials,
-            shown: None,
-            is_new: false,
+            last_token: None,
+            has_new_token: false,
         }
     }
 
@@ -39,36 +39,36 @@ impl Caller {
     }
 
     /// A request that shows the token of now, if there are any.
-    pub(super) async fn request<T>(&mut self, message: T) -> Result<Request<T>, TokenError> {
+    pub(super) async fn build_request<T>(&mut self, message: T) -> Result<Request<T>, TokenError> {
         let mut request = Request::new(message);
         if let Some(credentials) = &self.credentials {
-            let (token, is_new) = credentials.current().await?;
+            let (token, has_new_token) = credentials.current_token().await?;
             let headers = request.metadata_mut().as_mut();
             headers.insert(AUTHORIZATION, token.header());
-            self.shown = Some(token.header());
-            self.is_new |= is_new;
+            self.last_token = Some(token.header());
+            self.has_new_token |= has_new_token;
         }
         Ok(request)
     }
 
-    pub(super) fn advanced(&mut self) {
-        self.is_new = false;
+    pub(super) fn record_progress(&mut self) {
+        self.has_new_token = false;
     }
 
     /// Forgets the token that was refused, and says whether an attempt with another may follow.
-    pub(super) async fn renew(&mut self) -> Result<bool, TokenError> {
-        let (Some(credentials), Some(refused)) = (&self.credentials, self.shown.take()) else {
+    pub(super) async fn renew_token(&mut self) -> Result<bool, TokenError> {
+        let (Some(credentials), Some(refused)) = (&self.credentials, self.last_token.take()) else {
             return Ok(false);
         };
-        credentials.rejected(&refused).await;
-        if self.is_new || !credentials.is_renewable() {
+        credentials.discard(&refused).await;
+        if self.has_new_token || !credentials.is_renewable() {
             return Ok(false);
         }
-        let (next, _) = credentials.current().await?;
-        self.is_new = true;
+        let (next, _) = credentials.current_token().await?;
+        self.has_new_token = true;
         if next.header() == refused {
             // Not for others to be refused as well.
-            credentials.rejected(&refused).await;
+            credentials.discard(&refused).await;
             return Ok(false);
         }
         Ok(true)

@@ -1,73 +1,78 @@
-//! What an upload sends.
+//! The bytes of an upload: a source that gives them in chunks, and can go back to where the server is.
 
 use bytes::Bytes;
 
 use super::error::Error;
-use crate::checksum::Crc32c;
+use crate::checksum::{Crc32c, Prefix};
 
-/// A piece of what is sent.
+/// A chunk of an upload, with its checksum.
 #[derive(Clone, Debug)]
-pub(super) struct Piece {
+pub(super) struct SourceChunk {
     pub(super) offset: u64,
     pub(super) data: Bytes,
-    pub(super) checksum: Crc32c,
+    pub(super) crc32c: Crc32c,
 }
 
-impl Piece {
+impl SourceChunk {
     pub(super) fn new(offset: u64, data: Bytes) -> Self {
-        let checksum = Crc32c::of(&data);
+        let crc32c = Crc32c::of(&data);
         Self {
             offset,
             data,
-            checksum,
+            crc32c,
         }
     }
 
+    /// The offset of the first byte after the chunk.
     pub(super) fn end(&self) -> u64 {
         self.offset + self.data.len() as u64
     }
 
-    /// The checksum of all up to its end, where `before` is that of all before it.
-    pub(super) fn behind(&self, before: Crc32c) -> Crc32c {
-        before.combine(self.checksum, self.data.len() as u64)
+    /// Extends `prefix`, which must end where the chunk starts. The chunk is not read again.
+    pub(super) fn append_to(&self, prefix: Prefix) -> Prefix {
+        prefix.combine(Prefix {
+            len: self.data.len() as u64,
+            crc32c: self.crc32c,
+        })
     }
 
-    /// The same bytes in pieces of at most `most`.
-    pub(super) fn cut(self, most: usize) -> Vec<Self> {
-        if self.data.len() <= most {
+    /// Splits the chunk into chunks of at most `max_len` bytes.
+    pub(super) fn split(self, max_len: usize) -> Vec<Self> {
+        if self.data.len() <= max_len {
             return vec![self];
         }
-        let starts = (0..self.data.len()).step_by(most);
+        let starts = (0..self.data.len()).step_by(max_len);
         starts
             .map(|start| {
-                let end = self.data.len().min(start + most);
+                let end = self.data.len().min(start + max_len);
                 Self::new(self.offset + start as u64, self.data.slice(start..end))
             })
             .collect()
     }
 }
 
-/// A sequence of bytes that can be sent from where the server has the ones before.
-pub(super) trait Source: Send {
-    /// Proves that the first `length` bytes have this checksum, and goes on behind them, in pieces
-    /// of `piece` bytes.
+/// A sequence of bytes that can be sent from the offset that the server has reached.
+pub(super) trait UploadSource: Send {
+    /// Continues after `persisted`, in chunks of `chunk_len` bytes.
+    ///
+    /// # Errors
+    ///
+    /// The source does not begin with `persisted`, or can no longer be read from there.
     fn resume(
         &mut self,
-        length: u64,
-        checksum: Crc32c,
-        piece: usize,
+        persisted: Prefix,
+        chunk_len: usize,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// The next piece; none at the end. Dropped before it is there, it is not lost.
-    fn next(&mut self) -> impl Future<Output = Result<Option<Piece>, Error>> + Send;
+    /// Reads the next chunk, `None` at the end. Cancel safe.
+    fn next_chunk(&mut self) -> impl Future<Output = Result<Option<SourceChunk>, Error>> + Send;
 
-    /// Size and checksum of the whole, once it has been sent.
-    fn finish(&mut self) -> impl Future<Output = Result<(u64, Crc32c), Error>> + Send;
+    /// Returns size and checksum of the whole source, once its last chunk has been read.
+    fn finish(&mut self) -> impl Future<Output = Result<Prefix, Error>> + Send;
 
-    /// Notes that the server will not need the first `length` bytes again.
-    fn durable(&mut self, length: u64);
+    /// Releases what is held of the first `len` bytes, which are durable on the server.
+    fn release(&mut self, len: u64);
 
-    /// What to upload under once the server has a finished upload, whose result was `etag`, under
-    /// `id`.
-    fn next_id(&self, id: &str, etag: &str) -> String;
+    /// Derives the id of the upload that follows the upload `id`, whose result was `etag`.
+    fn next_upload_id(&self, id: &str, etag: &str) -> String;
 }

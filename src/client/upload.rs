@@ -11,31 +11,31 @@ use tonic::Code;
 
 use super::{
     Client,
-    call::{Sent, WriteCall, stat},
+    call::{SentStep, WriteCall, stat},
     error::Error,
-    event::{Event, Watcher},
-    local::LocalFile,
-    reader_source::{Reader, random_id},
+    event::{Event, EventSink},
+    local::FileSource,
+    reader_source::{ReaderSource, random_upload_id},
     retry::Attempts,
-    source::{Piece, Source},
+    source::{SourceChunk, UploadSource},
 };
 use crate::{
-    checksum::Crc32c,
+    checksum::{Crc32c, Prefix},
     pb::{self, write_stream_request::Step, write_stream_response::State},
 };
 
 /// The largest piece that is sent, in bytes, however much the server takes.
-const LARGEST_PIECE: u32 = 1024 * 1024;
+const MAX_CHUNK: u32 = 1024 * 1024;
 
 /// The size of a piece for a server that does not say what it takes.
-const USUAL_PIECE: u32 = 256 * 1024;
+const DEFAULT_CHUNK: u32 = 256 * 1024;
 
 /// How long the server may take for what is only a courtesy to it.
-const COURTESY: Duration = Duration::from_secs(5);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long nothing is sent, because the source has nothing, until an empty chunk says that somebody
 /// is there. Servers end an upload of which nothing comes for a minute or so.
-const STILL_HERE: Duration = Duration::from_secs(15);
+const UPLOAD_KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// An upload that is about to start. Awaiting it gives the file as it is on the server.
 ///
@@ -50,7 +50,7 @@ pub struct Upload<'a> {
     origin: Origin<'a>,
     filename: String,
     if_etag: Option<String>,
-    watcher: Watcher<'a>,
+    events: EventSink<'a>,
 }
 
 enum Origin<'a> {
@@ -59,11 +59,11 @@ enum Origin<'a> {
 }
 
 impl<'a> Upload<'a> {
-    pub(super) fn of_file(client: Client, path: PathBuf, filename: String) -> Self {
+    pub(super) fn from_file(client: Client, path: PathBuf, filename: String) -> Self {
         Self::new(client, Origin::File(path), filename)
     }
 
-    pub(super) fn of_reader(
+    pub(super) fn from_reader(
         client: Client,
         reader: Box<dyn AsyncRead + Send + Unpin + 'a>,
         filename: String,
@@ -77,7 +77,7 @@ impl<'a> Upload<'a> {
             origin,
             filename,
             if_etag: None,
-            watcher: Watcher::default(),
+            events: EventSink::default(),
         }
     }
 
@@ -95,7 +95,7 @@ impl<'a> Upload<'a> {
 
     /// Tells what happens. Called between sending and receiving, so it had better be quick.
     pub fn on_event(mut self, watch: impl FnMut(Event) + Send + 'a) -> Self {
-        self.watcher = Watcher::new(watch);
+        self.events = EventSink::new(watch);
         self
     }
 
@@ -107,15 +107,17 @@ impl<'a> Upload<'a> {
         };
         match self.origin {
             Origin::File(path) => {
-                let file = LocalFile::open(path).await?;
+                let file = FileSource::open(path).await?;
                 open.upload_id = file.upload_id(&open.filename, open.if_etag.as_deref());
                 open.size = Some(file.size());
-                Run::new(&self.client, open, file, self.watcher).run().await
+                UploadRun::new(&self.client, open, file, self.events)
+                    .run()
+                    .await
             }
             Origin::Reader(reader) => {
-                open.upload_id = random_id();
-                let reader = Reader::new(reader);
-                Run::new(&self.client, open, reader, self.watcher)
+                open.upload_id = random_upload_id();
+                let reader = ReaderSource::new(reader);
+                UploadRun::new(&self.client, open, reader, self.events)
                     .run()
                     .await
             }
@@ -133,23 +135,23 @@ impl<'a> IntoFuture for Upload<'a> {
 }
 
 /// An upload that goes on.
-struct Run<'a, S> {
+struct UploadRun<'a, S> {
     open: pb::OpenUpload,
     source: S,
-    watcher: Watcher<'a>,
+    events: EventSink<'a>,
     attempts: Attempts,
     /// Whether the file may have been committed by this run.
-    has_finished: bool,
+    finish_sent: bool,
 }
 
-impl<'a, S: Source> Run<'a, S> {
-    fn new(client: &Client, open: pb::OpenUpload, source: S, watcher: Watcher<'a>) -> Self {
+impl<'a, S: UploadSource> UploadRun<'a, S> {
+    fn new(client: &Client, open: pb::OpenUpload, source: S, events: EventSink<'a>) -> Self {
         Self {
             attempts: client.attempts(),
             open,
             source,
-            watcher,
-            has_finished: false,
+            events,
+            finish_sent: false,
         }
     }
 
@@ -160,42 +162,45 @@ impl<'a, S: Source> Run<'a, S> {
                 Err(error) => error,
             };
             match error {
-                Error::Replaced => self.attempts.start_over(error, &mut self.watcher)?,
+                Error::Replaced => self.attempts.start_over(error, &mut self.events)?,
                 Error::PrefixDiffers { .. } => self.start_over(error).await?,
                 _ if error.has_reason(&["UPLOAD_MISMATCH"]) => self.start_over(error).await?,
                 // By then the server has discarded it.
                 _ if self.open.size.is_some()
                     && error.has_reason(&["SIZE_MISMATCH", "CHECKSUM_MISMATCH"]) =>
                 {
-                    self.attempts.start_over(error, &mut self.watcher)?;
+                    self.attempts.start_over(error, &mut self.events)?;
                 }
                 Error::SourceChanged(_) | Error::Stream { .. } | Error::CannotRewind { .. } => {
                     self.abort().await;
                     return Err(error);
                 }
-                _ => self.attempts.failed(error, &mut self.watcher).await?,
+                _ => self.attempts.wait_to_retry(error, &mut self.events).await?,
             }
         }
     }
 
     /// From open to committed, if nothing comes between.
     async fn attempt(&mut self) -> Result<pb::FileInfo, Error> {
-        let mut call = WriteCall::open(&mut self.attempts.caller, self.open.clone()).await?;
-        let progress = match call.answers.next().await? {
+        let mut call = WriteCall::open(&mut self.attempts.session, self.open.clone()).await?;
+        let progress = match call.responses.next().await? {
             State::Progress(progress) => progress,
             State::Committed(info) => return self.committed_before(info).await,
         };
-        let piece = match progress.max_chunk_bytes {
-            0 => USUAL_PIECE,
-            most => most.min(LARGEST_PIECE),
+        let chunk_len = match progress.max_chunk_bytes {
+            0 => DEFAULT_CHUNK,
+            limit => limit.min(MAX_CHUNK),
         };
         let offset = progress.persisted_size;
-        let checksum = progress.persisted_crc32c.into();
-        self.source.resume(offset, checksum, piece as usize).await?;
-        self.source.durable(offset);
-        self.attempts.reached(offset);
+        let persisted = Prefix {
+            len: offset,
+            crc32c: progress.persisted_crc32c.into(),
+        };
+        self.source.resume(persisted, chunk_len as usize).await?;
+        self.source.release(offset);
+        self.attempts.record_progress(offset);
         let size = self.open.size;
-        self.watcher.tell(Event::Opened { offset, size });
+        self.events.emit(Event::Opened { offset, size });
         self.send(call, offset).await
     }
 
@@ -205,44 +210,46 @@ impl<'a, S: Source> Run<'a, S> {
         let (mut transferred, mut durable) = (offset, offset);
         let mut next: Option<Step> = None;
         let mut all_read = false;
-        let mut silent_since = Instant::now();
+        let mut last_sent = Instant::now();
         loop {
             tokio::select! {
                 biased;
-                answer = call.answers.next() => match answer? {
+                response = call.responses.next() => match response? {
                     State::Progress(progress) => {
                         durable = durable.max(progress.persisted_size);
-                        self.source.durable(durable);
-                        self.attempts.reached(durable);
-                        self.watcher.tell(Event::Advanced { transferred, durable });
+                        self.source.release(durable);
+                        self.attempts.record_progress(durable);
+                        self.events.emit(Event::Advanced { transferred, durable });
                     }
                     State::Committed(info) => {
                         // What else the call says changes nothing.
-                        let _ = tokio::time::timeout(COURTESY, call.answers.end()).await;
+                        let _ = tokio::time::timeout(CLEANUP_TIMEOUT, call.responses.end()).await;
                         return Ok(info);
                     }
                 },
                 sent = call.requests.send(&mut next), if next.is_some() => match sent {
-                    Sent::Chunk(end) => {
+                    SentStep::Chunk(end) => {
                         transferred = end;
-                        silent_since = Instant::now();
-                        self.watcher.tell(Event::Advanced { transferred, durable });
+                        last_sent = Instant::now();
+                        self.events.emit(Event::Advanced { transferred, durable });
                     }
-                    Sent::Finish => self.has_finished = true,
+                    SentStep::Finish => self.finish_sent = true,
                 },
-                piece = self.source.next(), if next.is_none() && !all_read => {
-                    next = Some(match piece? {
-                        Some(piece) => Step::Chunk(piece.into()),
+                chunk = self.source.next_chunk(), if next.is_none() && !all_read => {
+                    next = Some(match chunk? {
+                        Some(chunk) => Step::Chunk(chunk.into()),
                         None => {
                             all_read = true;
-                            let (size, checksum) = self.source.finish().await?;
-                            let crc32c = Some(checksum.value());
-                            Step::Finish(pb::FinishUpload { size, crc32c })
+                            let whole = self.source.finish().await?;
+                            Step::Finish(pb::FinishUpload {
+                                size: whole.len,
+                                crc32c: Some(whole.crc32c.value()),
+                            })
                         }
                     });
                 }
-                () = sleep_until(silent_since + STILL_HERE), if next.is_none() && !all_read => {
-                    next = Some(Step::Chunk(nothing_at(transferred)));
+                () = sleep_until(last_sent + UPLOAD_KEEPALIVE), if next.is_none() && !all_read => {
+                    next = Some(Step::Chunk(keepalive_chunk(transferred)));
                 }
             }
         }
@@ -251,24 +258,24 @@ impl<'a, S: Source> Run<'a, S> {
     /// The upload had been finished before this attempt: by an earlier attempt whose answer was
     /// lost, or by an earlier run, and then somebody may have replaced the file since.
     async fn committed_before(&mut self, info: pb::FileInfo) -> Result<pb::FileInfo, Error> {
-        if self.has_finished {
+        if self.finish_sent {
             return Ok(info);
         }
-        let found = match stat(&mut self.attempts.caller, &self.open.filename).await {
+        let found = match stat(&mut self.attempts.session, &self.open.filename).await {
             Ok(found) => Some(found),
             Err(error) if error.code() == Some(Code::NotFound) => None,
             Err(error) => return Err(error),
         };
         if found.is_some_and(|found| found.etag == info.etag) {
-            self.watcher.tell(Event::AlreadyThere);
+            self.events.emit(Event::AlreadyUploaded);
             return Ok(info);
         }
-        self.open.upload_id = self.source.next_id(&self.open.upload_id, &info.etag);
+        self.open.upload_id = self.source.next_upload_id(&self.open.upload_id, &info.etag);
         Err(Error::Replaced)
     }
 
     async fn start_over(&mut self, reason: Error) -> Result<(), Error> {
-        self.attempts.start_over(reason, &mut self.watcher)?;
+        self.attempts.start_over(reason, &mut self.events)?;
         self.abort().await;
         Ok(())
     }
@@ -279,19 +286,19 @@ impl<'a, S: Source> Run<'a, S> {
             filename: self.open.filename.clone(),
             upload_id: self.open.upload_id.clone(),
         };
-        let caller = &mut self.attempts.caller;
+        let session = &mut self.attempts.session;
         let abort = async {
-            let mut request = caller.request(message).await?;
-            request.set_timeout(COURTESY);
-            caller.files().abort_upload(request).await?;
+            let mut request = session.build_request(message).await?;
+            request.set_timeout(CLEANUP_TIMEOUT);
+            session.files().abort_upload(request).await?;
             Ok::<_, Error>(())
         };
         // A token may take longer than it.
-        let _ = tokio::time::timeout(COURTESY, abort).await;
+        let _ = tokio::time::timeout(CLEANUP_TIMEOUT, abort).await;
     }
 }
 
-fn nothing_at(offset: u64) -> pb::Chunk {
+fn keepalive_chunk(offset: u64) -> pb::Chunk {
     pb::Chunk {
         offset,
         crc32c: Some(Crc32c::of(&[]).value()),
@@ -299,12 +306,12 @@ fn nothing_at(offset: u64) -> pb::Chunk {
     }
 }
 
-impl From<Piece> for pb::Chunk {
-    fn from(piece: Piece) -> Self {
+impl From<SourceChunk> for pb::Chunk {
+    fn from(chunk: SourceChunk) -> Self {
         Self {
-            offset: piece.offset,
-            crc32c: Some(piece.checksum.value()),
-            data: piece.data,
+            offset: chunk.offset,
+            crc32c: Some(chunk.crc32c.value()),
+            data: chunk.data,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use muxs::{
-    client::{self, Authorized, Client, Credentials, Retry},
+    client::{self, AuthorizedChannel, Client, Credentials, Retry},
     pb::{
         self, FileInfo, FinishUpload, OpenUpload, ReadStreamRequest, ReadStreamResponse,
         UploadProgress, WriteStreamRequest, WriteStreamResponse,
@@ -116,9 +116,9 @@ impl Fake {
         self.client_over(self.authorized(credentials))
     }
 
-    pub(crate) fn authorized(&self, credentials: Credentials) -> Authorized {
+    pub(crate) fn authorized(&self, credentials: Credentials) -> AuthorizedChannel {
         let endpoint = self.endpoint();
-        Authorized::new(&endpoint, endpoint.connect_lazy(), credentials).unwrap()
+        AuthorizedChannel::new(&endpoint, endpoint.connect_lazy(), credentials).unwrap()
     }
 
     pub(crate) fn url(&self) -> String {
@@ -129,7 +129,7 @@ impl Fake {
         client::endpoint(self.url()).unwrap()
     }
 
-    fn client_over(&self, channel: impl Into<Authorized>) -> Client {
+    fn client_over(&self, channel: impl Into<AuthorizedChannel>) -> Client {
         Client::new(channel).retry(Retry {
             attempts: 4,
             min_delay: Duration::from_millis(1),

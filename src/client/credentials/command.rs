@@ -9,13 +9,13 @@ use tokio::{
     time::timeout,
 };
 
-use super::{TokenError, token::LONGEST_TOKEN};
+use super::{TokenError, token::MAX_TOKEN_BYTES};
 
 /// How long a command may take: programs that ask a server far away take seconds.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How much is told of what a command complained of, in bytes.
-const LONGEST_COMPLAINT: usize = 300;
+const MAX_STDERR_BYTES: usize = 300;
 
 /// What `sh -c COMMAND` prints. Dropped before, the command is killed.
 pub(super) async fn run(command: &str) -> Result<Vec<u8>, TokenError> {
@@ -30,20 +30,20 @@ pub(super) async fn run(command: &str) -> Result<Vec<u8>, TokenError> {
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)?;
-    let group = Group(child.id());
+    let group = ProcessGroup(child.id());
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let ended = timeout(TIMEOUT, async {
-        tokio::try_join!(beginning(stdout), end(stderr), child.wait())
+    let ended = timeout(COMMAND_TIMEOUT, async {
+        tokio::try_join!(read_head(stdout), read_tail(stderr), child.wait())
     });
     let Ok(ended) = ended.await else {
-        let seconds = TIMEOUT.as_secs();
+        let seconds = COMMAND_TIMEOUT.as_secs();
         return Err(TokenError::Command(format!(
             "took more than {seconds} s and was killed"
         )));
     };
-    let (printed, complaints, status) = ended.map_err(failed)?;
-    group.has_ended();
-    match (status.success(), last_line(&complaints)) {
+    let (printed, stderr, status) = ended.map_err(failed)?;
+    group.disarm();
+    match (status.success(), last_line(&stderr)) {
         (true, _) => Ok(printed),
         (false, None) => Err(TokenError::Command(format!("ended with {status}"))),
         (false, Some(line)) => Err(TokenError::Command(format!("ended with {status}: {line}"))),
@@ -51,15 +51,15 @@ pub(super) async fn run(command: &str) -> Result<Vec<u8>, TokenError> {
 }
 
 /// The processes of a command. Dropping it kills them.
-struct Group(Option<u32>);
+struct ProcessGroup(Option<u32>);
 
-impl Group {
-    fn has_ended(mut self) {
+impl ProcessGroup {
+    fn disarm(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         let leader = self.0.and_then(|id| Pid::from_raw(id.cast_signed()));
         if let Some(leader) = leader {
@@ -70,10 +70,10 @@ impl Drop for Group {
 }
 
 /// Reads to the end, and keeps as much as shows whether it is a token.
-async fn beginning(output: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+async fn read_head(output: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     let mut kept = Vec::new();
     if let Some(mut output) = output {
-        let most = 2 * LONGEST_TOKEN as u64;
+        let most = 2 * MAX_TOKEN_BYTES as u64;
         (&mut output).take(most).read_to_end(&mut kept).await?;
         io::copy(&mut output, &mut io::sink()).await?;
     }
@@ -81,11 +81,11 @@ async fn beginning(output: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>
 }
 
 /// Reads to the end, and keeps the last of it.
-async fn end(output: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+async fn read_tail(output: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
     let mut kept = Vec::new();
     if let Some(mut output) = output {
         while output.read_buf(&mut kept).await? > 0 {
-            let excess = kept.len().saturating_sub(4 * LONGEST_COMPLAINT);
+            let excess = kept.len().saturating_sub(4 * MAX_STDERR_BYTES);
             kept.drain(..excess);
         }
     }
@@ -93,11 +93,11 @@ async fn end(output: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
 }
 
 /// The last line that says something, without what a terminal would obey.
-fn last_line(complaints: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(complaints);
+fn last_line(stderr: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(stderr);
     let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
     let mut line: String = line.chars().filter(|char| !char.is_control()).collect();
-    line.truncate(line.floor_char_boundary(LONGEST_COMPLAINT));
+    line.truncate(line.floor_char_boundary(MAX_STDERR_BYTES));
     Some(line)
 }
 
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(printed, b"token\n");
         assert_eq!(run("cat").await.unwrap(), b"");
         let much = run("yes | head -c 1000000").await.unwrap();
-        assert_eq!(much.len(), 2 * LONGEST_TOKEN);
+        assert_eq!(much.len(), 2 * MAX_TOKEN_BYTES);
     }
 
     #[tokio::test]
@@ -150,7 +150,7 @@ mod tests {
         });
         has_started.await.unwrap();
         tokio::time::pause();
-        tokio::time::advance(TIMEOUT).await;
+        tokio::time::advance(COMMAND_TIMEOUT).await;
         let error = running.await.unwrap().unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -6,12 +6,12 @@ use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{Malformed, TokenError, token::Token};
+use super::{InvalidTokenText, TokenError, token::Token};
 use crate::oauth::{self, HttpClient, HttpReply};
 
 /// What an issuer may say of a request it refuses, by RFC 6749 5.2 and RFC 8707. Other words are not
 /// told on: they may be what was sent.
-const REFUSALS: [&str; 9] = [
+const ERROR_CODES: [&str; 9] = [
     "invalid_request",
     "invalid_client",
     "invalid_grant",
@@ -54,12 +54,12 @@ impl fmt::Debug for ClientCredentials {
     }
 }
 
-pub(super) struct Grant {
+pub(super) struct ClientCredentialsGrant {
     client: ClientCredentials,
     http: HttpClient,
 }
 
-impl Grant {
+impl ClientCredentialsGrant {
     pub(super) fn new(client: ClientCredentials) -> Self {
         let http = HttpClient::default();
         Self { client, http }
@@ -71,16 +71,16 @@ impl Grant {
 
     /// Asks for a token. Where to ask is asked each time: next to the life of a token it is nothing,
     /// and issuers move.
-    pub(super) async fn ask(&self) -> Result<Token, TokenError> {
+    pub(super) async fn request_token(&self) -> Result<Token, TokenError> {
         let configuration = self.http.discover(&self.client.issuer).await?;
         let endpoint = configuration.token_endpoint()?;
         let client = (&*self.client.client_id, &*self.client.client_secret);
         let asked = Instant::now();
         let answer = self.http.post(&endpoint, client, &self.form()).await?;
         if answer.status != StatusCode::OK {
-            return Err(refusal(&endpoint, &answer));
+            return Err(token_error(&endpoint, &answer));
         }
-        granted(&answer, asked).map_err(|expected| {
+        parse_token_response(&answer, asked).map_err(|expected| {
             let url = oauth::redact(&endpoint);
             oauth::Error::Malformed { url, expected }.into()
         })
@@ -108,7 +108,7 @@ fn is_resource(audience: &str) -> bool {
 
 /// What RFC 6749 5.1 says of a token.
 #[derive(Deserialize)]
-struct Granted {
+struct TokenResponse {
     access_token: String,
     token_type: String,
     expires_in: Option<Seconds>,
@@ -122,39 +122,39 @@ enum Seconds {
     Digits(String),
 }
 
-fn granted(answer: &HttpReply, asked: Instant) -> Result<Token, &'static str> {
-    let granted: Granted =
+fn parse_token_response(answer: &HttpReply, asked: Instant) -> Result<Token, &'static str> {
+    let response: TokenResponse =
         serde_json::from_slice(&answer.body).map_err(|_| "a token and its type")?;
-    if !granted.token_type.eq_ignore_ascii_case("bearer") {
+    if !response.token_type.eq_ignore_ascii_case("bearer") {
         return Err("a bearer token");
     }
-    let token = Token::parse(granted.access_token.as_bytes())
-        .map_err(|Malformed| "a token of visible ASCII that is not too long")?;
-    let seconds = match granted.expires_in {
-        None => return Ok(token.by_its_own_word()),
+    let token = Token::parse(response.access_token.as_bytes())
+        .map_err(|InvalidTokenText| "a token of visible ASCII that is not too long")?;
+    let seconds = match response.expires_in {
+        None => return Ok(token.expiry_from_jwt()),
         Some(Seconds::Number(seconds)) => seconds,
         Some(Seconds::Digits(digits)) => digits.parse().map_err(|_| "a number of seconds")?,
     };
     let left = Duration::try_from_secs_f64(seconds).map_err(|_| "a number of seconds")?;
-    Ok(token.good_for(left, asked))
+    Ok(token.expires_in(left, asked))
 }
 
-fn refusal(endpoint: &Url, answer: &HttpReply) -> TokenError {
+fn token_error(endpoint: &Url, answer: &HttpReply) -> TokenError {
     #[derive(Deserialize)]
-    struct Refusal {
+    struct ErrorResponse {
         error: String,
     }
     let url = oauth::redact(endpoint);
     let status = answer.status;
-    let word = serde_json::from_slice::<Refusal>(&answer.body)
+    let word = serde_json::from_slice::<ErrorResponse>(&answer.body)
         .ok()
-        .and_then(|refusal| REFUSALS.into_iter().find(|word| *word == refusal.error));
-    let is_passing = oauth::is_transient(status) || word == Some("temporarily_unavailable");
+        .and_then(|response| ERROR_CODES.into_iter().find(|word| *word == response.error));
+    let is_transient = oauth::is_transient(status) || word == Some("temporarily_unavailable");
     let told = match word {
         Some(word) => format!("{url} answered {status}: {word}"),
         None => format!("{url} answered {status}"),
     };
-    match is_passing {
+    match is_transient {
         true => TokenError::Unreachable(told),
         false => TokenError::Refused(told),
     }

@@ -11,34 +11,36 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::{Work, blocking, checksum_of_prefix, read_at};
+use super::{
+    background_task::{BackgroundTask, run_blocking},
+    read::{read_exact_at, read_prefix},
+};
 use crate::{
-    checksum::Crc32c,
+    checksum::{Crc32c, Prefix},
     client::{
         error::Error,
-        source::{Piece, Source},
+        source::{SourceChunk, UploadSource},
     },
 };
 
-pub(in crate::client) struct LocalFile {
+pub(in crate::client) struct FileSource {
     path: PathBuf,
     canonical: PathBuf,
     file: Arc<File>,
-    /// As it was opened.
+    /// The metadata when the file was opened.
     metadata: Metadata,
-    piece: u64,
-    /// Where the next piece starts, and the checksum of all before it.
-    offset: u64,
-    checksum: Crc32c,
-    /// The piece at `offset`, being read ahead.
-    reading: Work<io::Result<Piece>>,
-    /// Checksums of prefixes, by their length: of what is durable, and of what has been sent since.
+    chunk_len: u64,
+    /// The chunks returned so far.
+    returned: Prefix,
+    /// Reads the next chunk ahead.
+    reading: BackgroundTask<io::Result<SourceChunk>>,
+    /// Checksums of prefixes by their length: of the longest durable one, and of those returned since.
     known: BTreeMap<u64, Crc32c>,
 }
 
-impl LocalFile {
+impl FileSource {
     pub(in crate::client) async fn open(path: PathBuf) -> Result<Self, Error> {
-        blocking(move || {
+        run_blocking(move || {
             let cannot = |operation| Error::local(operation, &path);
             // Looked at before it is opened: opening a FIFO would wait for its other end.
             let is_file = fs::metadata(&path).map_err(cannot("open"))?.is_file();
@@ -53,10 +55,9 @@ impl LocalFile {
                 file: Arc::new(file),
                 canonical,
                 metadata,
-                piece: 0,
-                offset: 0,
-                checksum: Crc32c::default(),
-                reading: Work::none(),
+                chunk_len: 0,
+                returned: Prefix::default(),
+                reading: BackgroundTask::idle(),
                 known: BTreeMap::from([(0, Crc32c::default())]),
                 path,
             })
@@ -68,8 +69,7 @@ impl LocalFile {
         self.metadata.len()
     }
 
-    /// The id under which every run uploads this version of the file to `filename` on the same
-    /// condition.
+    /// Derives the upload id that every run uses for this version of the file, `filename` and `if_etag`.
     pub(in crate::client) fn upload_id(&self, filename: &str, if_etag: Option<&str>) -> String {
         let facts = [
             self.metadata.dev(),
@@ -92,19 +92,21 @@ impl LocalFile {
         )
     }
 
-    fn read_ahead(&self) -> Work<io::Result<Piece>> {
-        let (file, offset) = (Arc::clone(&self.file), self.offset);
-        let length = (self.size() - offset).min(self.piece);
-        if length == 0 {
-            return Work::none();
+    fn read_ahead(&self) -> BackgroundTask<io::Result<SourceChunk>> {
+        let (file, offset) = (Arc::clone(&self.file), self.returned.len);
+        let len = (self.size() - offset).min(self.chunk_len);
+        if len == 0 {
+            return BackgroundTask::idle();
         }
-        Work::start(move || Ok(Piece::new(offset, read_at(&file, offset, length)?.into())))
+        BackgroundTask::spawn(move || {
+            let data = read_exact_at(&file, offset, len)?;
+            Ok(SourceChunk::new(offset, data.into()))
+        })
     }
 
-    /// What it means that the file could not be read.
-    fn unreadable(&self, error: io::Error) -> Error {
+    fn read_error(&self, error: io::Error) -> Error {
         match error.kind() {
-            // It has become shorter.
+            // The file has become shorter.
             io::ErrorKind::UnexpectedEof => Error::SourceChanged(self.path.clone()),
             _ => Error::local("read", &self.path)(error),
         }
@@ -112,7 +114,7 @@ impl LocalFile {
 
     async fn check_unchanged(&self) -> Result<(), Error> {
         let file = Arc::clone(&self.file);
-        let now = blocking(move || file.metadata()).await;
+        let now = run_blocking(move || file.metadata()).await;
         let now = now.map_err(Error::local("look at", &self.path))?;
         let version = |metadata: &Metadata| {
             let modified = (metadata.mtime(), metadata.mtime_nsec());
@@ -125,66 +127,71 @@ impl LocalFile {
     }
 }
 
-impl Source for LocalFile {
-    async fn resume(&mut self, length: u64, checksum: Crc32c, piece: usize) -> Result<(), Error> {
-        self.reading = Work::none();
-        let differs = Error::PrefixDiffers { length };
-        if length > self.size() {
+impl UploadSource for FileSource {
+    async fn resume(&mut self, persisted: Prefix, chunk_len: usize) -> Result<(), Error> {
+        self.reading = BackgroundTask::idle();
+        let differs = Error::PrefixDiffers {
+            length: persisted.len,
+        };
+        if persisted.len > self.size() {
             return Err(differs);
         }
-        let nearest = self.known.range(..=length).next_back();
-        let nearest = nearest.map_or_else(Default::default, |(at, sum)| (*at, *sum));
-        let found = checksum_of_prefix(&self.file, length, nearest)
+        let nearest = self.known.range(..=persisted.len).next_back();
+        let nearest =
+            nearest.map_or_else(Prefix::default, |(&len, &crc32c)| Prefix { len, crc32c });
+        let found = read_prefix(&self.file, persisted.len, nearest)
             .await
-            .map_err(|error| self.unreadable(error))?;
-        if found != checksum {
+            .map_err(|error| self.read_error(error))?;
+        if found != persisted {
             self.check_unchanged().await?;
             return Err(differs);
         }
-        self.known.insert(length, checksum);
-        (self.offset, self.checksum) = (length, checksum);
-        self.piece = piece as u64;
+        self.known.insert(persisted.len, persisted.crc32c);
+        self.returned = persisted;
+        self.chunk_len = chunk_len as u64;
         self.reading = self.read_ahead();
         Ok(())
     }
 
-    async fn next(&mut self) -> Result<Option<Piece>, Error> {
-        if self.reading.is_none() {
+    async fn next_chunk(&mut self) -> Result<Option<SourceChunk>, Error> {
+        if self.reading.is_idle() {
             return Ok(None);
         }
-        let piece = self.reading.done().await;
-        let piece = piece.map_err(|error| self.unreadable(error))?;
-        self.offset = piece.end();
-        self.checksum = piece.behind(self.checksum);
-        self.known.insert(self.offset, self.checksum);
+        let chunk = self.reading.join().await;
+        let chunk = chunk.map_err(|error| self.read_error(error))?;
+        self.returned = chunk.append_to(self.returned);
+        self.known.insert(self.returned.len, self.returned.crc32c);
         self.reading = self.read_ahead();
-        Ok(Some(piece))
+        Ok(Some(chunk))
     }
 
-    async fn finish(&mut self) -> Result<(u64, Crc32c), Error> {
+    async fn finish(&mut self) -> Result<Prefix, Error> {
         self.check_unchanged().await?;
-        Ok((self.size(), self.checksum))
+        Ok(Prefix {
+            len: self.size(),
+            ..self.returned
+        })
     }
 
-    fn durable(&mut self, length: u64) {
-        // What is known of shorter prefixes is not needed again, but for the longest: it saves the
-        // reading of everything before it.
-        if let Some((&nearest, _)) = self.known.range(..=length).next_back() {
+    fn release(&mut self, len: u64) {
+        // The longest durable prefix stays: the next attempt extends its checksum instead of reading the
+        // file from the start.
+        if let Some((&nearest, _)) = self.known.range(..=len).next_back() {
             self.known = self.known.split_off(&nearest);
         }
     }
 
-    /// Follows from what is known to every run, so that a later one can continue this upload too.
-    fn next_id(&self, id: &str, etag: &str) -> String {
+    /// Every run derives the same id, so that a later one can continue this upload too.
+    fn next_upload_id(&self, id: &str, etag: &str) -> String {
         hash([id.as_bytes(), etag.as_bytes()])
     }
 }
 
-/// SHA-256 of several texts, in hexadecimal.
+/// The SHA-256 of a sequence of texts, in hexadecimal.
 fn hash<'a>(texts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hash = Sha256::new();
     for text in texts {
-        // Its length in front, so that no two sequences are the same bytes.
+        // The length prefix keeps different sequences from being the same bytes.
         hash.update((text.len() as u64).to_be_bytes());
         hash.update(text);
     }

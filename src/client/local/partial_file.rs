@@ -1,4 +1,4 @@
-//! The part of a file that has been received so far, beside its target.
+//! The part of a file that a download has received so far, beside its target.
 
 use std::{
     ffi::OsString,
@@ -14,71 +14,70 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Work, blocking, checksum_of_prefix};
-use crate::{checksum::Crc32c, client::error::Error, pb};
+use super::{
+    background_task::{BackgroundTask, run_blocking},
+    read::read_prefix,
+};
+use crate::{checksum::Prefix, client::error::Error, pb};
 
-/// How much waits in memory for the disk, in bytes.
-const MOST_WAITING: usize = 4 * 1024 * 1024;
+/// The most received bytes that wait in memory for the disk.
+const MAX_BUFFERED_BYTES: usize = 4 * 1024 * 1024;
 
-/// What an interruption may cost: so many bytes received, or so long.
+/// A checkpoint follows after this many written bytes.
 const CHECKPOINT_BYTES: u64 = 64 * 1024 * 1024;
-const CHECKPOINT_TIME: Duration = Duration::from_secs(1);
 
-/// How long the part of a download that was just dropped may still be locked.
-const LOCK_TRIES: u32 = 20;
-const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// A checkpoint follows after this time, if bytes were written.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A file on its way: `NAME.part`, and `NAME.part.json`, which says what it is.
-pub(in crate::client) struct Part {
+/// A download that was just dropped may hold the lock until its blocking work ends.
+const MAX_LOCK_ATTEMPTS: u32 = 20;
+
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A file that is being received: `NAME.part`, and `NAME.part.json`, which describes it.
+pub(in crate::client) struct PartialFile {
     target: PathBuf,
     path: PathBuf,
     state_path: PathBuf,
     /// Locked as long as it is open.
     file: Arc<File>,
-    /// What has been received, and how much of that is in the file.
     received: Prefix,
+    /// The part of `received` that is in the file.
     written: Prefix,
-    /// What the state file says.
-    state: State,
-    /// Received in order, behind what is being written.
-    waiting: Vec<Bytes>,
-    waiting_bytes: usize,
-    writing: Work<io::Result<Prefix>>,
-    syncing: Work<Result<Prefix, Error>>,
+    /// The content of the state file.
+    state: SavedState,
+    /// Received chunks, in order, after those that `writing` has.
+    buffered: Vec<Bytes>,
+    buffered_bytes: usize,
+    writing: BackgroundTask<io::Result<Prefix>>,
+    syncing: BackgroundTask<Result<Prefix, Error>>,
     synced_at: Instant,
 }
 
-/// So many bytes from the start, and their checksum.
-#[derive(Clone, Copy, Default)]
-struct Prefix {
-    length: u64,
-    checksum: Crc32c,
+/// The content of the state file.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct SavedState {
+    filename: String,
+    etag: String,
+    size: u64,
+    /// The number of durable bytes.
+    durable: u64,
+    /// The CRC-32C of the durable bytes.
+    crc32c: u32,
 }
 
-impl Prefix {
-    fn extended_by(self, next: &[u8]) -> Self {
-        Self {
-            length: self.length + next.len() as u64,
-            checksum: self.checksum.update(next),
+impl SavedState {
+    fn durable_prefix(&self) -> Prefix {
+        Prefix {
+            len: self.durable,
+            crc32c: self.crc32c.into(),
         }
     }
 }
 
-/// What the state file holds.
-#[derive(Clone, Default, Serialize, Deserialize)]
-struct State {
-    filename: String,
-    etag: String,
-    size: u64,
-    /// How many bytes of the part are durable, and their CRC-32C.
-    durable: u64,
-    crc32c: u32,
-}
-
-impl Part {
-    /// Opens the part of `target`, with what an earlier download of `filename` left in it, if that
-    /// is still as it was received. Otherwise it is empty, and the second value says why if that
-    /// is news.
+impl PartialFile {
+    /// Opens the partial file of `target`. It keeps what an earlier download of `filename` left, if that is
+    /// unchanged; otherwise it is empty. The second value is set if damaged content was discarded.
     pub(in crate::client) async fn open(
         target: PathBuf,
         filename: &str,
@@ -90,9 +89,9 @@ impl Part {
             part.clear().await?;
             return Ok((part, None));
         };
-        let found = checksum_of_prefix(&part.file, state.durable, Default::default()).await;
-        let damaged = match found {
-            Ok(found) => found.value() != state.crc32c,
+        let durable = state.durable_prefix();
+        let damaged = match read_prefix(&part.file, durable.len, Prefix::default()).await {
+            Ok(found) => found != durable,
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => true,
             Err(error) => return Err(Error::local("read", &part.path)(error)),
         };
@@ -102,28 +101,25 @@ impl Part {
             let why = Error::PartDamaged(part.path.clone());
             return Ok((part, Some(why)));
         }
-        part.received = Prefix {
-            length: state.durable,
-            checksum: state.crc32c.into(),
-        };
-        part.written = part.received;
+        part.received = durable;
+        part.written = durable;
         part.state = state;
         part.truncate().await?;
         Ok((part, None))
     }
 
-    async fn open_locked(target: PathBuf) -> Result<(Self, Option<State>), Error> {
-        for _ in 1..LOCK_TRIES {
+    async fn open_locked(target: PathBuf) -> Result<(Self, Option<SavedState>), Error> {
+        for _ in 1..MAX_LOCK_ATTEMPTS {
             let target = target.clone();
-            match blocking(move || Self::try_open(target)).await {
-                Err(Error::InUse(_)) => tokio::time::sleep(LOCK_PAUSE).await,
+            match run_blocking(move || Self::try_open(target)).await {
+                Err(Error::InUse(_)) => tokio::time::sleep(LOCK_RETRY_INTERVAL).await,
                 opened => return opened,
             }
         }
-        blocking(move || Self::try_open(target)).await
+        run_blocking(move || Self::try_open(target)).await
     }
 
-    fn try_open(target: PathBuf) -> Result<(Self, Option<State>), Error> {
+    fn try_open(target: PathBuf) -> Result<(Self, Option<SavedState>), Error> {
         let not_a_file = |kind| Error::local("replace", &target)(io::Error::from(kind));
         if target.is_dir() {
             return Err(not_a_file(io::ErrorKind::IsADirectory));
@@ -133,7 +129,7 @@ impl Part {
         }
         let path = with_suffix(&target, ".part");
         let state_path = with_suffix(&target, ".part.json");
-        let file = lock(&path)?;
+        let file = open_and_lock(&path)?;
         let state = fs::read(&state_path).ok();
         let state = state.and_then(|state| serde_json::from_slice(&state).ok());
         let part = Self {
@@ -143,172 +139,170 @@ impl Part {
             file: Arc::new(file),
             received: Prefix::default(),
             written: Prefix::default(),
-            state: State::default(),
-            waiting: Vec::new(),
-            waiting_bytes: 0,
-            writing: Work::none(),
-            syncing: Work::none(),
+            state: SavedState::default(),
+            buffered: Vec::new(),
+            buffered_bytes: 0,
+            writing: BackgroundTask::idle(),
+            syncing: BackgroundTask::idle(),
             synced_at: Instant::now(),
         };
         Ok((part, state))
     }
 
-    /// How much has been received, in bytes: where the download goes on.
+    /// The number of received bytes, which is the offset where the download continues.
     pub(in crate::client) fn received(&self) -> u64 {
-        self.received.length
+        self.received.len
     }
 
-    /// How much would survive an interruption, in bytes.
+    /// The number of bytes that survive an interruption.
     pub(in crate::client) fn durable(&self) -> u64 {
         self.state.durable
     }
 
-    /// The version that it is a part of; empty before there is any.
+    /// The etag of the version being received, empty before [`PartialFile::begin`].
     pub(in crate::client) fn etag(&self) -> &str {
         &self.state.etag
     }
 
-    /// Notes which version follows.
+    /// Records which version the next chunks are of.
     pub(in crate::client) fn begin(&mut self, info: &pb::FileInfo) {
         self.state.etag.clone_from(&info.etag);
         self.state.size = info.size;
     }
 
-    /// Throws away what has been received.
+    /// Discards all received bytes.
     pub(in crate::client) async fn clear(&mut self) -> Result<(), Error> {
-        self.waiting.clear();
-        self.waiting_bytes = 0;
+        self.buffered.clear();
+        self.buffered_bytes = 0;
         while self.is_busy() {
             self.step().await?;
         }
         self.received = Prefix::default();
         self.written = Prefix::default();
         let filename = mem::take(&mut self.state.filename);
-        self.state = State {
+        self.state = SavedState {
             filename,
             ..Default::default()
         };
         let state_path = self.state_path.clone();
-        blocking(move || remove(&state_path)).await?;
+        run_blocking(move || remove(&state_path)).await?;
         self.truncate().await
     }
 
-    /// Cuts off what is behind the received bytes.
+    /// Truncates the file to the received bytes.
     async fn truncate(&self) -> Result<(), Error> {
-        let (file, length) = (Arc::clone(&self.file), self.received.length);
-        let truncated = blocking(move || file.set_len(length)).await;
+        let (file, len) = (Arc::clone(&self.file), self.received.len);
+        let truncated = run_blocking(move || file.set_len(len)).await;
         truncated.map_err(Error::local("write", &self.path))
     }
 
-    /// Whether it takes more at the moment.
-    pub(in crate::client) fn has_room(&self) -> bool {
-        self.waiting_bytes < MOST_WAITING
+    /// Whether the buffer has capacity for another chunk.
+    pub(in crate::client) fn has_capacity(&self) -> bool {
+        self.buffered_bytes < MAX_BUFFERED_BYTES
     }
 
-    /// Takes the next piece.
+    /// Buffers the next chunk.
     pub(in crate::client) fn push(&mut self, data: Bytes) {
-        self.received = self.received.extended_by(&data);
-        self.waiting_bytes += data.len();
-        self.waiting.push(data);
-        self.start_what_is_due();
+        self.received = self.received.update(&data);
+        self.buffered_bytes += data.len();
+        self.buffered.push(data);
+        self.start_due_tasks();
     }
 
-    /// Whether something is going on that [`Part::step`] waits for.
+    /// Whether a write or a checkpoint is under way, for which [`PartialFile::step`] waits.
     pub(in crate::client) fn is_busy(&self) -> bool {
-        !self.writing.is_none() || !self.syncing.is_none()
+        !self.writing.is_idle() || !self.syncing.is_idle()
     }
 
-    /// Waits for the disk to get on. Dropped before, nothing is lost.
+    /// Waits until a write or a checkpoint is done, and starts the next. Cancel safe.
     pub(in crate::client) async fn step(&mut self) -> Result<(), Error> {
         tokio::select! {
-            written = self.writing.done() => {
+            written = self.writing.join() => {
                 self.written = written.map_err(Error::local("write", &self.path))?;
             }
-            synced = self.syncing.done() => {
+            synced = self.syncing.join() => {
                 let synced = synced?;
-                self.state.durable = synced.length;
-                self.state.crc32c = synced.checksum.value();
+                self.state.durable = synced.len;
+                self.state.crc32c = synced.crc32c.value();
                 self.synced_at = Instant::now();
             }
         }
-        self.start_what_is_due();
+        self.start_due_tasks();
         Ok(())
     }
 
-    fn start_what_is_due(&mut self) {
-        if self.writing.is_none() && !self.waiting.is_empty() {
-            let (file, start) = (Arc::clone(&self.file), self.written.length);
-            let pieces = mem::take(&mut self.waiting);
-            self.waiting_bytes = 0;
+    fn start_due_tasks(&mut self) {
+        if self.writing.is_idle() && !self.buffered.is_empty() {
+            let (file, start) = (Arc::clone(&self.file), self.written.len);
+            let chunks = mem::take(&mut self.buffered);
+            self.buffered_bytes = 0;
             let after = self.received;
-            self.writing = Work::start(move || {
+            self.writing = BackgroundTask::spawn(move || {
                 let mut offset = start;
-                for piece in pieces {
-                    file.write_all_at(&piece, offset)?;
-                    offset += piece.len() as u64;
+                for chunk in chunks {
+                    file.write_all_at(&chunk, offset)?;
+                    offset += chunk.len() as u64;
                 }
                 Ok(after)
             });
         }
-        let new = self.written.length - self.state.durable;
+        let new = self.written.len - self.state.durable;
         let is_due =
-            new >= CHECKPOINT_BYTES || (new > 0 && self.synced_at.elapsed() >= CHECKPOINT_TIME);
-        if self.syncing.is_none() && is_due {
+            new >= CHECKPOINT_BYTES || (new > 0 && self.synced_at.elapsed() >= CHECKPOINT_INTERVAL);
+        if self.syncing.is_idle() && is_due {
             self.syncing = self.checkpoint();
         }
     }
 
-    /// Makes what is written durable, and then says so in the state file. The receiving goes on
-    /// meanwhile.
-    fn checkpoint(&self) -> Work<Result<Prefix, Error>> {
+    /// Syncs the written bytes, then records them in the state file. Receiving continues meanwhile.
+    fn checkpoint(&self) -> BackgroundTask<Result<Prefix, Error>> {
         let (file, written) = (Arc::clone(&self.file), self.written);
         let (path, state_path) = (self.path.clone(), self.state_path.clone());
-        let state = State {
-            durable: written.length,
-            crc32c: written.checksum.value(),
+        let state = SavedState {
+            durable: written.len,
+            crc32c: written.crc32c.value(),
             ..self.state.clone()
         };
-        Work::start(move || {
+        BackgroundTask::spawn(move || {
             file.sync_data().map_err(Error::local("sync", &path))?;
             replace(&state_path, &state).map_err(Error::local("write", &state_path))?;
             Ok(written)
         })
     }
 
-    /// Makes all that has been received durable, for the next run. Nothing leaves nothing.
+    /// Makes all received bytes durable for the next run. Without any, removes the file.
     pub(in crate::client) async fn keep(&mut self) -> Result<(), Error> {
         while self.is_busy() {
             self.step().await?;
         }
-        if self.received.length == 0 {
+        if self.received.len == 0 {
             let path = self.path.clone();
-            return blocking(move || remove(&path)).await;
+            return run_blocking(move || remove(&path)).await;
         }
-        if self.written.length > self.state.durable {
+        if self.written.len > self.state.durable {
             self.syncing = self.checkpoint();
             self.step().await?;
         }
         Ok(())
     }
 
-    /// Puts the file in its place, in one step and for good.
+    /// Renames the file to its target, durably.
     pub(in crate::client) async fn finish(mut self) -> Result<(), Error> {
         while self.is_busy() {
             self.step().await?;
         }
-        blocking(move || {
+        run_blocking(move || {
             let synced = self.file.sync_all();
             synced.map_err(Error::local("sync", &self.path))?;
             fs::rename(&self.path, &self.target).map_err(Error::local("replace", &self.target))?;
-            sync_folder_of(&self.target)?;
+            sync_parent_dir(&self.target)?;
             remove(&self.state_path)
         })
         .await
     }
 }
 
-/// Opens and locks the part.
-fn lock(path: &Path) -> Result<File, Error> {
+fn open_and_lock(path: &Path) -> Result<File, Error> {
     loop {
         let file = OpenOptions::new()
             .read(true)
@@ -322,7 +316,7 @@ fn lock(path: &Path) -> Result<File, Error> {
             TryLockError::Error(source) => Error::local("lock", path)(source),
         })?;
         let locked = file.metadata().map_err(Error::local("look at", path))?;
-        // Whoever had the lock before may have finished: then this is the target by now.
+        // The previous holder of the lock may have finished: then this file is the target by now.
         let is_same = fs::metadata(path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (locked.dev(), locked.ino()));
         if is_same {
@@ -332,7 +326,7 @@ fn lock(path: &Path) -> Result<File, Error> {
 }
 
 /// Replaces the state file in one step.
-fn replace(path: &Path, state: &State) -> io::Result<()> {
+fn replace(path: &Path, state: &SavedState) -> io::Result<()> {
     let new = with_suffix(path, ".new");
     let mut file = File::create(&new)?;
     file.write_all(&serde_json::to_vec(state)?)?;
@@ -340,6 +334,7 @@ fn replace(path: &Path, state: &State) -> io::Result<()> {
     fs::rename(new, path)
 }
 
+/// Removes a file, if it exists.
 fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -349,14 +344,14 @@ fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn sync_folder_of(path: &Path) -> Result<(), Error> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
+fn sync_parent_dir(path: &Path) -> Result<(), Error> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(Error::local("sync", folder))
+    File::open(parent)
+        .and_then(|dir| dir.sync_all())
+        .map_err(Error::local("sync", parent))
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

@@ -105,7 +105,7 @@ impl Told {
                 Event::Opened { offset, .. } => format!("opened at {offset}"),
                 Event::StartedOver { reason } => format!("started over: {reason}"),
                 Event::Retrying { error, .. } => format!("retrying: {error}"),
-                Event::AlreadyThere => "already there".to_owned(),
+                Event::AlreadyUploaded => "already there".to_owned(),
                 _ => return,
             };
             told.0.lock().unwrap().push(word);
@@ -122,13 +122,13 @@ fn assert_failure(result: Result<FileInfo, Error>, code: Code, reason: &str) {
     let error = result.unwrap_err();
     assert_eq!(error.code(), Some(code), "{error}");
     assert_eq!(error.reason().as_deref(), Some(reason), "{error}");
-    assert!(!matches!(error, Error::GaveUp { .. }), "{error}");
+    assert!(!matches!(error, Error::RetriesExhausted { .. }), "{error}");
 }
 
 #[track_caller]
 fn assert_gave_up(result: Result<FileInfo, Error>, after: usize) {
     match result.unwrap_err() {
-        Error::GaveUp { attempts, .. } => assert_eq!(attempts, after),
+        Error::RetriesExhausted { attempts, .. } => assert_eq!(attempts, after),
         error => panic!("{error}"),
     }
 }

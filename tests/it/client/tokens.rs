@@ -4,7 +4,9 @@
 use std::{error::Error as _, fs, time::Duration};
 
 use muxs::{
-    client::{self, Authorized, ClientCredentials, Credentials, Error, Event, Retry, TokenError},
+    client::{
+        self, AuthorizedChannel, ClientCredentials, Credentials, Error, Event, Retry, TokenError,
+    },
     pb::{StatRequest, file_controller_client::FileControllerClient},
 };
 use tokio::net::TcpListener;
@@ -536,7 +538,7 @@ async fn an_issuer_that_cannot_answer_is_asked_again() {
     let client = fake.client_with(credentials(&issuer));
     let error = bounded(client.stat("name")).await.unwrap_err();
     assert!(
-        matches!(error, Error::GaveUp { attempts: 4, .. }),
+        matches!(error, Error::RetriesExhausted { attempts: 4, .. }),
         "{error:?}"
     );
     assert_eq!(error.code(), None);
@@ -587,7 +589,7 @@ async fn a_token_is_not_sent_where_others_can_read_it() {
     // It leads to this machine, and says so to nobody: 0.0.0.0 is any address of it.
     let endpoint = client::endpoint(format!("http://0.0.0.0:{port}")).unwrap();
     let channel = endpoint.connect_lazy();
-    let refused = Authorized::new(&endpoint, channel, Credentials::token("the-token"));
+    let refused = AuthorizedChannel::new(&endpoint, channel, Credentials::token("the-token"));
     let error = refused.unwrap_err();
     assert!(
         matches!(error, Error::Token(TokenError::Plaintext(_))),
