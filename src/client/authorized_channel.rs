@@ -14,7 +14,10 @@ use tonic::{
 };
 use tower::{BoxError, Service};
 
-use super::{Credentials, TokenError, error::Error};
+use super::{
+    credentials::{Credentials, TokenError},
+    error::Error,
+};
 use crate::oauth::is_loopback;
 
 /// A connection whose calls show a token: the transport of every generated client.
@@ -159,7 +162,7 @@ fn is_unix_socket(endpoint: &Endpoint) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::endpoint;
+    use crate::client::endpoint::endpoint;
 
     #[test]
     fn a_token_goes_only_where_nobody_can_read_it() {

@@ -5,7 +5,6 @@ use std::{future::IntoFuture, path::PathBuf, pin::Pin};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::{
-    Client,
     call::ReadCall,
     error::Error,
     event::{Event, EventSink},
@@ -27,7 +26,7 @@ const REMOTE_CHANGED_REASONS: [&str; 3] = ["ETAG_MISMATCH", "OFFSET_BEYOND_END",
 /// See [`Error`]. The same download to a file continues where this one ended.
 #[must_use = "nothing is received until it is awaited"]
 pub struct Download<'a> {
-    client: Client,
+    attempts: Attempts,
     filename: String,
     target: Target<'a>,
     events: EventSink<'a>,
@@ -39,21 +38,21 @@ enum Target<'a> {
 }
 
 impl<'a> Download<'a> {
-    pub(super) fn to_file(client: Client, filename: String, path: PathBuf) -> Self {
-        Self::new(client, filename, Target::File(path))
+    pub(super) fn to_file(attempts: Attempts, filename: String, path: PathBuf) -> Self {
+        Self::new(attempts, filename, Target::File(path))
     }
 
     pub(super) fn to_writer(
-        client: Client,
+        attempts: Attempts,
         filename: String,
         writer: Box<dyn AsyncWrite + Send + Unpin + 'a>,
     ) -> Self {
-        Self::new(client, filename, Target::Writer(writer))
+        Self::new(attempts, filename, Target::Writer(writer))
     }
 
-    fn new(client: Client, filename: String, target: Target<'a>) -> Self {
+    fn new(attempts: Attempts, filename: String, target: Target<'a>) -> Self {
         Self {
-            client,
+            attempts,
             filename,
             target,
             events: EventSink::default(),
@@ -68,7 +67,7 @@ impl<'a> Download<'a> {
 
     async fn run(self) -> Result<pb::FileInfo, Error> {
         let run = DownloadRun {
-            attempts: self.client.attempts(),
+            attempts: self.attempts,
             filename: self.filename,
             events: self.events,
         };

@@ -5,7 +5,7 @@ use std::{error::Error as _, io, path::PathBuf, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::TokenError;
+use super::credentials::TokenError;
 
 /// Why a transfer failed, or why it had to be tried again. What the operating system said is the
 /// source.

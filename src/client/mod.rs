@@ -50,6 +50,7 @@ mod authorized_channel;
 mod call;
 mod credentials;
 mod download;
+mod endpoint;
 mod error;
 mod event;
 mod local;
@@ -59,16 +60,16 @@ mod session;
 mod source;
 mod upload;
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
-use http::uri::Scheme;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::Channel;
 
 pub use self::{
     authorized_channel::AuthorizedChannel,
     credentials::{ClientCredentials, Credentials, TokenError},
     download::Download,
+    endpoint::endpoint,
     error::Error,
     event::Event,
     retry::Retry,
@@ -76,48 +77,6 @@ pub use self::{
 };
 use self::{call::stat, event::EventSink, retry::Attempts, session::Session};
 use crate::pb::{self, file_controller_client::FileControllerClient};
-
-/// How much of one download the server may send ahead of the disk, in bytes: what a link of 1
-/// Gbit/s and 60 ms holds.
-const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
-
-/// The same for all downloads of a connection: so much that it never holds one of them back.
-const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
-
-/// The largest frame that the server may send, in bytes: a whole chunk costs one call of the
-/// system.
-const FRAME_SIZE: u32 = 1024 * 1024;
-
-/// How long a silent connection is believed in, twice: until it is asked, and until it must have
-/// answered.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-
-/// A server's address with the settings that transfers want: windows for fast links, large frames,
-/// and keepalives that notice a server which is gone without a word.
-///
-/// An `https` address is connected to with TLS, and the server has to have a certificate of an
-/// authority that this machine trusts. [`Endpoint::tls_config`] says otherwise.
-///
-/// [`Endpoint::connect_lazy`] leaves a first connection that fails to the [`Retry`] of the
-/// transfer.
-///
-/// # Errors
-///
-/// The address is not an URI such as `http://127.0.0.1:50051`, `https://example.com` or
-/// `unix:/run/muxs.sock`; the authorities of this machine cannot be read.
-pub fn endpoint(address: impl Into<String>) -> Result<Endpoint, tonic::transport::Error> {
-    let mut endpoint = Endpoint::from_shared(address.into())?;
-    if endpoint.uri().scheme() == Some(&Scheme::HTTPS) {
-        endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?;
-    }
-    Ok(endpoint
-        .connect_timeout(Duration::from_secs(5))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME_SIZE)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE))
-}
 
 /// Transfers files to and from one server. Cheap to clone; clones share the connection, and the
 /// token.
@@ -149,7 +108,7 @@ impl Client {
     /// Sends the local file `path` to be the remote `filename`. Awaiting it gives the file as it is
     /// on the server.
     pub fn upload<'a>(&self, path: impl Into<PathBuf>, filename: impl Into<String>) -> Upload<'a> {
-        Upload::from_file(self.clone(), path.into(), filename.into())
+        Upload::from_file(self.attempts(), path.into(), filename.into())
     }
 
     /// Sends what `reader` gives until its end. It is read once: what is not durable on the server
@@ -160,7 +119,7 @@ impl Client {
         reader: impl AsyncRead + Send + Unpin + 'a,
         filename: impl Into<String>,
     ) -> Upload<'a> {
-        Upload::from_reader(self.clone(), Box::new(reader), filename.into())
+        Upload::from_reader(self.attempts(), Box::new(reader), filename.into())
     }
 
     /// Receives the remote `filename` into the local file `path`, by way of `path.part` and
@@ -170,7 +129,7 @@ impl Client {
         filename: impl Into<String>,
         path: impl Into<PathBuf>,
     ) -> Download<'a> {
-        Download::to_file(self.clone(), filename.into(), path.into())
+        Download::to_file(self.attempts(), filename.into(), path.into())
     }
 
     /// Receives the remote `filename` into `writer`. It is written once: when the file changes on
@@ -180,7 +139,7 @@ impl Client {
         filename: impl Into<String>,
         writer: impl AsyncWrite + Send + Unpin + 'a,
     ) -> Download<'a> {
-        Download::to_writer(self.clone(), filename.into(), Box::new(writer))
+        Download::to_writer(self.attempts(), filename.into(), Box::new(writer))
     }
 
     /// Says what the remote `filename` is.

@@ -9,7 +9,7 @@
 use http::{HeaderValue, header::AUTHORIZATION};
 use tonic::{Request, transport::Channel};
 
-use super::{Credentials, TokenError};
+use super::credentials::{Credentials, TokenError};
 use crate::pb::file_controller_client::FileControllerClient;
 
 pub(super) struct Session {

@@ -10,7 +10,6 @@ use tokio::{
 use tonic::Code;
 
 use super::{
-    Client,
     call::{SentStep, WriteCall, stat},
     error::Error,
     event::{Event, EventSink},
@@ -46,7 +45,7 @@ const UPLOAD_KEEPALIVE: Duration = Duration::from_secs(15);
 /// one ended, for as long as the server keeps it.
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Upload<'a> {
-    client: Client,
+    attempts: Attempts,
     origin: Origin<'a>,
     filename: String,
     if_etag: Option<String>,
@@ -59,21 +58,21 @@ enum Origin<'a> {
 }
 
 impl<'a> Upload<'a> {
-    pub(super) fn from_file(client: Client, path: PathBuf, filename: String) -> Self {
-        Self::new(client, Origin::File(path), filename)
+    pub(super) fn from_file(attempts: Attempts, path: PathBuf, filename: String) -> Self {
+        Self::new(attempts, Origin::File(path), filename)
     }
 
     pub(super) fn from_reader(
-        client: Client,
+        attempts: Attempts,
         reader: Box<dyn AsyncRead + Send + Unpin + 'a>,
         filename: String,
     ) -> Self {
-        Self::new(client, Origin::Reader(reader), filename)
+        Self::new(attempts, Origin::Reader(reader), filename)
     }
 
-    fn new(client: Client, origin: Origin<'a>, filename: String) -> Self {
+    fn new(attempts: Attempts, origin: Origin<'a>, filename: String) -> Self {
         Self {
-            client,
+            attempts,
             origin,
             filename,
             if_etag: None,
@@ -110,14 +109,14 @@ impl<'a> Upload<'a> {
                 let file = FileSource::open(path).await?;
                 open.upload_id = file.upload_id(&open.filename, open.if_etag.as_deref());
                 open.size = Some(file.size());
-                UploadRun::new(&self.client, open, file, self.events)
+                UploadRun::new(self.attempts, open, file, self.events)
                     .run()
                     .await
             }
             Origin::Reader(reader) => {
                 open.upload_id = random_upload_id();
                 let reader = ReaderSource::new(reader);
-                UploadRun::new(&self.client, open, reader, self.events)
+                UploadRun::new(self.attempts, open, reader, self.events)
                     .run()
                     .await
             }
@@ -145,9 +144,9 @@ struct UploadRun<'a, S> {
 }
 
 impl<'a, S: UploadSource> UploadRun<'a, S> {
-    fn new(client: &Client, open: pb::OpenUpload, source: S, events: EventSink<'a>) -> Self {
+    fn new(attempts: Attempts, open: pb::OpenUpload, source: S, events: EventSink<'a>) -> Self {
         Self {
-            attempts: client.attempts(),
+            attempts,
             open,
             source,
             events,

@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{TokenError, token::MAX_TOKEN_BYTES};
+use super::{error::TokenError, token::MAX_TOKEN_BYTES};
 
 /// How long a command may take: programs that ask a server far away take seconds.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);

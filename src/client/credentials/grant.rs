@@ -6,7 +6,10 @@ use reqwest::{StatusCode, Url};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{InvalidTokenText, TokenError, token::Token};
+use super::{
+    error::TokenError,
+    token::{InvalidTokenText, Token},
+};
 use crate::oauth::{self, HttpClient, HttpReply};
 
 /// What an issuer may say of a request it refuses, by RFC 6749 5.2 and RFC 8707. Other words are not
