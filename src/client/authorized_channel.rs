@@ -1,4 +1,4 @@
-//! The transport of calls that show a token.
+//! A channel that adds an access token to each call.
 
 use std::{
     sync::Arc,
@@ -20,13 +20,12 @@ use super::{
 };
 use crate::oauth::is_loopback;
 
-/// A connection whose calls show a token: the transport of every generated client.
+/// A channel that adds an access token to each call, for use with any generated client.
 ///
-/// A call that brings an `authorization` of its own keeps it. One for which there is no token fails
-/// with UNAVAILABLE if that may pass, otherwise with UNAUTHENTICATED; the source of the status is a
-/// [`TokenError`]. A token that the server refuses at once, with UNAUTHENTICATED, is forgotten, so
-/// that the next call has another. The call itself is over: only [`Client`](super::Client), which
-/// can continue what it had begun, tries again.
+/// A call that already has an `authorization` keeps it. A call without a token fails with UNAVAILABLE if the
+/// cause is transient, otherwise with UNAUTHENTICATED; the source of the status is a [`TokenError`]. A token
+/// that the server refuses at once, with UNAUTHENTICATED, is discarded, so that the next call gets another.
+/// The refused call is not retried: only [`Client`](super::Client), which can resume a transfer, does that.
 ///
 /// ```
 /// use muxs::{client::{self, AuthorizedChannel, Credentials}, pb::greeter_client::GreeterClient};
@@ -48,12 +47,12 @@ pub struct AuthorizedChannel {
 }
 
 impl AuthorizedChannel {
-    /// Shows a token of `credentials` in each call over `channel`, which leads to `endpoint`.
+    /// Adds a token of `credentials` to each call over `channel`, a channel to `endpoint`.
     ///
     /// # Errors
     ///
-    /// [`TokenError::Plaintext`]: others could read the token on its way, since the endpoint is
-    /// neither https, nor a Unix socket, nor on a loopback host.
+    /// [`TokenError::Plaintext`]: others could read the token in transit, because the endpoint is neither
+    /// https, nor a Unix socket, nor on a loopback host.
     pub fn new(
         endpoint: &Endpoint,
         channel: Channel,
@@ -68,13 +67,13 @@ impl AuthorizedChannel {
         })
     }
 
-    /// What it is made of, for whoever has to know which token a call had.
+    /// Returns the parts, for [`Client`](super::Client), which has to know the token of each call.
     pub(super) fn into_parts(self) -> (Channel, Option<Credentials>) {
         (self.channel, self.credentials)
     }
 }
 
-/// Without a token.
+/// A channel that adds no token.
 impl From<Channel> for AuthorizedChannel {
     fn from(channel: Channel) -> Self {
         Self {
@@ -90,7 +89,7 @@ type MapBoxError<F> = MapErr<F, fn(transport::Error) -> BoxError>;
 impl Service<Request<Body>> for AuthorizedChannel {
     type Response = Response<Body>;
     type Error = BoxError;
-    /// Without credentials it is that of the channel.
+    /// Without credentials, the future of the channel.
     type Future = Either<
         MapBoxError<<Channel as Service<Request<Body>>>::Future>,
         BoxFuture<'static, HttpResult>,
@@ -103,17 +102,17 @@ impl Service<Request<Body>> for AuthorizedChannel {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         match &self.credentials {
             Some(credentials) if !request.headers().contains_key(AUTHORIZATION) => {
-                // The one that is ready goes with the call.
+                // The call takes the channel that `poll_ready` has reserved; a clone has no reservation.
                 let next = self.channel.clone();
                 let channel = std::mem::replace(&mut self.channel, next);
-                Either::Right(call(channel, credentials.clone(), request).boxed())
+                Either::Right(call_with_token(channel, credentials.clone(), request).boxed())
             }
             _ => Either::Left(self.channel.call(request).map_err(BoxError::from)),
         }
     }
 }
 
-async fn call(
+async fn call_with_token(
     mut channel: Channel,
     credentials: Credentials,
     mut request: Request<Body>,
@@ -122,12 +121,12 @@ async fn call(
         Some(token) => token,
         None => match credentials.current_token().await {
             Ok((token, _)) => token.header(),
-            Err(error) => return Err(status_without_token(error).into()),
+            Err(error) => return Err(token_error_to_status(error).into()),
         },
     };
     request.headers_mut().insert(AUTHORIZATION, token.clone());
     let response = channel.call(request).await?;
-    // A refusal that comes later, in trailers, is left to whoever reads them.
+    // A refusal in trailers after messages is not seen here.
     let status = response.headers().get("grpc-status");
     if status.is_some_and(|status| Code::from_bytes(status.as_bytes()) == Code::Unauthenticated) {
         credentials.discard(&token).await;
@@ -135,7 +134,7 @@ async fn call(
     Ok(response)
 }
 
-fn status_without_token(error: TokenError) -> Status {
+fn token_error_to_status(error: TokenError) -> Status {
     let mut status = match error.is_transient() {
         true => Status::unavailable(error.to_string()),
         false => Status::unauthenticated(error.to_string()),
@@ -144,7 +143,7 @@ fn status_without_token(error: TokenError) -> Status {
     status
 }
 
-/// Whether what is sent there cannot be read on its way.
+/// Whether nobody else can read data in transit to `endpoint`.
 fn is_secure(endpoint: &Endpoint) -> bool {
     let uri = endpoint.uri();
     uri.scheme() == Some(&Scheme::HTTPS)
@@ -152,8 +151,8 @@ fn is_secure(endpoint: &Endpoint) -> bool {
         || is_unix_socket(endpoint)
 }
 
-/// That of a Unix socket has an address that a server in the network could have as well. What tells
-/// them apart is that a Unix socket takes no TLS.
+/// Whether `endpoint` is a Unix socket. tonic gives those an address that a network server could have as
+/// well, but only a Unix socket refuses TLS settings.
 fn is_unix_socket(endpoint: &Endpoint) -> bool {
     endpoint.uri() == "http://tonic/"
         && endpoint.clone().tls_config(ClientTlsConfig::new()).is_err()
@@ -165,7 +164,7 @@ mod tests {
     use crate::client::endpoint::endpoint;
 
     #[test]
-    fn a_token_goes_only_where_nobody_can_read_it() {
+    fn only_https_unix_and_loopback_endpoints_are_secure() {
         for private in [
             "https://example.com",
             "https://10.0.0.1:50051",
@@ -185,7 +184,7 @@ mod tests {
             "http://[fe80::1]:50051",
             "http://127.0.0.1.example.com",
             "http://localhost.example.com",
-            // What Tonic says of a Unix socket.
+            // tonic's placeholder for a Unix socket.
             "http://tonic",
             "http://tonic/",
             "tonic:80",

@@ -1,4 +1,4 @@
-//! The calls of transfers, with the checks that every use of them needs.
+//! The calls of transfers, with the checks that every user of them needs.
 
 use std::future;
 
@@ -15,12 +15,12 @@ use crate::{
     },
 };
 
-/// How many requests wait for HTTP/2 to take them: one, so that it need not wait for us.
-const REQUESTS_AHEAD: usize = 1;
+/// The capacity of the request channel: with one request ready, HTTP/2 never waits for the next.
+const REQUEST_CAPACITY: usize = 1;
 
-/// A WriteStream. Dropping it resets the call, unless it is over.
+/// A WriteStream call. Dropping it resets the call, unless it has ended.
 pub(super) struct WriteCall {
-    /// The first field, and so dropped first: requests that just end would look like a pause.
+    /// Dropped before the other fields: the server treats a request stream that ends as a pause.
     _reset: ResetOnDrop,
     pub(super) requests: RequestSender,
     pub(super) responses: ResponseReceiver,
@@ -28,11 +28,11 @@ pub(super) struct WriteCall {
 
 impl WriteCall {
     pub(super) async fn open(session: &mut Session, open: pb::OpenUpload) -> Result<Self, Error> {
-        let (requests, outgoing) = mpsc::channel(REQUESTS_AHEAD);
+        let (requests, outgoing) = mpsc::channel(REQUEST_CAPACITY);
         let mut request = session.build_request(ReceiverStream::new(outgoing)).await?;
         let handle = request.cancellation_handle();
         let reset = ResetOnDrop(Some(Box::new(|| handle.cancel())));
-        // The channel is empty.
+        // Cannot fail: the channel is empty.
         let step = Some(Step::Open(open));
         let _ = requests.try_send(pb::WriteStreamRequest { step });
         let responses = session.files().write_stream(request).await?.into_inner();
@@ -46,22 +46,22 @@ impl WriteCall {
 
 pub(super) struct RequestSender(Option<mpsc::Sender<pb::WriteStreamRequest>>);
 
-/// What has been sent.
+/// The step that was sent.
 pub(super) enum SentStep {
-    /// The file up to this offset.
+    /// A chunk that ends at this offset.
     Chunk(u64),
-    /// The finish, behind which nothing follows.
+    /// The last step.
     Finish,
 }
 
 impl RequestSender {
-    /// Sends `next` when there is room for it. Dropped before, it is still there. When the call is
-    /// over it never completes: the answers say why.
+    /// Takes and sends `next` when the channel has capacity. Cancel safe. Never completes once the call has
+    /// ended: the responses have the reason.
     pub(super) async fn send(&mut self, next: &mut Option<Step>) -> SentStep {
         let Some(requests) = &self.0 else {
             return future::pending().await;
         };
-        let Ok(room) = requests.reserve().await else {
+        let Ok(permit) = requests.reserve().await else {
             return future::pending().await;
         };
         let step = next.take();
@@ -69,7 +69,7 @@ impl RequestSender {
             Some(Step::Chunk(chunk)) => SentStep::Chunk(chunk.offset + chunk.data.len() as u64),
             _ => SentStep::Finish,
         };
-        room.send(pb::WriteStreamRequest { step });
+        permit.send(pb::WriteStreamRequest { step });
         if matches!(sent, SentStep::Finish) {
             self.0 = None;
         }
@@ -80,7 +80,7 @@ impl RequestSender {
 pub(super) struct ResponseReceiver(Streaming<pb::WriteStreamResponse>);
 
 impl ResponseReceiver {
-    /// The next answer. Dropped before it is there, it is not lost.
+    /// Receives the next response. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<State, Error> {
         match self.0.message().await? {
             Some(pb::WriteStreamResponse { state: Some(state) }) => Ok(state),
@@ -91,17 +91,17 @@ impl ResponseReceiver {
         }
     }
 
-    /// Waits for the end of a call that has said everything.
+    /// Waits for the end of a call whose last response has been received.
     pub(super) async fn end(&mut self) {
         let _ = self.0.message().await;
     }
 }
 
-/// Ends both halves of a call at once. Left to themselves the requests would end first, as they do
-/// for a pause, or live on where somebody else still holds them, and the call with them.
+/// Ends both halves of a call at once. Without it the requests would end first, which means a pause, or
+/// HTTP/2 would keep the request stream, and with it the call, open.
 ///
-/// HTTP/2 notices it at the next request it takes, so a call that the server lets wait is reset
-/// when it takes one more.
+/// HTTP/2 notices the cancellation at the next request that it takes, so a call that waits for flow-control
+/// capacity is reset once the server grants some.
 struct ResetOnDrop(Option<Box<dyn FnOnce() + Send + Sync>>);
 
 impl Drop for ResetOnDrop {
@@ -112,16 +112,16 @@ impl Drop for ResetOnDrop {
     }
 }
 
-/// A ReadStream to the end of the file. Dropping it resets the call, unless it is over.
+/// A ReadStream call to the end of the file. Dropping it resets the call, unless it has ended.
 pub(super) struct ReadCall {
     pub(super) info: pb::FileInfo,
-    /// Where the next chunk must start.
+    /// The offset at which the next chunk must start.
     offset: u64,
     responses: Streaming<pb::ReadStreamResponse>,
 }
 
 impl ReadCall {
-    /// Reads `filename` from `offset` on; with an `etag` that is not empty, only that version.
+    /// Reads `filename` from `offset` on. Unless `etag` is empty, only that version is read.
     pub(super) async fn open(
         session: &mut Session,
         filename: &str,
@@ -150,8 +150,7 @@ impl ReadCall {
         })
     }
 
-    /// The next piece, which has been checked; none at the end of the file.
-    /// Dropped before it is there, it is not lost.
+    /// Receives and checks the next chunk, `None` at the end of the file. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let Some(response) = self.responses.message().await? else {
             return match self.offset == self.info.size {
@@ -181,7 +180,7 @@ impl ReadCall {
     }
 }
 
-/// What a file on the server is.
+/// Describes the remote `filename`.
 pub(super) async fn stat(session: &mut Session, filename: &str) -> Result<pb::FileInfo, Error> {
     let filename = filename.to_owned();
     let request = session.build_request(pb::StatRequest { filename }).await?;

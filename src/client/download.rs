@@ -1,4 +1,4 @@
-//! Downloads: every byte checked, over as many attempts as it takes.
+//! Downloads, every byte of them checked, over as many attempts as necessary.
 
 use std::{future::IntoFuture, path::PathBuf, pin::Pin};
 
@@ -13,17 +13,18 @@ use super::{
 };
 use crate::pb;
 
-/// Why a download that can start over does.
+/// The error reasons of a file that is no longer the version being received.
 const REMOTE_CHANGED_REASONS: [&str; 3] = ["ETAG_MISMATCH", "OFFSET_BEYOND_END", "FILE_CHANGED"];
 
-/// A download that is about to start. Awaiting it gives the file as it is on the server.
+/// A download that starts when it is awaited, and returns the remote file's description.
 ///
-/// To a file, it is received into `NAME.part` beside it; `NAME.part.json` says what that is. Both
-/// are gone when the file is in its place, whole and durable; until then nothing changes there.
+/// A download to a file receives into `NAME.part` beside the target; `NAME.part.json` describes its content.
+/// The target does not change until the file is complete and durable. Then it is replaced in one step, and
+/// both are removed.
 ///
 /// # Errors
 ///
-/// See [`Error`]. The same download to a file continues where this one ended.
+/// See [`Error`]. After a failed download to a file, the same download continues where this one ended.
 #[must_use = "nothing is received until it is awaited"]
 pub struct Download<'a> {
     attempts: Attempts,
@@ -59,7 +60,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Tells what happens. Called between receiving and writing, so it had better be quick.
+    /// Calls `watch` for each event. The transfer waits for its return, so it should be quick.
     pub fn on_event(mut self, watch: impl FnMut(Event) + Send + 'a) -> Self {
         self.events = EventSink::new(watch);
         self
@@ -87,7 +88,7 @@ impl<'a> IntoFuture for Download<'a> {
     }
 }
 
-/// A download that goes on.
+/// A download in progress.
 struct DownloadRun<'a> {
     filename: String,
     events: EventSink<'a>,
@@ -114,14 +115,14 @@ impl DownloadRun<'_> {
                 Err(error) => self.attempts.wait_to_retry(error, &mut self.events).await,
             };
             if let Err(error) = next {
-                // For the next run; that it may fail as well is not why this one does.
+                // For the next run. The error to report is the transfer's, not that of saving its state.
                 let _ = part.keep().await;
                 return Err(error);
             }
         }
     }
 
-    /// Receives the rest of the file, writing meanwhile.
+    /// Receives the rest of the file and writes it in the background.
     async fn receive(&mut self, part: &mut PartialFile) -> Result<pb::FileInfo, Error> {
         let offset = part.received();
         let mut call = self.open(offset, part.etag()).await?;
@@ -146,7 +147,7 @@ impl DownloadRun<'_> {
         mut self,
         mut writer: Box<dyn AsyncWrite + Send + Unpin + '_>,
     ) -> Result<pb::FileInfo, Error> {
-        // What has been written of which version.
+        // The number of bytes written, and the version that they are of.
         let (mut written, mut etag) = (0, String::new());
         loop {
             match self.forward(&mut writer, &mut written, &mut etag).await {
@@ -161,7 +162,7 @@ impl DownloadRun<'_> {
         }
     }
 
-    /// Receives the rest of the file, and writes each piece before it asks for the next.
+    /// Receives the rest of the file, and writes each chunk before it reads the next.
     async fn forward(
         &mut self,
         writer: &mut (dyn AsyncWrite + Send + Unpin),
@@ -199,7 +200,7 @@ impl DownloadRun<'_> {
     }
 }
 
-/// Whether what has been received is of a version that the server no longer has.
+/// Whether the received bytes are of a version that the server no longer has.
 fn has_remote_changed(error: &Error) -> bool {
     matches!(error, Error::RemoteChanged) || error.has_reason(&REMOTE_CHANGED_REASONS)
 }

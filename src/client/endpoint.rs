@@ -19,8 +19,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval of HTTP/2 pings, and the timeout for their answers.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// Configures an [`Endpoint`] for transfers: windows for fast links, large frames, and keepalives that
-/// detect a server which is gone without closing the connection.
+/// Creates an [`Endpoint`] with settings for transfers.
+///
+/// They are flow-control windows for fast links, large frames, and keepalives that detect a server which is
+/// gone without closing the connection.
 ///
 /// An `https` address is connected to with TLS, and the server must have a certificate of an authority
 /// that this machine trusts. [`Endpoint::tls_config`] replaces these settings.

@@ -1,4 +1,4 @@
-//! Why a transfer failed.
+//! Failures of transfers.
 
 use std::{error::Error as _, io, path::PathBuf, time::Duration};
 
@@ -7,77 +7,76 @@ use tonic_types::StatusExt;
 
 use super::credentials::TokenError;
 
-/// Why a transfer failed, or why it had to be tried again. What the operating system said is the
-/// source.
+/// Why a transfer failed or was retried. The source is the operating system's error, if there is one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Something local failed. It is not tried again.
+    /// A local operation failed. It is not retried.
     #[error("cannot {operation} {}", path.display())]
     Local {
-        /// What was tried, as a verb.
+        /// The operation, as a verb.
         operation: &'static str,
-        /// On which file or folder.
+        /// The file or directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The reader of an upload, or the writer of a download, failed. It is not tried again.
+    /// The reader of an upload, or the writer of a download, failed. It is not retried.
     #[error("cannot {operation}")]
     Stream {
-        /// What was tried, as a verb and its object.
+        /// The operation, as a verb and its object.
         operation: &'static str,
-        /// What it said.
+        /// The reader's or writer's error.
         source: io::Error,
     },
-    /// Another download writes the same part.
+    /// Another download is writing this partial file.
     #[error("another download is writing {}", .0.display())]
     InUse(PathBuf),
-    /// The local file changed while it was sent. The upload is discarded.
+    /// This local file changed while it was sent. The upload is discarded.
     #[error("{} changed while it was sent", .0.display())]
     SourceChanged(PathBuf),
-    /// The server does not have what was durable, and a reader cannot be read twice.
+    /// The server lost bytes that it had made durable, and a reader cannot be read twice.
     #[error("the server needs the input again from byte {offset}, and it cannot be read twice")]
     CannotRewind {
-        /// From where the server needs it, in bytes.
+        /// The offset from which the server needs the input.
         offset: u64,
     },
-    /// What the server has of an upload is not how the local file starts.
+    /// The bytes on the server are not the first bytes of the local file.
     #[error("the first {length} bytes on the server are not those of the local file")]
     PrefixDiffers {
-        /// How much the server has, in bytes.
+        /// The number of bytes on the server.
         length: u64,
     },
-    /// An earlier run uploaded the file, and somebody has replaced or removed it since.
+    /// An earlier run uploaded the file, which has been replaced or removed on the server since.
     #[error("the file was uploaded before, and was replaced or removed on the server since")]
     Replaced,
-    /// What a download has received before is not on the disk as it was received.
+    /// This partial file is not as an earlier download left it.
     #[error("what {} holds is not what was received", .0.display())]
     PartDamaged(PathBuf),
-    /// The file on the server is another version than the one a download began with.
+    /// The file on the server is no longer the version that the download began with.
     #[error("the file changed on the server")]
     RemoteChanged,
-    /// The server sent something other than the next piece of the file.
+    /// The server sent something other than the next chunk of the file.
     #[error("{problem} at byte {offset}")]
     Corrupt {
-        /// What is wrong.
+        /// The problem, as a clause such as `a damaged chunk arrived`.
         problem: &'static str,
-        /// Where, in bytes from the start of the file.
+        /// The offset of the expected chunk.
         offset: u64,
     },
-    /// There is no token for a call, which has not been made. It is tried again if the authorization
-    /// server cannot be reached.
+    /// There is no token for a call, which was not made. It is retried if the authorization server cannot be
+    /// reached.
     #[error(transparent)]
     Token(#[from] TokenError),
     /// A call failed.
     #[error("{}", describe(.0))]
     Call(Status),
-    /// Too many attempts failed, one after the other, without getting any further.
+    /// Too many attempts in a row failed without progress.
     #[error("gave up after {attempts} attempts: {last}")]
     RetriesExhausted {
-        /// How many.
+        /// The number of attempts.
         attempts: usize,
-        /// Why the last of them failed.
+        /// The failure of the last attempt.
         last: Box<Error>,
     },
 }
@@ -95,8 +94,9 @@ impl Error {
         }
     }
 
-    /// The gRPC code of a failed call, [`Code::DataLoss`] for bytes that arrived damaged, or none
-    /// for a failure of this side.
+    /// The gRPC code of a failed call, or [`Code::DataLoss`] for damaged bytes.
+    ///
+    /// `None` for a local failure.
     pub fn code(&self) -> Option<Code> {
         match self {
             Self::Call(status) => Some(status.code()),
@@ -114,7 +114,7 @@ impl Error {
         }
     }
 
-    /// The reason of a failed call, a word such as `NOT_FOUND`; see the table of the contract.
+    /// The error reason of a failed call, such as `NOT_FOUND`. The contract lists all reasons.
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Call(status) => status.get_details_error_info().map(|info| info.reason),
@@ -128,7 +128,7 @@ impl Error {
             .is_some_and(|reason| reasons.contains(&reason.as_str()))
     }
 
-    /// Whether the same may succeed a little later.
+    /// Whether a retry may succeed.
     pub(super) fn is_transient(&self) -> bool {
         let status = match self {
             Self::Call(status) => status,
@@ -137,7 +137,7 @@ impl Error {
             _ => return false,
         };
         match status.code() {
-            // By its own word, whatever the code is made of.
+            // Whichever code tonic derives for a broken connection.
             _ if is_transport_failure(status) => true,
             Code::Unavailable | Code::Internal | Code::DeadlineExceeded | Code::Cancelled => true,
             Code::Aborted => !self.has_reason(&["SUPERSEDED"]),
@@ -146,7 +146,7 @@ impl Error {
         }
     }
 
-    /// How long the server asks to be left alone.
+    /// The delay before a retry that the server asks for (`google.rpc.RetryInfo`).
     pub(super) fn retry_delay(&self) -> Option<Duration> {
         match self {
             Self::Call(status) => status.get_details_retry_info()?.retry_delay,
@@ -161,10 +161,9 @@ impl From<Status> for Error {
     }
 }
 
-/// Whether the call broke off, as opposed to a failure that the server told.
+/// Whether the connection failed, as opposed to a status that the server sent.
 fn is_transport_failure(status: &Status) -> bool {
-    // A stream that is reset without an error of HTTP/2 leaves no source, only the lack of a
-    // status.
+    // A stream that is reset without an HTTP/2 error leaves no source, only a missing status.
     status.source().is_some() || (status.code() == Code::Unknown && status.details().is_empty())
 }
 
@@ -177,11 +176,11 @@ fn describe(status: &Status) -> String {
         );
     }
     let causes = || std::iter::successors(status.source(), |&error| error.source());
-    let refusal = causes()
+    let cause = causes()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .find(|error| error.raw_os_error().is_some() || error.kind() == io::ErrorKind::TimedOut);
     match status.code() {
-        Code::Unavailable => match refusal {
+        Code::Unavailable => match cause {
             Some(cause) => format!("the server cannot be reached: {cause}"),
             None => format!("the server cannot be reached: {}", status.message()),
         },

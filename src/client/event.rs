@@ -1,44 +1,44 @@
-//! What a transfer tells while it goes on.
+//! Events of a transfer.
 
 use std::time::Duration;
 
 use super::error::Error;
 
-/// What happens to a transfer. Offsets and sizes are in bytes from the start of the file.
+/// An event of a transfer. Offsets and sizes are in bytes from the start of the file.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {
-    /// The server answered: the transfer goes on at `offset`. Told once for each attempt.
+    /// The server answered, and the transfer continues at `offset`. Once for each attempt.
     Opened {
-        /// Where: 0 is from the start, more is a transfer that continues.
+        /// 0 for a transfer from the start, more for one that is resumed.
         offset: u64,
-        /// The size of the whole file; unknown when a reader is uploaded.
+        /// The size of the whole file, `None` for the upload of a reader.
         size: Option<u64>,
     },
-    /// More has been sent or received. Told for each chunk, and each time more is durable.
+    /// More bytes were sent, received or made durable. Once for each chunk and checkpoint.
     Advanced {
-        /// How far it has been sent or received.
+        /// The offset up to which bytes were sent or received.
         transferred: u64,
-        /// How far it would survive an interruption now.
+        /// The offset up to which bytes would survive an interruption.
         durable: u64,
     },
-    /// An attempt failed; the next one follows after a while and continues where this one was.
+    /// An attempt failed. The next one follows after `delay` and continues where this one ended.
     Retrying {
-        /// Why it failed.
+        /// Why the attempt failed.
         error: Error,
-        /// How long it waits.
+        /// The time until the next attempt.
         delay: Duration,
     },
-    /// What was transferred before is of no use; the next attempt starts from 0.
+    /// Bytes transferred so far cannot be used. The next attempt starts from 0.
     StartedOver {
-        /// Why.
+        /// Why they cannot be used.
         reason: Error,
     },
-    /// An earlier run has uploaded the same file and it is still there: nothing is sent.
+    /// An earlier run uploaded the same file, and the server still has it: nothing is sent.
     AlreadyUploaded,
 }
 
-/// Whoever wants to know.
+/// Receives the events of a transfer, if a callback was set.
 #[derive(Default)]
 pub(super) struct EventSink<'a>(Option<Box<dyn FnMut(Event) + Send + 'a>>);
 

@@ -1,19 +1,19 @@
-//! Transfers that end with the same bytes or a clear reason, over a bad link and past a server that
-//! is restarted.
+//! Resumable file transfers.
+//!
+//! A transfer ends with the same bytes or a clear error, over a bad link and past a server restart.
 //!
 //! * Every chunk is checked by its CRC-32C, in both directions, and an upload as a whole.
-//! * What fails in passing is tried again, from where it was. The [`Retry`] budget starts anew
-//!   whenever bytes advanced, so a transfer on a bad link ends when it is done, and one that gets
-//!   nowhere ends soon.
-//! * The same upload of a file or download to a file, run again after an interruption, continues:
-//!   an upload because its id follows from the file, a download because of what lies beside its
-//!   target. Before either continues, what is already there is proven to be the same.
-//! * The file of a name is replaced in one step, here and on the server. Nothing incomplete has the
-//!   name.
-//! * Dropping the future of a transfer resets its call. What is durable by then is kept.
-//! * A server that wants an access token is shown one of [`Credentials`], in each call, where nobody
-//!   can read it on its way. One that expires or is refused in the middle of a transfer is replaced,
-//!   and the transfer continues.
+//! * A transient failure is retried from the offset that the transfer had reached. The [`Retry`] budget is
+//!   renewed whenever bytes advance, so a transfer over a bad link ends when it is complete, and one
+//!   without progress ends soon.
+//! * The same upload of a file, or download to a file, continues when it is run again after an
+//!   interruption. The upload's id is derived from the file; a download keeps its state beside its target.
+//!   Before either continues, a checksum proves that the bytes already transferred are still the same.
+//! * The target is replaced in one step, here and on the server. An incomplete file never has its name.
+//! * Dropping the future of a transfer resets its call. Bytes that are durable by then are kept.
+//! * A server that requires access tokens gets one of [`Credentials`] with each call, over connections
+//!   that nobody else can read. A token that expires or is refused during a transfer is replaced, and the
+//!   transfer continues.
 //!
 //! ```
 //! # use muxs::{files::{Settings, Store}, app::{self, Config}};
@@ -78,8 +78,7 @@ pub use self::{
 use self::{call::stat, event::EventSink, retry::Attempts, session::Session};
 use crate::pb::{self, file_controller_client::FileControllerClient};
 
-/// Transfers files to and from one server. Cheap to clone; clones share the connection, and the
-/// token.
+/// Transfers files to and from one server. Cheap to clone; clones share the connection and the token.
 #[derive(Clone, Debug)]
 pub struct Client {
     files: FileControllerClient<Channel>,
@@ -88,9 +87,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// Transfers over a [`Channel`], best made by [`endpoint`], or over an [`AuthorizedChannel`] one.
+    /// Creates a client over an [`AuthorizedChannel`], or a [`Channel`], best made by [`endpoint`].
     pub fn new(channel: impl Into<AuthorizedChannel>) -> Self {
-        // Taken apart, since a transfer has to know which token was refused.
+        // A transfer has to know which token was refused, so it adds the tokens itself.
         let (channel, credentials) = channel.into().into_parts();
         Self {
             files: FileControllerClient::new(channel),
@@ -99,21 +98,21 @@ impl Client {
         }
     }
 
-    /// Tries again as `retry` says, in this and in what is started by it.
+    /// Sets when failed attempts are retried, for this client and the transfers that it starts.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self
     }
 
-    /// Sends the local file `path` to be the remote `filename`. Awaiting it gives the file as it is
-    /// on the server.
+    /// Uploads the local file `path` as the remote `filename`.
     pub fn upload<'a>(&self, path: impl Into<PathBuf>, filename: impl Into<String>) -> Upload<'a> {
         Upload::from_file(self.attempts(), path.into(), filename.into())
     }
 
-    /// Sends what `reader` gives until its end. It is read once: what is not durable on the server
-    /// yet is kept in memory, at most 256 MiB, so that this transfer can continue. Another run
-    /// cannot.
+    /// Uploads the bytes of `reader`, up to its end, as the remote `filename`.
+    ///
+    /// The reader is read once. Bytes that are not yet durable on the server are kept in memory, at most
+    /// 256 MiB, so that this transfer can continue after a failure; another run cannot continue it.
     pub fn upload_from<'a>(
         &self,
         reader: impl AsyncRead + Send + Unpin + 'a,
@@ -122,7 +121,7 @@ impl Client {
         Upload::from_reader(self.attempts(), Box::new(reader), filename.into())
     }
 
-    /// Receives the remote `filename` into the local file `path`, by way of `path.part` and
+    /// Downloads the remote `filename` into the local file `path`, through `path.part` and
     /// `path.part.json`.
     pub fn download<'a>(
         &self,
@@ -132,8 +131,9 @@ impl Client {
         Download::to_file(self.attempts(), filename.into(), path.into())
     }
 
-    /// Receives the remote `filename` into `writer`. It is written once: when the file changes on
-    /// the server on the way, the download fails.
+    /// Downloads the remote `filename` into `writer`.
+    ///
+    /// The writer is written once: the download fails if the file changes on the server meanwhile.
     pub fn download_to<'a>(
         &self,
         filename: impl Into<String>,
@@ -142,7 +142,7 @@ impl Client {
         Download::to_writer(self.attempts(), filename.into(), Box::new(writer))
     }
 
-    /// Says what the remote `filename` is.
+    /// Returns size, etag and modification time of the remote `filename`.
     ///
     /// # Errors
     ///

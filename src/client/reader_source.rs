@@ -1,4 +1,4 @@
-//! A reader as the source of an upload: sent bytes are kept for another attempt until they are durable.
+//! A reader as the source of an upload, with a replay buffer of the bytes that are not yet durable.
 
 use std::{collections::VecDeque, future};
 
@@ -12,8 +12,7 @@ use super::{
 };
 use crate::checksum::Prefix;
 
-/// The most bytes that are held until they are durable: four times what a server receives between two
-/// checkpoints.
+/// The size of the replay buffer: four times what a server receives between two checkpoints.
 const MAX_REPLAY_BYTES: u64 = 256 * 1024 * 1024;
 
 pub(super) struct ReaderSource<'a> {

@@ -1,4 +1,4 @@
-//! How often, and how long after each other, the attempts of a transfer follow.
+//! The retry policy of transfers.
 
 use std::time::Duration;
 
@@ -11,24 +11,26 @@ use super::{
     session::Session,
 };
 
-/// When to try again, and when to give up. By default 8 attempts that get no further, 0.1 seconds
-/// to 10 apart.
+/// When a failed attempt is retried.
 ///
-/// Tried again is what may pass: UNAVAILABLE, INTERNAL, DEADLINE_EXCEEDED, CANCELLED, a connection
-/// that cannot be made or is lost, ABORTED but for `SUPERSEDED`, RESOURCE_EXHAUSTED with a
-/// `RetryInfo`, damaged chunks, and an authorization server that cannot be reached.
+/// The default is 8 attempts without progress, 0.1 to 10 seconds apart.
 ///
-/// UNAUTHENTICATED is tried again at once, with another token, if there can be one: once, until the
-/// transfer gets further. A token that was asked for by the transfer, and refused before it got any
-/// further, is not replaced.
+/// Transient failures are retried: UNAVAILABLE, INTERNAL, DEADLINE_EXCEEDED, CANCELLED, a connection that
+/// cannot be made or is lost, ABORTED except for `SUPERSEDED`, RESOURCE_EXHAUSTED with a `RetryInfo`,
+/// damaged chunks, and an authorization server that cannot be reached.
+///
+/// UNAUTHENTICATED is retried at once with another token, if there can be one: once, until the transfer
+/// makes progress. A token that the transfer requested, and that is refused before any progress, is not
+/// replaced.
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
-    /// How many attempts in a row may fail without getting further. As many times in all may a
-    /// transfer start over from 0. 1 is none again.
+    /// The number of attempts in a row that may fail without progress. 1 means no retry.
+    ///
+    /// Also the number of times, in all, that a transfer may start over from 0.
     pub attempts: usize,
-    /// The first pause. Each is twice the one before it, and longer by a random part of itself.
+    /// The first delay. Each delay is twice the one before it, plus a random part of itself.
     pub min_delay: Duration,
-    /// The longest pause, but for the random part, and for a server that asks for more.
+    /// The longest delay, before the random part is added. A server may ask for a longer one.
     pub max_delay: Duration,
 }
 
@@ -57,9 +59,10 @@ impl Retry {
 pub(super) struct Attempts {
     retry: Retry,
     delays: ExponentialBackoff,
-    failed: usize,
-    started_over: usize,
-    furthest: u64,
+    /// The number of failures since the last progress.
+    failures: usize,
+    restarts: usize,
+    furthest_offset: u64,
     pub(super) session: Session,
 }
 
@@ -68,24 +71,28 @@ impl Attempts {
         Self {
             delays: retry.delays(),
             retry,
-            failed: 0,
-            started_over: 0,
-            furthest: 0,
+            failures: 0,
+            restarts: 0,
+            furthest_offset: 0,
             session,
         }
     }
 
-    /// Notes how far the transfer is. Further than ever, and the count of failures starts again.
+    /// Records that the transfer has reached `offset`. Progress renews the retry budget.
     pub(super) fn record_progress(&mut self, offset: u64) {
-        if offset > self.furthest {
-            self.furthest = offset;
+        if offset > self.furthest_offset {
+            self.furthest_offset = offset;
             self.session.record_progress();
-            self.failed = 0;
+            self.failures = 0;
             self.delays = self.retry.delays();
         }
     }
 
-    /// Waits until the next attempt may follow one that failed, or says that there is none.
+    /// Waits until the next attempt may start.
+    ///
+    /// # Errors
+    ///
+    /// `error` is permanent, or the retry budget is exhausted.
     pub(super) async fn wait_to_retry(
         &mut self,
         mut error: Error,
@@ -105,9 +112,9 @@ impl Attempts {
         if !error.is_transient() {
             return Err(error);
         }
-        self.failed += 1;
+        self.failures += 1;
         let Some(delay) = self.delays.next() else {
-            return Err(retries_exhausted(self.failed, error));
+            return Err(retries_exhausted(self.failures, error));
         };
         let delay = delay.max(error.retry_delay().unwrap_or_default());
         events.emit(Event::Retrying { error, delay });
@@ -115,17 +122,21 @@ impl Attempts {
         Ok(())
     }
 
-    /// Notes that the transfer starts over from 0, which no progress makes legal for ever.
+    /// Restarts the transfer from 0. Progress does not renew the budget for this.
+    ///
+    /// # Errors
+    ///
+    /// The transfer has started over too often.
     pub(super) fn start_over(
         &mut self,
         reason: Error,
         events: &mut EventSink<'_>,
     ) -> Result<(), Error> {
-        self.started_over += 1;
-        if self.started_over >= self.retry.attempts {
-            return Err(retries_exhausted(self.started_over, reason));
+        self.restarts += 1;
+        if self.restarts >= self.retry.attempts {
+            return Err(retries_exhausted(self.restarts, reason));
         }
-        self.furthest = 0;
+        self.furthest_offset = 0;
         events.emit(Event::StartedOver { reason });
         Ok(())
     }

@@ -1,10 +1,9 @@
-//! The calls of one transfer, with tokens if there are credentials, and what becomes of a token that
-//! the server refuses.
+//! The calls of one transfer: adds access tokens, and replaces a token that the server refuses.
 //!
-//! Such a token is forgotten, and another is asked for. The next attempt follows at once, unless one
-//! more would come to the same: there is no other token, or the one that was refused had been asked
-//! for by this transfer, and nothing advanced since. So a token that expires on the way costs a
-//! transfer nothing, however often that happens, and a server that takes no token ends it after two.
+//! A refused token is discarded and another is requested. The next attempt follows at once, unless it would
+//! fail the same way: there is no other token, or this transfer had requested the refused token and has made
+//! no progress since. So any number of tokens may expire during a transfer at no cost, and a server that
+//! accepts none ends the transfer after two.
 
 use http::{HeaderValue, header::AUTHORIZATION};
 use tonic::{Request, transport::Channel};
@@ -15,9 +14,9 @@ use crate::pb::file_controller_client::FileControllerClient;
 pub(super) struct Session {
     files: FileControllerClient<Channel>,
     credentials: Option<Credentials>,
-    /// The token of the last call.
+    /// The `authorization` of the last call.
     last_token: Option<HeaderValue>,
-    /// Whether a token was asked for by this transfer, and nothing advanced since.
+    /// Whether this transfer has requested a token since its last progress.
     has_new_token: bool,
 }
 
@@ -38,24 +37,25 @@ impl Session {
         self.files.clone()
     }
 
-    /// A request that shows the token of now, if there are any.
+    /// Builds a request with the current token, if there are credentials.
     pub(super) async fn build_request<T>(&mut self, message: T) -> Result<Request<T>, TokenError> {
         let mut request = Request::new(message);
         if let Some(credentials) = &self.credentials {
-            let (token, has_new_token) = credentials.current_token().await?;
+            let (token, is_new) = credentials.current_token().await?;
             let headers = request.metadata_mut().as_mut();
             headers.insert(AUTHORIZATION, token.header());
             self.last_token = Some(token.header());
-            self.has_new_token |= has_new_token;
+            self.has_new_token |= is_new;
         }
         Ok(request)
     }
 
+    /// Allows the next refused token to be replaced.
     pub(super) fn record_progress(&mut self) {
         self.has_new_token = false;
     }
 
-    /// Forgets the token that was refused, and says whether an attempt with another may follow.
+    /// Discards the refused token. Returns whether an attempt with another one may follow.
     pub(super) async fn renew_token(&mut self) -> Result<bool, TokenError> {
         let (Some(credentials), Some(refused)) = (&self.credentials, self.last_token.take()) else {
             return Ok(false);
@@ -67,7 +67,7 @@ impl Session {
         let (next, _) = credentials.current_token().await?;
         self.has_new_token = true;
         if next.header() == refused {
-            // Not for others to be refused as well.
+            // Keeps other transfers from using it.
             credentials.discard(&refused).await;
             return Ok(false);
         }

@@ -1,4 +1,4 @@
-//! The bytes of an upload: a source that gives them in chunks, and can go back to where the server is.
+//! Sources of uploads, which return chunks and resume from the offset that the server has.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! Uploads: from open to committed, over as many attempts as it takes.
+//! Uploads, from opening to commit, over as many attempts as necessary.
 
 use std::{future::IntoFuture, path::PathBuf, pin::Pin, time::Duration};
 
@@ -23,26 +23,26 @@ use crate::{
     pb::{self, write_stream_request::Step, write_stream_response::State},
 };
 
-/// The largest piece that is sent, in bytes, however much the server takes.
+/// The largest chunk to send, in bytes, even if the server accepts larger ones.
 const MAX_CHUNK: u32 = 1024 * 1024;
 
-/// The size of a piece for a server that does not say what it takes.
+/// The chunk size, in bytes, for a server that does not name its limit.
 const DEFAULT_CHUNK: u32 = 256 * 1024;
 
-/// How long the server may take for what is only a courtesy to it.
+/// The longest wait for calls whose result does not matter: aborting an upload, ending a stream.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long nothing is sent, because the source has nothing, until an empty chunk says that somebody
-/// is there. Servers end an upload of which nothing comes for a minute or so.
+/// The time without a chunk from the source after which an empty one is sent. Servers end an upload that
+/// is idle for about a minute.
 const UPLOAD_KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// An upload that is about to start. Awaiting it gives the file as it is on the server.
+/// An upload that starts when it is awaited, and returns the committed file's description.
 ///
 /// # Errors
 ///
-/// See [`Error`]. After [`Error::SourceChanged`], or when a reader fails, the server keeps nothing
-/// of it; after every other failure of the upload of a file the same upload continues where this
-/// one ended, for as long as the server keeps it.
+/// See [`Error`]. After [`Error::SourceChanged`], or the failure of a reader, the server discards the
+/// upload. After any other failure of a file's upload, the same upload continues where this one ended, for
+/// as long as the server keeps it.
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Upload<'a> {
     attempts: Attempts,
@@ -80,19 +80,19 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// Fails with ALREADY_EXISTS if the server has a file of that name, instead of replacing it.
+    /// Fails with ALREADY_EXISTS, instead of replacing it, if the server has a file of that name.
     pub fn create_only(self) -> Self {
         self.if_etag("")
     }
 
     /// Replaces only the version with this etag; fails with FAILED_PRECONDITION, reason
-    /// `ETAG_MISMATCH`, if the server has another or none.
+    /// `ETAG_MISMATCH`, if the server has another version or none.
     pub fn if_etag(mut self, etag: impl Into<String>) -> Self {
         self.if_etag = Some(etag.into());
         self
     }
 
-    /// Tells what happens. Called between sending and receiving, so it had better be quick.
+    /// Calls `watch` for each event. The transfer waits for its return, so it should be quick.
     pub fn on_event(mut self, watch: impl FnMut(Event) + Send + 'a) -> Self {
         self.events = EventSink::new(watch);
         self
@@ -133,13 +133,13 @@ impl<'a> IntoFuture for Upload<'a> {
     }
 }
 
-/// An upload that goes on.
+/// An upload in progress.
 struct UploadRun<'a, S> {
     open: pb::OpenUpload,
     source: S,
     events: EventSink<'a>,
     attempts: Attempts,
-    /// Whether the file may have been committed by this run.
+    /// Whether this run has sent `finish`, so that the file may have been committed by it.
     finish_sent: bool,
 }
 
@@ -164,7 +164,7 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
                 Error::Replaced => self.attempts.start_over(error, &mut self.events)?,
                 Error::PrefixDiffers { .. } => self.start_over(error).await?,
                 _ if error.has_reason(&["UPLOAD_MISMATCH"]) => self.start_over(error).await?,
-                // By then the server has discarded it.
+                // The server has discarded the upload with this failure.
                 _ if self.open.size.is_some()
                     && error.has_reason(&["SIZE_MISMATCH", "CHECKSUM_MISMATCH"]) =>
                 {
@@ -179,12 +179,12 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
         }
     }
 
-    /// From open to committed, if nothing comes between.
+    /// Runs one attempt, from opening to commit.
     async fn attempt(&mut self) -> Result<pb::FileInfo, Error> {
         let mut call = WriteCall::open(&mut self.attempts.session, self.open.clone()).await?;
         let progress = match call.responses.next().await? {
             State::Progress(progress) => progress,
-            State::Committed(info) => return self.committed_before(info).await,
+            State::Committed(info) => return self.check_committed(info).await,
         };
         let chunk_len = match progress.max_chunk_bytes {
             0 => DEFAULT_CHUNK,
@@ -203,8 +203,7 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
         self.send(call, offset).await
     }
 
-    /// Sends the source from where it stands, reading the answers meanwhile: one that fails ends
-    /// the sending at once.
+    /// Sends the rest of the source and reads the responses; one that fails ends it at once.
     async fn send(&mut self, mut call: WriteCall, offset: u64) -> Result<pb::FileInfo, Error> {
         let (mut transferred, mut durable) = (offset, offset);
         let mut next: Option<Step> = None;
@@ -221,7 +220,7 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
                         self.events.emit(Event::Advanced { transferred, durable });
                     }
                     State::Committed(info) => {
-                        // What else the call says changes nothing.
+                        // The call's status no longer matters: the file is in place.
                         let _ = tokio::time::timeout(CLEANUP_TIMEOUT, call.responses.end()).await;
                         return Ok(info);
                     }
@@ -254,9 +253,11 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
         }
     }
 
-    /// The upload had been finished before this attempt: by an earlier attempt whose answer was
-    /// lost, or by an earlier run, and then somebody may have replaced the file since.
-    async fn committed_before(&mut self, info: pb::FileInfo) -> Result<pb::FileInfo, Error> {
+    /// Handles an upload that was finished before this attempt.
+    ///
+    /// Either an earlier attempt finished it and its response was lost, or an earlier run did, and the file may
+    /// have been replaced since.
+    async fn check_committed(&mut self, info: pb::FileInfo) -> Result<pb::FileInfo, Error> {
         if self.finish_sent {
             return Ok(info);
         }
@@ -279,7 +280,7 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
         Ok(())
     }
 
-    /// Has the server discard what it has. If that fails, it does so when the upload expires.
+    /// Aborts the upload on the server. If that fails, the upload expires.
     async fn abort(&mut self) {
         let message = pb::AbortUploadRequest {
             filename: self.open.filename.clone(),
@@ -292,7 +293,7 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
             session.files().abort_upload(request).await?;
             Ok::<_, Error>(())
         };
-        // A token may take longer than it.
+        // The request's own timeout does not cover the wait for a token.
         let _ = tokio::time::timeout(CLEANUP_TIMEOUT, abort).await;
     }
 }

@@ -11,13 +11,13 @@ use tokio::{
 
 use super::{error::TokenError, token::MAX_TOKEN_BYTES};
 
-/// How long a command may take: programs that ask a server far away take seconds.
+/// The longest run of a command: programs that call a remote server take seconds.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How much is told of what a command complained of, in bytes.
+/// The most bytes of a command's standard error that an error message repeats.
 const MAX_STDERR_BYTES: usize = 300;
 
-/// What `sh -c COMMAND` prints. Dropped before, the command is killed.
+/// Runs `sh -c COMMAND` and returns its standard output. Dropping the future kills the command.
 pub(super) async fn run(command: &str) -> Result<Vec<u8>, TokenError> {
     let failed = |error: io::Error| TokenError::Command(format!("cannot be run: {error}"));
     let mut child = Command::new("sh")
@@ -25,7 +25,7 @@ pub(super) async fn run(command: &str) -> Result<Vec<u8>, TokenError> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // One of its own, to be killed with all that the shell starts.
+        // A group of its own, so that the processes which the shell starts can be killed with it.
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
@@ -50,7 +50,7 @@ pub(super) async fn run(command: &str) -> Result<Vec<u8>, TokenError> {
     }
 }
 
-/// The processes of a command. Dropping it kills them.
+/// The process group of a command. Dropping it kills the processes.
 struct ProcessGroup(Option<u32>);
 
 impl ProcessGroup {
@@ -63,36 +63,36 @@ impl Drop for ProcessGroup {
     fn drop(&mut self) {
         let leader = self.0.and_then(|id| Pid::from_raw(id.cast_signed()));
         if let Some(leader) = leader {
-            // Refused only where there is none of them any more.
+            // Fails only if none of the processes is left.
             let _ = kill_process_group(leader, Signal::KILL);
         }
     }
 }
 
-/// Reads to the end, and keeps as much as shows whether it is a token.
+/// Reads to the end and returns the first bytes: more than a token can have.
 async fn read_head(output: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
-    let mut kept = Vec::new();
+    let mut bytes = Vec::new();
     if let Some(mut output) = output {
-        let most = 2 * MAX_TOKEN_BYTES as u64;
-        (&mut output).take(most).read_to_end(&mut kept).await?;
+        let limit = 2 * MAX_TOKEN_BYTES as u64;
+        (&mut output).take(limit).read_to_end(&mut bytes).await?;
         io::copy(&mut output, &mut io::sink()).await?;
     }
-    Ok(kept)
+    Ok(bytes)
 }
 
-/// Reads to the end, and keeps the last of it.
+/// Reads to the end and returns the last bytes.
 async fn read_tail(output: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
-    let mut kept = Vec::new();
+    let mut bytes = Vec::new();
     if let Some(mut output) = output {
-        while output.read_buf(&mut kept).await? > 0 {
-            let excess = kept.len().saturating_sub(4 * MAX_STDERR_BYTES);
-            kept.drain(..excess);
+        while output.read_buf(&mut bytes).await? > 0 {
+            let excess = bytes.len().saturating_sub(4 * MAX_STDERR_BYTES);
+            bytes.drain(..excess);
         }
     }
-    Ok(kept)
+    Ok(bytes)
 }
 
-/// The last line that says something, without what a terminal would obey.
+/// Returns the last line that is not blank, without control characters.
 fn last_line(stderr: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(stderr);
     let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_a_command_prints_is_the_token_and_nothing_else_is() {
+    async fn token_is_the_standard_output_alone() {
         let printed = run("echo noise >&2; printf 'to'; echo ken").await.unwrap();
         assert_eq!(printed, b"token\n");
         assert_eq!(run("cat").await.unwrap(), b"");
@@ -120,25 +120,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_that_fails_tells_its_status_and_its_last_complaint() {
-        let told = async |command| run(command).await.unwrap_err().to_string();
+    async fn failed_command_is_reported_with_status_and_last_stderr_line() {
+        let message = async |command| run(command).await.unwrap_err().to_string();
         assert_eq!(
-            told("echo token; echo first >&2; printf 'last\\033[2J\\n\\n' >&2; exit 3").await,
+            message("echo token; echo first >&2; printf 'last\\033[2J\\n\\n' >&2; exit 3").await,
             "the command for tokens ended with exit status: 3: last[2J"
         );
         assert_eq!(
-            told("exit 1").await,
+            message("exit 1").await,
             "the command for tokens ended with exit status: 1"
         );
-        let long = told("yes complaint | tr -d '\\n' | head -c 100000 >&2; exit 1").await;
+        let long = message("yes complaint | tr -d '\\n' | head -c 100000 >&2; exit 1").await;
         assert!(long.len() < 400, "{long}");
     }
 
-    /// What the shell has started holds the other end of the FIFO, and it ends when that is dead.
+    /// A child of the shell holds the FIFO open: its end of file shows that the child is dead.
     #[tokio::test]
-    async fn a_command_that_hangs_is_killed_with_what_it_started() {
-        let folder = tempfile::tempdir().unwrap();
-        let fifo = folder.path().join("fifo");
+    async fn hanging_command_is_killed_with_its_child_processes() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
         mkfifoat(CWD, &fifo, Mode::RWXU).unwrap();
         let command = format!("sleep 1000 > '{}'; echo token", fifo.display());
         let running = tokio::spawn(async move { run(&command).await });

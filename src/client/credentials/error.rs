@@ -4,40 +4,40 @@ use std::{io, path::PathBuf};
 
 use super::token::MAX_TOKEN_BYTES;
 
-/// Why there is no token for a call, or why none is sent. No token and no secret is in here.
+/// Why there is no token for a call, or why the token is not sent. Contains no token and no secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// The server would be told the token where others can read it.
+    /// Others could read the token on its way to the server.
     #[error(
         "{0} is not encrypted, and whoever is on the way there could read the token; tokens are \
          sent to https://, to unix: and to loopback addresses"
     )]
     Plaintext(String),
-    /// What is there is no token.
+    /// The text is not a token.
     #[error("the token{0} is not one line of visible ASCII of at most {MAX_TOKEN_BYTES} bytes")]
     Malformed(String),
     /// The file with the token cannot be read.
     #[error("cannot read the token in {}", path.display())]
     File {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
     /// The command that prints tokens failed.
     #[error("the command for tokens {0}")]
     Command(String),
-    /// The authorization server cannot be reached, or is not able to answer now. It is asked again.
+    /// The authorization server cannot be reached or cannot answer now. Retried.
     #[error("no token from the issuer: {0}")]
     Unreachable(String),
-    /// The authorization server gave no token, or is not to be trusted with the secret.
+    /// The authorization server refused to issue a token, or must not be sent the secret.
     #[error("no token from the issuer: {0}")]
     Refused(String),
 }
 
 impl TokenError {
-    /// Whether there may be a token a little later.
+    /// Whether a retry may succeed.
     pub(in crate::client) fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable(_))
     }

@@ -1,4 +1,4 @@
-//! The client credentials grant: RFC 6749 4.4, at an issuer that is found by OpenID discovery.
+//! The client credentials grant (RFC 6749 4.4), with the token endpoint found by OpenID discovery.
 
 use std::{fmt, time::Duration};
 
@@ -12,8 +12,8 @@ use super::{
 };
 use crate::oauth::{self, HttpClient, HttpReply};
 
-/// What an issuer may say of a request it refuses, by RFC 6749 5.2 and RFC 8707. Other words are not
-/// told on: they may be what was sent.
+/// The error codes of RFC 6749 5.2 and RFC 8707. An error message repeats no others, because they may
+/// contain what was sent.
 const ERROR_CODES: [&str; 9] = [
     "invalid_request",
     "invalid_client",
@@ -26,26 +26,26 @@ const ERROR_CODES: [&str; 9] = [
     "temporarily_unavailable",
 ];
 
-/// A client that an authorization server knows, and what it asks for.
+/// A client registered with an authorization server, and the token to request for it.
 #[derive(Clone)]
 pub struct ClientCredentials {
-    /// The authorization server, such as `https://issuer.example.com/realm`: exactly as it spells
-    /// itself. Its token endpoint is what its `/.well-known/openid-configuration` names. All of it
-    /// has to be https, or on a loopback host.
+    /// The authorization server, such as `https://issuer.example.com/realm`.
+    ///
+    /// Spelled exactly as in its metadata, at `/.well-known/openid-configuration`, which names the token
+    /// endpoint. Both must be https, or on a loopback host.
     pub issuer: String,
-    /// The client's name there.
+    /// The client's id.
     pub client_id: String,
-    /// Its password, sent by HTTP Basic.
+    /// The client's secret, sent by HTTP Basic authentication.
     pub client_secret: String,
-    /// What the token shall allow, as words with spaces between them; what the issuer chooses if
-    /// none.
+    /// The scopes to request, separated by spaces. `None`: the issuer chooses.
     pub scope: Option<String>,
-    /// Which server the token shall be for. Sent as `audience`, which many issuers understand, and
-    /// also as RFC 8707's `resource` where it is an absolute URI.
+    /// The server that the token is for. Sent as `audience`, which many issuers understand, and also as RFC
+    /// 8707's `resource` if it is an absolute URI.
     pub audience: Option<String>,
 }
 
-/// Without the secret.
+/// Shows everything but the secret.
 impl fmt::Debug for ClientCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientCredentials")
@@ -72,18 +72,18 @@ impl ClientCredentialsGrant {
         &self.client
     }
 
-    /// Asks for a token. Where to ask is asked each time: next to the life of a token it is nothing,
-    /// and issuers move.
+    /// Requests a token. The token endpoint is discovered each time, because it may change, and the cost is
+    /// small compared with the lifetime of a token.
     pub(super) async fn request_token(&self) -> Result<Token, TokenError> {
-        let configuration = self.http.discover(&self.client.issuer).await?;
-        let endpoint = configuration.token_endpoint()?;
+        let metadata = self.http.discover(&self.client.issuer).await?;
+        let endpoint = metadata.token_endpoint()?;
         let client = (&*self.client.client_id, &*self.client.client_secret);
-        let asked = Instant::now();
-        let answer = self.http.post(&endpoint, client, &self.form()).await?;
-        if answer.status != StatusCode::OK {
-            return Err(token_error(&endpoint, &answer));
+        let requested_at = Instant::now();
+        let reply = self.http.post(&endpoint, client, &self.form()).await?;
+        if reply.status != StatusCode::OK {
+            return Err(parse_error_response(&endpoint, &reply));
         }
-        parse_token_response(&answer, asked).map_err(|expected| {
+        parse_token_response(&reply, requested_at).map_err(|expected| {
             let url = oauth::redact(&endpoint);
             oauth::Error::Malformed { url, expected }.into()
         })
@@ -104,12 +104,12 @@ impl ClientCredentialsGrant {
     }
 }
 
-/// RFC 8707: an absolute URI without a fragment.
+/// Whether `audience` is a resource indicator (RFC 8707): an absolute URI without a fragment.
 fn is_resource(audience: &str) -> bool {
     Url::parse(audience).is_ok_and(|uri| uri.fragment().is_none())
 }
 
-/// What RFC 6749 5.1 says of a token.
+/// A successful response (RFC 6749 5.1).
 #[derive(Deserialize)]
 struct TokenResponse {
     access_token: String,
@@ -117,7 +117,7 @@ struct TokenResponse {
     expires_in: Option<Seconds>,
 }
 
-/// A number, or what some issuers have instead: its digits as a string.
+/// A number of seconds. Some issuers send it as a string.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Seconds {
@@ -125,9 +125,9 @@ enum Seconds {
     Digits(String),
 }
 
-fn parse_token_response(answer: &HttpReply, asked: Instant) -> Result<Token, &'static str> {
+fn parse_token_response(reply: &HttpReply, requested_at: Instant) -> Result<Token, &'static str> {
     let response: TokenResponse =
-        serde_json::from_slice(&answer.body).map_err(|_| "a token and its type")?;
+        serde_json::from_slice(&reply.body).map_err(|_| "a token and its type")?;
     if !response.token_type.eq_ignore_ascii_case("bearer") {
         return Err("a bearer token");
     }
@@ -138,28 +138,29 @@ fn parse_token_response(answer: &HttpReply, asked: Instant) -> Result<Token, &'s
         Some(Seconds::Number(seconds)) => seconds,
         Some(Seconds::Digits(digits)) => digits.parse().map_err(|_| "a number of seconds")?,
     };
-    let left = Duration::try_from_secs_f64(seconds).map_err(|_| "a number of seconds")?;
-    Ok(token.expires_in(left, asked))
+    let lifetime = Duration::try_from_secs_f64(seconds).map_err(|_| "a number of seconds")?;
+    Ok(token.expires_in(lifetime, requested_at))
 }
 
-fn token_error(endpoint: &Url, answer: &HttpReply) -> TokenError {
+fn parse_error_response(endpoint: &Url, reply: &HttpReply) -> TokenError {
+    /// RFC 6749 5.2.
     #[derive(Deserialize)]
     struct ErrorResponse {
         error: String,
     }
     let url = oauth::redact(endpoint);
-    let status = answer.status;
-    let word = serde_json::from_slice::<ErrorResponse>(&answer.body)
+    let status = reply.status;
+    let code = serde_json::from_slice::<ErrorResponse>(&reply.body)
         .ok()
-        .and_then(|response| ERROR_CODES.into_iter().find(|word| *word == response.error));
-    let is_transient = oauth::is_transient(status) || word == Some("temporarily_unavailable");
-    let told = match word {
-        Some(word) => format!("{url} answered {status}: {word}"),
+        .and_then(|response| ERROR_CODES.into_iter().find(|code| *code == response.error));
+    let is_transient = oauth::is_transient(status) || code == Some("temporarily_unavailable");
+    let message = match code {
+        Some(code) => format!("{url} answered {status}: {code}"),
         None => format!("{url} answered {status}"),
     };
     match is_transient {
-        true => TokenError::Unreachable(told),
-        false => TokenError::Refused(told),
+        true => TokenError::Unreachable(message),
+        false => TokenError::Refused(message),
     }
 }
 
@@ -177,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_audience_that_is_a_uri_is_a_resource_too() {
+    fn absolute_uri_without_fragment_is_a_resource() {
         for uri in ["https://files.example.com", "urn:files", "api://files/x?y"] {
             assert!(is_resource(uri), "{uri}");
         }

@@ -1,12 +1,10 @@
-//! Where access tokens come from, and for how long one is used.
+//! Sources of access tokens, and the cache of the current one.
 //!
-//! A token is asked for when a call needs one, cached, and replaced shortly before it expires. When it
-//! cannot be replaced, it is used until it has expired. One asks at a time, for all clones: the
-//! others wait for what comes of it.
+//! A token is requested when a call needs one, cached, and refreshed shortly before it expires. If the
+//! refresh fails, the token is used until it has expired. Requests are single-flight over all clones.
 //!
-//! A server may refuse a token earlier, with UNAUTHENTICATED. Then it is forgotten, and another is
-//! asked for. Whether that is worth another attempt is decided where the attempts are counted: see
-//! `session`.
+//! A token that a server refuses earlier, with UNAUTHENTICATED, is discarded, and the next call requests
+//! another. `session` decides whether a transfer makes that call.
 
 mod command;
 mod error;
@@ -35,17 +33,16 @@ use self::{
     token::{InvalidTokenText, MAX_TOKEN_BYTES},
 };
 
-/// How long a token that could not be replaced is used before that is tried again.
+/// The time between two attempts to refresh a token that is still valid.
 const REFRESH_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a file may take to be read. Of those that take longer, nothing is to be expected.
+/// The longest time for reading a token file: a FIFO without a writer, for example, never ends.
 const FILE_READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How a client gets the access tokens that it shows to servers. Cheap to clone; clones share the
-/// token.
+/// A source of access tokens for calls. Cheap to clone; clones share the token.
 ///
-/// Nothing happens before the first call needs a token, so no constructor fails. A token is one line
-/// of visible ASCII of at most 8 KiB, with spaces around it that are ignored.
+/// The source is first used when a call needs a token, so no constructor fails. A token is one line of
+/// visible ASCII of at most 8 KiB; spaces around it are ignored.
 ///
 /// ```
 /// use muxs::client::{self, AuthorizedChannel, Client, ClientCredentials, Credentials};
@@ -82,27 +79,26 @@ enum TokenSource {
 }
 
 impl Credentials {
-    /// This token, for as long as servers take it.
+    /// Uses this token, which cannot be replaced.
     pub fn token(token: impl Into<String>) -> Self {
         Self::new(TokenSource::Fixed(token.into()))
     }
 
-    /// What the file holds. It is read for each token that is asked for, so that whoever replaces
-    /// tokens in a file need not tell.
+    /// Uses the token in a file, which is read for each call: a replaced token is used at once.
     pub fn file(path: impl Into<PathBuf>) -> Self {
         Self::new(TokenSource::File(path.into()))
     }
 
-    /// What `sh -c COMMAND` prints to its standard output. It has 30 seconds, after which it and
-    /// what it started are killed, and nothing on its standard input.
+    /// Uses the token that `sh -c COMMAND` prints to its standard output. Its standard input is empty. After
+    /// 30 seconds the command is killed, together with the processes that it started.
     ///
-    /// The token is cached until shortly before its `exp` if it is a JWT, otherwise until a server
-    /// refuses it.
+    /// The token is cached until shortly before its `exp` if it is a JWT, otherwise until a server refuses
+    /// it.
     pub fn command(command: impl Into<String>) -> Self {
         Self::new(TokenSource::Command(command.into()))
     }
 
-    /// What an authorization server grants to a client of its own: RFC 6749 4.4.
+    /// Requests tokens from an authorization server by the client credentials grant (RFC 6749 4.4).
     pub fn client_credentials(client: ClientCredentials) -> Self {
         Self::new(TokenSource::Grant(Box::new(ClientCredentialsGrant::new(
             client,
@@ -116,7 +112,7 @@ impl Credentials {
         }))
     }
 
-    /// The token to use now, and whether it was made for this.
+    /// Returns the token for the next call, and whether it was requested for this call.
     pub(super) async fn current_token(&self) -> Result<(Token, bool), TokenError> {
         let mut cached = self.0.cached.lock().await;
         if let Some(token) = cached
@@ -139,7 +135,7 @@ impl Credentials {
         }
     }
 
-    /// A token that can be had without waiting, if there is one.
+    /// Returns the header of the cached token, if there is one that needs no refresh. Does not wait.
     pub(super) fn cached_header(&self) -> Option<HeaderValue> {
         let cached = self.0.cached.try_lock().ok()?;
         let token = cached
@@ -148,7 +144,7 @@ impl Credentials {
         Some(token.header())
     }
 
-    /// Forgets a token that a server refused, so that the next one is asked for.
+    /// Discards a token that a server refused, so that the next call requests another.
     pub(super) async fn discard(&self, refused: &HeaderValue) {
         self.0
             .cached
@@ -157,28 +153,28 @@ impl Credentials {
             .take_if(|cached| self.is_renewable() && cached.header() == refused);
     }
 
-    /// Whether there can be another token than the one there is now.
+    /// Whether the source may return another token than the current one.
     pub(super) fn is_renewable(&self) -> bool {
         !matches!(self.0.source, TokenSource::Fixed(_))
     }
 
-    /// Whether a token is good for more than one call. A file is read again instead.
+    /// Whether a token is kept for further calls. A file is read for each call instead.
     fn is_cacheable(&self) -> bool {
         !matches!(self.0.source, TokenSource::File(_))
     }
 }
 
-/// What the source is, and nothing that could be a secret or contain one, such as a command.
+/// Shows the kind of source, but nothing that may contain a secret, such as the command.
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = f.debug_tuple("Credentials");
+        let mut output = f.debug_tuple("Credentials");
         match &self.0.source {
-            TokenSource::Fixed(_) => shown.field(&"token"),
-            TokenSource::File(path) => shown.field(path),
-            TokenSource::Command(_) => shown.field(&"command"),
-            TokenSource::Grant(grant) => shown.field(grant.client()),
+            TokenSource::Fixed(_) => output.field(&"token"),
+            TokenSource::File(path) => output.field(path),
+            TokenSource::Command(_) => output.field(&"command"),
+            TokenSource::Grant(grant) => output.field(grant.client()),
         };
-        shown.finish()
+        output.finish()
     }
 }
 
@@ -189,9 +185,9 @@ impl TokenSource {
                 Token::parse(token.as_bytes()).map_err(|InvalidTokenText| malformed(""))
             }
             Self::File(path) => {
-                let text = read(path).await?;
-                let of = || format!(" in {}", path.display());
-                Token::parse(&text).map_err(|InvalidTokenText| malformed(of()))
+                let text = read_file(path).await?;
+                let origin = || format!(" in {}", path.display());
+                Token::parse(&text).map_err(|InvalidTokenText| malformed(origin()))
             }
             Self::Command(command) => {
                 let printed = command::run(command).await?;
@@ -205,8 +201,8 @@ impl TokenSource {
     }
 }
 
-/// Reads a file that may be anything, to the length that a token can have.
-async fn read(path: &Path) -> Result<Vec<u8>, TokenError> {
+/// Reads as much of a file as a token can have. The path may name a FIFO or a device.
+async fn read_file(path: &Path) -> Result<Vec<u8>, TokenError> {
     let failed = |source| TokenError::File {
         path: path.to_owned(),
         source,
@@ -226,14 +222,14 @@ async fn read(path: &Path) -> Result<Vec<u8>, TokenError> {
 )]
 fn read_head(path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    // With room for the spaces around a token; what is longer is none.
-    let most = 2 * MAX_TOKEN_BYTES as u64;
-    File::open(path)?.take(most).read_to_end(&mut text)?;
+    // Twice the limit leaves space for whitespace around the token.
+    let limit = 2 * MAX_TOKEN_BYTES as u64;
+    File::open(path)?.take(limit).read_to_end(&mut text)?;
     Ok(text)
 }
 
-fn malformed(what: impl Into<String>) -> TokenError {
-    TokenError::Malformed(what.into())
+fn malformed(origin: impl Into<String>) -> TokenError {
+    TokenError::Malformed(origin.into())
 }
 
 #[cfg(test)]
@@ -241,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_shows_a_secret() {
+    fn debug_output_contains_no_secret() {
         let shown = format!(
             "{:?} {:?} {:?} {:?}",
             Credentials::token("secret"),
@@ -262,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_token_is_not_repeated_in_the_error() {
+    async fn invalid_token_is_not_repeated_in_the_error() {
         for bad in ["", "two secrets", "se\ncret", "s\u{e9}cret"] {
             let error = Credentials::token(bad).current_token().await.unwrap_err();
             assert!(matches!(error, TokenError::Malformed(_)), "{error}");

@@ -1,4 +1,4 @@
-//! One access token, and how long it is good.
+//! One access token and its lifetime.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,18 +7,18 @@ use http::HeaderValue;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-/// The most that a token may have, in bytes: servers take few headers that are longer.
+/// The longest token: few servers accept longer headers.
 pub(super) const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// How long before its end a token is replaced, but for one whose tenth is shorter.
+/// How long before its expiry a token is refreshed, at most a tenth of its lifetime.
 const REFRESH_MARGIN: Duration = Duration::from_secs(60);
 
-/// A token as it goes into a call. Its Debug shows nothing of it.
+/// An access token. Its Debug output does not contain it.
 #[derive(Clone, Debug)]
 pub(in crate::client) struct Token {
-    /// With the scheme in front, and marked so that nobody prints or indexes it.
+    /// The token after its scheme, marked as sensitive.
     bearer: HeaderValue,
-    /// None if it is good until a server says otherwise.
+    /// `None` if the token is valid until a server refuses it.
     lifetime: Option<TokenLifetime>,
 }
 
@@ -28,16 +28,16 @@ struct TokenLifetime {
     expires_at: Instant,
 }
 
-/// It is not one line of visible ASCII, or too long.
+/// The text is not one line of visible ASCII, or too long.
 #[derive(Debug)]
 pub(super) struct InvalidTokenText;
 
 impl Token {
     pub(super) fn parse(text: &[u8]) -> Result<Self, InvalidTokenText> {
         let token = text.trim_ascii();
-        let is_one = (1..=MAX_TOKEN_BYTES).contains(&token.len())
+        let is_valid = (1..=MAX_TOKEN_BYTES).contains(&token.len())
             && token.iter().all(|byte| byte.is_ascii_graphic());
-        if !is_one {
+        if !is_valid {
             return Err(InvalidTokenText);
         }
         let bearer = [b"Bearer ", token].concat();
@@ -49,23 +49,23 @@ impl Token {
         })
     }
 
-    /// Good for as long as whoever gave it said, from when it was asked for.
-    pub(super) fn expires_in(mut self, left: Duration, asked: Instant) -> Self {
-        self.lifetime = TokenLifetime::new(asked, left, left);
+    /// Sets the lifetime that the issuer returned, which starts when the token was requested.
+    pub(super) fn expires_in(mut self, lifetime: Duration, requested_at: Instant) -> Self {
+        self.lifetime = TokenLifetime::new(requested_at, lifetime, lifetime);
         self
     }
 
-    /// Good for as long as the token says itself, if it is a JWT and says so. Nobody checks what it
-    /// says: it is but a hint when to ask for the next.
+    /// Sets the lifetime from the token itself, if it is a JWT with an expiry. Its signature is not checked:
+    /// the expiry only determines when the token is refreshed.
     pub(super) fn expiry_from_jwt(mut self) -> Self {
-        // The clock of this machine is compared with that of the issuer, as there is no other.
+        // Assumes that this machine's clock agrees with the issuer's.
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.unwrap_or_default().as_secs_f64();
         self.lifetime = self.read_expiry().and_then(|claims| {
             let left = claims.exp - now;
-            let whole = claims.iat.map_or(left, |issued| claims.exp - issued);
+            let total = claims.iat.map_or(left, |issued| claims.exp - issued);
             let duration = |seconds: f64| Duration::try_from_secs_f64(seconds.max(0.0)).ok();
-            TokenLifetime::new(Instant::now(), duration(left)?, duration(whole)?)
+            TokenLifetime::new(Instant::now(), duration(left)?, duration(total)?)
         });
         self
     }
@@ -81,24 +81,24 @@ impl Token {
         serde_json::from_slice(&payload).ok()
     }
 
-    /// What goes into `authorization`.
+    /// The value of the `authorization` header.
     pub(in crate::client) fn header(&self) -> HeaderValue {
         self.bearer.clone()
     }
 
-    /// Whether it is time for the next one.
+    /// Whether another token should be requested.
     pub(super) fn needs_refresh(&self, now: Instant) -> bool {
         self.lifetime
             .is_some_and(|lifetime| lifetime.refresh_at <= now)
     }
 
-    /// Whether it is of no use any more.
+    /// Whether the token is no longer valid.
     pub(super) fn is_expired(&self, now: Instant) -> bool {
         self.lifetime
             .is_some_and(|lifetime| lifetime.expires_at <= now)
     }
 
-    /// Lets it be used until then, or until its end.
+    /// Postpones the refresh to `until`, at most to the expiry.
     pub(super) fn postpone_refresh(&mut self, until: Instant) {
         if let Some(lifetime) = &mut self.lifetime {
             lifetime.refresh_at = until.min(lifetime.expires_at);
@@ -107,9 +107,9 @@ impl Token {
 }
 
 impl TokenLifetime {
-    /// None where the end is further away than clocks go.
-    fn new(now: Instant, left: Duration, whole: Duration) -> Option<Self> {
-        let margin = REFRESH_MARGIN.min(whole / 10);
+    /// A lifetime of `total`, of which `left` remains. `None` if the clock cannot represent its end.
+    fn new(now: Instant, left: Duration, total: Duration) -> Option<Self> {
+        let margin = REFRESH_MARGIN.min(total / 10);
         Some(Self {
             refresh_at: now.checked_add(left.saturating_sub(margin))?,
             expires_at: now.checked_add(left)?,
@@ -117,7 +117,7 @@ impl TokenLifetime {
     }
 }
 
-/// What is read of a JWT, in seconds since 1970: RFC 7519 allows fractions.
+/// The claims of a JWT that determine its lifetime, in seconds since 1970. RFC 7519 allows fractions.
 #[derive(Deserialize)]
 struct JwtExpiry {
     exp: f64,
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_one_line_of_visible_ascii() {
+    fn only_one_line_of_visible_ascii_is_a_token() {
         let longest = "x".repeat(MAX_TOKEN_BYTES);
         for good in ["x", " a.b-c_d~e+f/g== \r\n", "!\"#{}", longest.as_str()] {
             let token = Token::parse(good.as_bytes()).unwrap();
@@ -152,13 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn a_debug_output_has_nothing_of_it() {
+    fn debug_output_does_not_contain_the_token() {
         let shown = format!("{:?}", Token::parse(b"secret").unwrap());
         assert!(!shown.contains("secret"), "{shown}");
     }
 
     #[test]
-    fn a_token_is_replaced_a_minute_or_a_tenth_before_its_end() {
+    fn token_is_refreshed_a_minute_or_a_tenth_before_its_expiry() {
         let now = Instant::now();
         let seconds = Duration::from_secs;
         for (left, replaced) in [(3600, 3540), (600, 540), (100, 90), (10, 9), (0, 0)] {
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jwt_says_itself_when_it_ends() {
+    fn lifetime_of_a_jwt_is_read_from_its_claims() {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap()
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_off_is_not_used_beyond_its_end() {
+    fn postponed_refresh_does_not_exceed_the_expiry() {
         let now = Instant::now();
         let mut token = Token::parse(b"x")
             .unwrap()

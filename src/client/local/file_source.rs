@@ -34,7 +34,7 @@ pub(in crate::client) struct FileSource {
     returned: Prefix,
     /// Reads the next chunk ahead.
     reading: BackgroundTask<io::Result<SourceChunk>>,
-    /// Checksums of prefixes by their length: of the longest durable one, and of those returned since.
+    /// Checksums of prefixes, by length: the longest durable prefix, and those returned since.
     known: BTreeMap<u64, Crc32c>,
 }
 
@@ -69,7 +69,7 @@ impl FileSource {
         self.metadata.len()
     }
 
-    /// Derives the upload id that every run uses for this version of the file, `filename` and `if_etag`.
+    /// Derives the upload id that every run uses for this version of the file and these arguments.
     pub(in crate::client) fn upload_id(&self, filename: &str, if_etag: Option<&str>) -> String {
         let facts = [
             self.metadata.dev(),
