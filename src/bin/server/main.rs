@@ -1,9 +1,8 @@
-//! The server program: flags in, one line out for each address, then calls until it is told to
-//! stop.
+//! The server program: parses flags, prints a line for each address, serves until a stop signal.
 
 mod args;
-mod development;
-mod passed;
+mod self_signed;
+mod socket_activation;
 mod systemd;
 mod telemetry;
 
@@ -27,16 +26,16 @@ use tokio::signal::unix::{self, SignalKind, signal};
 
 use self::{
     args::{Args, LogFormat},
-    passed::Passed,
+    socket_activation::InheritedSocket,
 };
 
 fn main() -> ExitCode {
-    let args = Args::of_the_process();
+    let args = Args::parse_or_exit();
     let format = args.log_format;
-    // Before anything is opened, and any thread started.
-    let passed = passed::take_over();
+    // Before a file is opened or a thread is started.
+    let inherited = socket_activation::from_env();
     telemetry::start_logging(format);
-    match passed.and_then(|passed| serve(args, passed)) {
+    match inherited.and_then(|inherited| serve(args, inherited)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             match format {
@@ -48,46 +47,51 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(args: Args, passed: Vec<Passed>) -> anyhow::Result<()> {
-    // It accepts connections; those who serve them are threads of the server's own.
+fn serve(args: Args, inherited: Vec<InheritedSocket>) -> anyhow::Result<()> {
+    // This runtime accepts connections. The server serves them on threads of its own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let served = runtime.block_on(serve_until_stopped(args, passed));
-    // Dropping it would wait for its blocking threads, and so for a disk that does not answer.
+    let served = runtime.block_on(serve_until_stopped(args, inherited));
+    // Dropping the runtime would wait for its blocking threads, which a hanging disk may block.
     runtime.shutdown_background();
     served
 }
 
-async fn serve_until_stopped(args: Args, passed: Vec<Passed>) -> anyhow::Result<()> {
-    // Before the line that says the server is ready: whoever has read it may send a signal.
+async fn serve_until_stopped(args: Args, inherited: Vec<InheritedSocket>) -> anyhow::Result<()> {
+    // Before the server reports that it is ready: a signal may follow at once.
     let mut stop = pin!(stop_signal()?);
-    // Unhandled, it would end the process, and be it that a terminal was closed.
+    // Unhandled, the signal would end the process, even if it only means that a terminal was closed.
     let hangup = signal(SignalKind::hangup())?;
-    // At the limit for the size of a file, a write sends this signal. Unhandled, it would end the
-    // process; handled, even like this, the write fails as on a full disk.
+    // A write beyond the file size limit raises this signal. Unhandled, the signal would end the process;
+    // with a handler, the write fails as on a full disk.
     let _file_too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
-    let (admin, calls): (Vec<_>, Vec<_>) = passed.into_iter().partition(Passed::is_for_admin);
+    let (admin, calls): (Vec<_>, Vec<_>) = inherited
+        .into_iter()
+        .partition(InheritedSocket::is_for_admin);
     let mut listeners = listen(calls, &args.listen).await?;
     let admin = listen(admin, args.admin_listen.as_slice()).await?;
     let addresses = listeners.iter().map(Listener::address);
     let addresses: Vec<_> = addresses.collect::<io::Result<_>>()?;
     let tls = match args.tls.tls_self_signed {
-        true => Some(development::certificate(&addresses, args.log_format)?),
+        true => Some(self_signed::create_certificate(
+            &addresses,
+            args.log_format,
+        )?),
         false => args.tls.load()?,
     };
     let auth = args.auth.load()?;
     #[cfg(feature = "otel")]
     let traces = telemetry::Traces::start(args.otlp_endpoint.as_deref())?;
     let (root, settings) = (args.files.root.clone(), args.files.settings());
-    // After a crash this may take its time, in which it can be stopped too.
+    // Recovery after a crash may take long, so a stop signal interrupts it.
     let store = tokio::select! {
         opened = tokio::task::spawn_blocking(move || Store::open(root, settings)) => opened??,
         () = &mut stop => return Ok(()),
     };
     let mut config = Config {
         chunk_bytes: args.files.chunk_bytes,
-        limits: within_descriptors(args.limits.limits()),
+        limits: cap_by_fd_limit(args.limits.limits()),
         shutdown_grace: args.shutdown_grace.into(),
         tls: tls.clone(),
         auth,
@@ -111,7 +115,8 @@ async fn serve_until_stopped(args: Args, passed: Vec<Passed>) -> anyhow::Result<
         listeners.push(listener.for_admin());
     }
     let grace = config.shutdown_grace;
-    let shutdown = serving_until(stop, systemd::serving(&addresses), hangup, tls, grace);
+    let status = systemd::format_status(&addresses);
+    let shutdown = notify_until_stopped(stop, status, hangup, tls, grace);
     app::run(listeners, config, shutdown).await?;
     #[cfg(feature = "otel")]
     traces.finish().await;
@@ -119,28 +124,30 @@ async fn serve_until_stopped(args: Args, passed: Vec<Passed>) -> anyhow::Result<
     Ok(())
 }
 
-/// Tells the service manager what goes on from when calls are served until they shall end, which it
-/// waits for.
-async fn serving_until(
+/// Completes at the stop signal. Handles reloads and notifies the service manager until then.
+async fn notify_until_stopped(
     stop: impl Future<Output = ()>,
-    serving: String,
+    status: String,
     hangup: unix::Signal,
     tls: Option<Tls>,
     grace: Duration,
 ) {
-    systemd::ready(&serving);
+    systemd::notify_ready(&status);
     tokio::select! {
         () = stop => {}
-        () = reload_at_hangup(hangup, tls, &serving) => {}
+        () = reload_at_hangup(hangup, tls, &status) => {}
     }
-    systemd::stopping(grace);
+    systemd::notify_stopping(grace);
 }
 
-/// Listens on what was handed over, or else on addresses.
-async fn listen(passed: Vec<Passed>, addresses: &[String]) -> anyhow::Result<Vec<Listener>> {
-    match passed.is_empty() {
+/// Listens on the inherited sockets, whatever `--listen` says; without any, on `addresses`.
+async fn listen(
+    inherited: Vec<InheritedSocket>,
+    addresses: &[String],
+) -> anyhow::Result<Vec<Listener>> {
+    match inherited.is_empty() {
         true => bind(addresses).await,
-        false => passed.into_iter().map(listen_on).collect(),
+        false => inherited.into_iter().map(listen_on).collect(),
     }
 }
 
@@ -155,16 +162,16 @@ async fn bind(addresses: &[String]) -> anyhow::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-/// Listens on what was handed over, whatever `--listen` says.
-fn listen_on(passed: Passed) -> anyhow::Result<Listener> {
-    let name = passed.name.clone();
-    let listener = passed.listen();
+fn listen_on(socket: InheritedSocket) -> anyhow::Result<Listener> {
+    let name = socket.name.clone();
+    let listener = socket.into_listener();
     listener.with_context(|| format!("cannot listen on the socket {name} that was handed over"))
 }
 
-/// Lets the process open as many descriptors as it may, and no more connections than leave half of
-/// them for files.
-fn within_descriptors(limits: Limits) -> Limits {
+/// Raises the limit of open files as far as possible, and caps connections at half of it.
+///
+/// The other half is left for files.
+fn cap_by_fd_limit(limits: Limits) -> Limits {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let raised = setrlimit(
         Resource::Nofile,
@@ -179,20 +186,20 @@ fn within_descriptors(limits: Limits) -> Limits {
     let Some(descriptors) = getrlimit(Resource::Nofile).current else {
         return limits;
     };
-    let most = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
-    if limits.max_connections > most {
+    let cap = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
+    if limits.max_connections > cap {
         tracing::warn!(
-            max_connections = most,
+            max_connections = cap,
             "the limit of open files ({descriptors}) allows no more connections"
         );
     }
     Limits {
-        max_connections: limits.max_connections.min(most),
+        max_connections: limits.max_connections.min(cap),
         ..limits
     }
 }
 
-/// Says where, one line for each address. From the bind on, the system takes connections in.
+/// Prints a line for each address. The kernel accepts connections from the bind on.
 fn announce(addresses: &[Address], encrypted: bool, root: &Path) {
     let mut out = io::stdout().lock();
     for address in addresses {
@@ -201,7 +208,7 @@ fn announce(addresses: &[Address], encrypted: bool, root: &Path) {
             (Address::Tcp(_), false) => "http://",
             (Address::Unix(_), _) => "",
         };
-        // Nobody may be reading; that is no reason not to serve.
+        // A closed standard output does not keep the server from serving.
         let _ = writeln!(
             out,
             "muxs listening on {scheme}{address}, serving {}",
@@ -220,7 +227,7 @@ fn announce(addresses: &[Address], encrypted: bool, root: &Path) {
     let _ = out.flush();
 }
 
-/// Says where administrators are told how the server is.
+/// Prints the address of the administrative endpoints.
 fn announce_admin(address: &Address) {
     let scheme = match address {
         Address::Tcp(_) => "http://",
@@ -236,7 +243,7 @@ fn announce_admin(address: &Address) {
     }
 }
 
-/// Completes at the first SIGINT or SIGTERM; from then on, another ends the process at once.
+/// Completes at the first SIGINT or SIGTERM. The next one ends the process at once.
 fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -256,27 +263,29 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Reads certificate and key again at each SIGHUP, for ever. Without them nothing is read; that is
-/// told all the same, because whoever asked for a reload waits for its end.
-async fn reload_at_hangup(mut hangup: unix::Signal, tls: Option<Tls>, serving: &str) {
+/// Reads certificate and key again at each SIGHUP, for ever.
+///
+/// Without them nothing is read, but the end of the reload is reported all the same, because the service
+/// manager waits for it.
+async fn reload_at_hangup(mut hangup: unix::Signal, tls: Option<Tls>, status: &str) {
     while hangup.recv().await.is_some() {
-        systemd::reloading();
+        systemd::notify_reloading();
         match reload(tls.clone()).await {
-            Ok(read) => {
-                tracing::info!("{read}");
-                systemd::ready(serving);
+            Ok(message) => {
+                tracing::info!("{message}");
+                systemd::notify_ready(status);
             }
             Err(error) => {
                 let error = error.context("keeping certificate and key as they were");
                 tracing::error!("{error:#}");
-                systemd::ready(&format!("{serving}; {error:#}"));
+                systemd::notify_ready(&format!("{status}; {error:#}"));
             }
         }
     }
     pending().await
 }
 
-/// Reads what can be read again, and says what that was.
+/// Reads certificate and key again. Returns the message for the log.
 async fn reload(tls: Option<Tls>) -> anyhow::Result<&'static str> {
     let Some(tls) = tls else {
         return Ok("there is no certificate to read again");

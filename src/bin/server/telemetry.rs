@@ -1,4 +1,4 @@
-//! Logs, and traces.
+//! Logs and traces.
 
 use std::io::{self, IsTerminal};
 
@@ -7,12 +7,12 @@ use tracing_subscriber::EnvFilter;
 
 use super::args::LogFormat;
 
-/// Writes logs to standard error, those that RUST_LOG asks for.
+/// Starts logging to standard error, filtered by RUST_LOG.
 pub(crate) fn start_logging(format: LogFormat) {
     let filter = EnvFilter::builder().with_default_directive(Level::INFO.into());
-    // What is wrong with it is told as all is told, once that is possible.
-    let (filter, ignored) = match filter.from_env() {
-        Ok(wanted) => (wanted, None),
+    // An invalid filter is logged as well, once there is a log.
+    let (filter, filter_error) = match filter.from_env() {
+        Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new(Level::INFO.as_str()), Some(error)),
     };
     let logs = tracing_subscriber::fmt()
@@ -23,11 +23,11 @@ pub(crate) fn start_logging(format: LogFormat) {
         LogFormat::Text => logs.init(),
         LogFormat::Json => {
             logs.json().init();
-            // Whoever reads the log by a program reads all of it.
+            // Every line is JSON, so that programs can parse the log.
             std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
         }
     }
-    if let Some(error) = ignored {
+    if let Some(error) = filter_error {
         tracing::warn!(%error, "RUST_LOG is not followed");
     }
 }
@@ -47,12 +47,14 @@ mod traces {
         trace::{SdkTracer, SdkTracerProvider},
     };
 
-    /// Exports spans until the program ends.
+    /// Exports spans by OTLP until the program ends.
     pub(crate) struct Traces(Option<SdkTracerProvider>);
 
     impl Traces {
-        /// Exports to `endpoint`, if there is one. The variables of OpenTelemetry (OTEL_SERVICE_NAME,
-        /// OTEL_TRACES_SAMPLER, OTEL_EXPORTER_OTLP_HEADERS and so on) say the rest. Needs a runtime.
+        /// Starts the export to `endpoint`, if there is one. Must be called within a Tokio runtime.
+        ///
+        /// OpenTelemetry's environment variables (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER,
+        /// OTEL_EXPORTER_OTLP_HEADERS and so on) determine the other settings.
         pub(crate) fn start(endpoint: Option<&str>) -> anyhow::Result<Self> {
             let Some(endpoint) = endpoint else {
                 return Ok(Self(None));
@@ -80,7 +82,7 @@ mod traces {
             Some(provider.tracer(env!("CARGO_PKG_NAME")))
         }
 
-        /// Exports what is left, if that does not take long.
+        /// Exports the remaining spans, within the exporter's timeout.
         pub(crate) async fn finish(self) {
             let Some(provider) = self.0 else { return };
             let finished = tokio::task::spawn_blocking(move || provider.shutdown()).await;

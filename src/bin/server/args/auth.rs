@@ -1,4 +1,4 @@
-//! Who may call, and who may ask what is served.
+//! The flags for access tokens and reflection.
 
 use clap::{Args as Flags, ValueEnum};
 use humantime::Duration;
@@ -127,7 +127,7 @@ enum ReflectionArg {
 }
 
 impl AuthArgs {
-    /// What tokens have to be, if they have to be anything. Blocking.
+    /// Loads the settings for access tokens, `None` without an issuer. Blocking.
     pub(crate) fn load(&self) -> Result<Option<Auth>, AuthError> {
         let (Some(issuer), Some(audience)) = (&self.auth_issuer, &self.auth_audience) else {
             return Ok(None);

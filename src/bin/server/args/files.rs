@@ -1,4 +1,4 @@
-//! Which files are served, and how they are kept.
+//! The flags for files and uploads.
 
 use std::path::PathBuf;
 
@@ -61,7 +61,7 @@ pub(crate) struct FileArgs {
         value_name = "SIZE",
         env = "MUXS_CHUNK_BYTES",
         default_value = "256KiB",
-        value_parser = chunk_bytes
+        value_parser = parse_chunk_bytes
     )]
     pub(crate) chunk_bytes: u32,
 }
@@ -85,8 +85,8 @@ impl FileArgs {
     }
 }
 
-/// The size of a chunk on the command line.
-fn chunk_bytes(text: &str) -> Result<u32, String> {
+/// Parses the size of a chunk.
+fn parse_chunk_bytes(text: &str) -> Result<u32, String> {
     let size: ByteSize = text.parse()?;
     match u32::try_from(size.as_u64()) {
         Ok(bytes @ 1..=MAX_CHUNK_BYTES) => Ok(bytes),

@@ -1,4 +1,4 @@
-//! What clients may take.
+//! The flags for limits on clients.
 
 use clap::Args as Flags;
 use humantime::Duration;

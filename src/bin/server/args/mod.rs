@@ -1,4 +1,4 @@
-//! The flags of the program, and what they mean to the server.
+//! The flags of the program.
 
 mod auth;
 mod files;
@@ -33,7 +33,7 @@ pub(crate) struct Args {
         long,
         value_name = "ADDR",
         env = "MUXS_ADMIN_LISTEN",
-        value_parser = admin_address
+        value_parser = parse_admin_address
     )]
     pub(crate) admin_listen: Option<String>,
 
@@ -78,10 +78,10 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// The flags of this process, which ends here if they are wrong.
-    pub(crate) fn of_the_process() -> Self {
+    /// Parses the flags of this process. Invalid ones end it.
+    pub(crate) fn parse_or_exit() -> Self {
         let args = Self::parse();
-        // Not left to clap, for which a variable that says no is there like one that says yes.
+        // clap would report a conflict even if the environment variable of one flag is false.
         if args.tls.tls_self_signed && args.tls.tls_cert.is_some() {
             let conflict = "--tls-self-signed and --tls-cert are two certificates for one server";
             let mut command = Self::command();
@@ -117,8 +117,8 @@ watchdog its sign of life while every thread turns, and listens on the sockets
 that it is handed.
 ";
 
-/// An address for administration on the command line. A port alone is not for everybody.
-fn admin_address(text: &str) -> Result<String, Infallible> {
+/// Parses an administrative address. A port alone is one of the loopback interface.
+fn parse_admin_address(text: &str) -> Result<String, Infallible> {
     let port = text.strip_prefix(':').unwrap_or(text);
     Ok(match port.parse::<u16>() {
         Ok(port) => format!("127.0.0.1:{port}"),

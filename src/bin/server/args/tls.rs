@@ -1,4 +1,4 @@
-//! How TCP is encrypted.
+//! The flags for TLS.
 
 use std::path::PathBuf;
 
@@ -47,7 +47,7 @@ enum ClientAuthArg {
 }
 
 impl TlsArgs {
-    /// The certificate and key of the flags, if they name any.
+    /// Loads the certificate and key that the flags name, `None` without any.
     pub(crate) fn load(&self) -> Result<Option<Tls>, TlsError> {
         let (Some(cert), Some(key)) = (self.tls_cert.clone(), self.tls_key.clone()) else {
             return Ok(None);

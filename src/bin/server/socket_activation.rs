@@ -1,5 +1,6 @@
-//! The sockets that the service manager listens on for the server, and hands over at its start
-//! (`sd_listen_fds(3)`). They stay open while the server starts again, so that no client is refused.
+//! Socket activation: listening sockets inherited from the service manager (`sd_listen_fds(3)`).
+//!
+//! They stay open while the server restarts, so that no client is refused.
 
 use std::{env, io, iter, net, os::unix};
 
@@ -8,43 +9,43 @@ use listenfd::ListenFd;
 use muxs::server::Listener;
 use rustix::net::sockopt::socket_acceptconn;
 
-/// What the service manager calls the socket for administrators.
-const ADMIN: &str = "admin";
+/// The name of the socket for administrators.
+const ADMIN_SOCKET_NAME: &str = "admin";
 
-/// A socket that was handed over.
-pub(crate) struct Passed {
-    /// By which the service manager calls it (`FileDescriptorName=`): that of its unit, unless told
-    /// otherwise.
+/// A listening socket inherited from the service manager.
+pub(crate) struct InheritedSocket {
+    /// The socket's `FileDescriptorName=`, by default the name of its unit.
     pub(crate) name: String,
-    socket: Socket,
+    listener: InheritedListener,
 }
 
-enum Socket {
+enum InheritedListener {
     Tcp(net::TcpListener),
     Unix(unix::net::UnixListener),
 }
 
-/// Takes over what was handed to this process. Only to be called when it has one thread and has
-/// opened nothing: which descriptors are meant is known by their numbers, and the variables that
-/// say so are removed.
+/// Takes the sockets that the environment announces to this process.
+///
+/// Must be called before the process opens a file or starts a thread: the sockets are known by their
+/// descriptor numbers, and the variables that announce them are removed.
 ///
 /// # Errors
 ///
-/// One of them is no socket that the server could listen on.
-pub(crate) fn take_over() -> anyhow::Result<Vec<Passed>> {
+/// A descriptor is not a socket that the server can listen on.
+pub(crate) fn from_env() -> anyhow::Result<Vec<InheritedSocket>> {
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut descriptors = ListenFd::from_env();
     let named = names.split(':').chain(iter::repeat(""));
     (0..descriptors.len())
         .zip(named)
-        .map(|(index, name)| Passed::take(&mut descriptors, index, name))
+        .map(|(index, name)| InheritedSocket::take(&mut descriptors, index, name))
         .collect()
 }
 
-impl Passed {
-    /// Whether it is in place of `--admin-listen`.
+impl InheritedSocket {
+    /// Whether the socket replaces `--admin-listen`.
     pub(crate) fn is_for_admin(&self) -> bool {
-        self.name == ADMIN
+        self.name == ADMIN_SOCKET_NAME
     }
 
     fn take(descriptors: &mut ListenFd, index: usize, name: &str) -> anyhow::Result<Self> {
@@ -52,26 +53,27 @@ impl Passed {
             "" => "unknown",
             name => name,
         };
-        let socket = Socket::take(descriptors, index)
+        let listener = InheritedListener::take(descriptors, index)
             .with_context(|| format!("cannot listen on the socket {name} that was handed over"))?;
         Ok(Self {
             name: name.to_owned(),
-            socket,
+            listener,
         })
     }
 
-    /// What is behind a Unix socket's path is the service manager's, and stays.
+    /// Converts the socket to a [`Listener`]. The path of a Unix socket belongs to the service manager, and is
+    /// not removed.
     ///
     /// # Errors
     ///
-    /// The system's.
-    pub(crate) fn listen(self) -> io::Result<Listener> {
-        Ok(match self.socket {
-            Socket::Tcp(socket) => {
+    /// The operating system's.
+    pub(crate) fn into_listener(self) -> io::Result<Listener> {
+        Ok(match self.listener {
+            InheritedListener::Tcp(socket) => {
                 socket.set_nonblocking(true)?;
                 tokio::net::TcpListener::from_std(socket)?.into()
             }
-            Socket::Unix(socket) => {
+            InheritedListener::Unix(socket) => {
                 socket.set_nonblocking(true)?;
                 tokio::net::UnixListener::from_std(socket)?.into()
             }
@@ -79,7 +81,7 @@ impl Passed {
     }
 }
 
-impl Socket {
+impl InheritedListener {
     fn take(descriptors: &mut ListenFd, index: usize) -> anyhow::Result<Self> {
         let tcp = descriptors.take_tcp_listener(index).ok().flatten();
         let unix = descriptors.take_unix_listener(index);
@@ -94,7 +96,7 @@ impl Socket {
             }
             (None, _) => bail!("it is neither of TCP nor a Unix stream socket"),
         };
-        // A unit with `Accept=yes` hands connections over.
+        // A unit with `Accept=yes` passes connections instead of listening sockets.
         ensure!(listens, "it does not listen");
         Ok(socket)
     }
