@@ -7,6 +7,7 @@ use tonic::codec::{self, BufferSettings};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 /// The prefix of each message: one byte for the compression flag, four for the length.
+#[cfg(feature = "server")]
 pub(crate) const MESSAGE_PREFIX_LEN: usize = 5;
 
 /// The initial size of a call's buffer in each direction. Most messages fit, and allocators keep blocks of

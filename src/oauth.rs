@@ -47,6 +47,7 @@ impl HttpClient {
     }
 
     /// Posts `form`, authenticated as the client `id` (RFC 6749 2.3.1). The caller interprets the status.
+    #[cfg(feature = "client")]
     pub(crate) async fn post(
         &self,
         url: &Url,
@@ -90,17 +91,21 @@ impl HttpClient {
 #[derive(Deserialize)]
 pub(crate) struct ServerMetadata {
     issuer: String,
+    #[cfg(feature = "server")]
     jwks_uri: Option<String>,
+    #[cfg(feature = "client")]
     token_endpoint: Option<String>,
 }
 
 impl ServerMetadata {
     /// The URL of the JWK set.
+    #[cfg(feature = "server")]
     pub(crate) fn jwks_uri(&self) -> Result<Url, Error> {
         endpoint("jwks_uri", self.jwks_uri.as_deref())
     }
 
     /// The URL of the token endpoint.
+    #[cfg(feature = "client")]
     pub(crate) fn token_endpoint(&self) -> Result<Url, Error> {
         endpoint("token_endpoint", self.token_endpoint.as_deref())
     }
@@ -158,22 +163,6 @@ pub(crate) enum Error {
     OtherIssuer { url: String },
     #[error("the issuer's configuration names no {0}")]
     Lacks(&'static str),
-}
-
-impl Error {
-    /// Whether a retry may succeed.
-    pub(crate) fn is_transient(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } => true,
-            Self::Status { status, .. } => is_transient(*status),
-            _ => false,
-        }
-    }
-}
-
-/// Whether a response status suggests that a retry may succeed.
-pub(crate) fn is_transient(status: StatusCode) -> bool {
-    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// A URL without its user, password, query and fragment, which may be secret.

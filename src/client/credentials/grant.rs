@@ -153,7 +153,7 @@ fn parse_error_response(endpoint: &Url, reply: &HttpReply) -> TokenError {
     let code = serde_json::from_slice::<ErrorResponse>(&reply.body)
         .ok()
         .and_then(|response| ERROR_CODES.into_iter().find(|code| *code == response.error));
-    let is_transient = oauth::is_transient(status) || code == Some("temporarily_unavailable");
+    let is_transient = is_transient(status) || code == Some("temporarily_unavailable");
     let message = match code {
         Some(code) => format!("{url} answered {status}: {code}"),
         None => format!("{url} answered {status}"),
@@ -164,9 +164,19 @@ fn parse_error_response(endpoint: &Url, reply: &HttpReply) -> TokenError {
     }
 }
 
+/// Whether a response status suggests that a retry may succeed.
+fn is_transient(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
 impl From<oauth::Error> for TokenError {
     fn from(error: oauth::Error) -> Self {
-        match error.is_transient() {
+        let is_transient = match error {
+            oauth::Error::Unreachable { .. } => true,
+            oauth::Error::Status { status, .. } => is_transient(status),
+            _ => false,
+        };
+        match is_transient {
             true => Self::Unreachable(error.to_string()),
             false => Self::Refused(error.to_string()),
         }
