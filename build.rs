@@ -1,6 +1,8 @@
-//! Generates the Rust side of `proto/`: messages, servers and clients in `muxs.rs`, the quick
-//! start's service in `helloworld.Greeter.rs`, and the descriptor set that reflection serves. Also the code
-//! of the example `own_service`. Needs no protoc.
+//! Generates Rust code from `proto/`, without protoc.
+//!
+//! The messages, servers and clients are in `muxs.rs`, the quick start's service in
+//! `helloworld.Greeter.rs`, and the descriptor set that reflection serves in `descriptors.bin`. The example
+//! `own_service` has `echo.rs` and `echo.bin`.
 
 use std::{
     env, fs,
@@ -16,12 +18,12 @@ const PROTOS: [&str; 2] = ["proto/mux.proto", "proto/helloworld.proto"];
 /// The service of an example, which a package of the library may lack.
 const EXAMPLE_PROTO: &str = "examples/echo.proto";
 
-/// In `src/`.
+/// The path of the codec in the crate.
 const CODEC: &str = "crate::codec::Codec";
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "generated code goes to cargo's own folder"
+    reason = "generated code goes to cargo's output directory"
 )]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for proto in PROTOS {
@@ -46,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_client(has_feature("CLIENT"))
         .build_server(has_feature("SERVER"))
         .codec_path(CODEC)
-        // Not copied out of the message it came in.
+        // As `Bytes`, a chunk shares the buffer of its message instead of copying it.
         .bytes(".muxs.Chunk.data")
         .compile_fds(muxs)?;
     if has_feature("CLI") && Path::new(EXAMPLE_PROTO).exists() {
@@ -62,10 +64,10 @@ fn has_feature(name: &str) -> bool {
     env::var_os(format!("CARGO_FEATURE_{name}")).is_some()
 }
 
-/// The quick start's Greeter, over the messages of `muxs`.
+/// Describes the quick start's Greeter, over the messages of `muxs`.
 ///
-/// Its messages are on the wire those of `muxs.Greeter` without the later fields, so it gets no
-/// Rust types of its own and the same handlers serve it.
+/// On the wire its messages are those of `muxs.Greeter` without the later fields, so it needs no Rust types
+/// of its own, and the same handlers serve it.
 fn helloworld(descriptors: &FileDescriptorSet) -> Service {
     let file = descriptors
         .file
