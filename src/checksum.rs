@@ -72,12 +72,14 @@ impl From<u32> for Crc32c {
 }
 
 /// The length and checksum of the first bytes of a file.
+#[cfg(any(feature = "client", feature = "server"))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Prefix {
     pub(crate) len: u64,
     pub(crate) crc32c: Crc32c,
 }
 
+#[cfg(any(feature = "client", feature = "server"))]
 impl Prefix {
     /// The prefix after appending `chunk`.
     pub(crate) fn combine(self, chunk: Self) -> Self {

@@ -1,7 +1,7 @@
 //! The greeter: one handler for each of the four shapes of a gRPC call.
 //!
-//! Streams are pulled by the client, as plain transforms: no task, no channel, nothing buffered
-//! ahead.
+//! Response streams are plain transforms that the client's flow control pulls: they need no task and no channel,
+//! and buffer nothing ahead.
 
 use std::time::Duration;
 
@@ -14,13 +14,12 @@ use crate::{
     pb,
 };
 
-/// The longest name that is greeted, in bytes.
 const MAX_NAME_BYTES: usize = 4096;
 
-/// How many names LotsOfGreetings calls out before it counts the others.
-const MAX_NAMES_CALLED: usize = 3;
+/// LotsOfGreetings names so many clients, and counts the others.
+const MAX_GREETED_NAMES: usize = 3;
 
-/// What stands before and after the name, in the order in which LotsOfReplies greets.
+/// The text before and after the name, in the order of LotsOfReplies.
 const GREETINGS: [(&str, &str); 16] = [
     ("Hello, ", "!"),       // English
     ("你好，", "！"),       // Chinese
@@ -40,7 +39,7 @@ const GREETINGS: [(&str, &str); 16] = [
     ("Ciao, ", "!"),        // Italian
 ];
 
-/// Serves `muxs.Greeter` and `helloworld.Greeter`. It has no state.
+/// Serves `muxs.Greeter` and `helloworld.Greeter`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Greeter;
 
@@ -86,25 +85,25 @@ impl pb::greeter_server::Greeter for Greeter {
         request: Request<Streaming<pb::HelloRequest>>,
     ) -> Result<Response<pb::HelloReply>, Status> {
         let mut requests = request.into_inner();
-        let mut called = Vec::with_capacity(MAX_NAMES_CALLED);
+        let mut greeted = Vec::with_capacity(MAX_GREETED_NAMES);
         let mut others = 0;
         while let Some(request) = requests.message().await? {
             check_name(&request.name)?;
-            if called.len() < MAX_NAMES_CALLED {
-                called.push(request.name);
+            if greeted.len() < MAX_GREETED_NAMES {
+                greeted.push(request.name);
             } else {
                 others += 1;
             }
         }
         Ok(Response::new(pb::HelloReply {
-            message: hello_all(&called, others),
+            message: hello_all(&greeted, others),
         }))
     }
 
     type BidiHelloStream = BoxStream<'static, Result<pb::HelloReply, Status>>;
 
-    /// Answers before the first request is there, because a client's call returns only when the
-    /// response begins.
+    /// Returns the stream before it reads a request: in many clients, the call returns only when the response
+    /// begins.
     async fn bidi_hello(
         &self,
         request: Request<Streaming<pb::HelloRequest>>,
@@ -140,7 +139,7 @@ fn greeting(language: usize, name: &str) -> pb::HelloReply {
     }
 }
 
-/// `count` greetings, each made when it is asked for, with `pause` between two of them.
+/// A stream of `count` greetings with a pause between them.
 fn replies(
     name: String,
     count: usize,
@@ -156,14 +155,14 @@ fn replies(
     }
 }
 
-/// Greets the names that were called out, and `others` more.
-fn hello_all(called: &[String], others: u64) -> String {
+/// Greets the given names, and `others` more.
+fn hello_all(greeted: &[String], others: u64) -> String {
     let others = match others {
         0 => None,
         1 => Some("1 other".to_owned()),
         more => Some(format!("{more} others")),
     };
-    let names: Vec<&str> = called.iter().chain(&others).map(String::as_str).collect();
+    let names: Vec<&str> = greeted.iter().chain(&others).map(String::as_str).collect();
     match names.split_last() {
         None => "Hello, nobody!".to_owned(),
         Some((only, [])) => format!("Hello, {only}!"),
@@ -188,7 +187,7 @@ fn check_name(name: &str) -> Result<(), Status> {
 }
 
 fn pause(interval: prost_types::Duration) -> Result<Duration, Status> {
-    // Not by `Duration::try_from`: it quietly normalizes what protobuf calls malformed.
+    // `Duration::try_from` would normalize durations that protobuf calls malformed.
     match (interval.seconds, interval.nanos) {
         (seconds @ 0.., nanos @ 0..1_000_000_000) => {
             Ok(Duration::new(seconds as u64, nanos as u32))
@@ -203,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_called_out_up_to_three_and_the_others_counted() {
+    fn greeting_names_three_and_counts_the_rest() {
         let names = ["A", "B", "C"].map(str::to_owned);
         assert_eq!(hello_all(&[], 0), "Hello, nobody!");
         assert_eq!(hello_all(&names[..1], 0), "Hello, A!");
@@ -215,8 +214,9 @@ mod tests {
             "Hello, A, B, C and 999997 others!"
         );
     }
+
     #[tokio::test(start_paused = true)]
-    async fn the_pause_is_between_two_replies_and_nowhere_else() {
+    async fn pause_separates_replies() {
         let begin = tokio::time::Instant::now();
         let hour = Duration::from_secs(3600);
         let replies: Vec<_> = replies("you".to_owned(), 4, Some(hour)).collect().await;

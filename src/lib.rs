@@ -1,26 +1,30 @@
-//! A gRPC streaming server: a greeter in all four shapes of a call, and files read and written
-//! without surprises.
+//! A gRPC streaming server: a greeter in all four shapes of a call, and files that are read and written without
+//! surprises.
 //!
 //! # Map
 //!
-//! * [`pb`]: the contract, generated from `proto/`. Wire types are always spelled `pb::X`, so that
-//!   the layer shows.
-//! * [`server`]: serves the contract. [`server::run`] is the only door: the program, the examples
-//!   and the tests all go through it.
-//! * [`files`]: the file service. What it promises stands at the top of the module, the disk behind
-//!   it is [`files::Store`].
-//! * [`client`]: transfers files to and from a server, and continues what was interrupted. It knows
-//!   of the contract only, and where tokens come from.
-//! * `greeter`: the greeter, private: there is nothing to configure.
-//! * `failure`: how every failure looks on the wire.
-//! * `codec`: how messages travel.
-//! * `oauth`: HTTP requests to an authorization server, for the server and the client.
-//! * `counter`: an atomic counter.
-//! * [`checksum`]: CRC-32C, the checksum of chunks and files.
+//! * [`pb`]: the contract, generated from `proto/`. Wire types are always spelled `pb::X`, so that the layer
+//!   shows.
+//! * [`app`]: muxs put together. [`app::run`] is the only entry point: the program, the examples and the tests
+//!   all use it.
+//! * [`server`]: serves any tonic service, with limits, deadlines, TLS, tokens, metrics and a drain. It knows
+//!   nothing of muxs.
+//! * [`files`]: the file service over one root directory, [`files::Store`].
+//! * `greeter`: the greeter. It is private, since there is nothing to configure.
+//! * [`client`]: transfers files, and resumes interrupted transfers. It knows the contract and OAuth 2.0, and
+//!   nothing of the server.
+//! * `failure`, `codec`, `oauth`, `metric_family`, `counter` and [`checksum`] are the ground floor.
 //!
-//! Imports point down that list, and the greeter and the files never see each other.
+//! Imports point down that list. The greeter and the files never see each other.
 //!
-//! # A server in a program of one's own
+//! # Features
+//!
+//! * `client`: [`client`] alone, without a server's dependencies.
+//! * `server`: [`server`], [`app`] and [`files`].
+//! * `program`, `cli`: what the program and the examples need. Both are enabled by default.
+//! * `otel`: a span for each call, exported by OTLP.
+//!
+//! # Embedding muxs
 //!
 //! ```
 //! use muxs::{app::{self, Config}, files::{Settings, Store}, pb};
@@ -52,6 +56,7 @@ pub mod app;
 pub mod checksum;
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(any(feature = "client", feature = "server"))]
 mod codec;
 #[cfg(feature = "server")]
 mod counter;
