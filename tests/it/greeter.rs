@@ -11,7 +11,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::support::{PATIENCE, TestServer, assert_failure, bounded, hello, metadata};
+use crate::support::{TEST_TIMEOUT, TestServer, assert_failure, hello, metadata, with_timeout};
 
 fn hellos<const N: usize>(
     names: [&'static str; N],
@@ -183,7 +183,7 @@ async fn the_longest_pause_is_legal_and_the_first_reply_does_not_wait_for_it() {
 /// cancelled ones have.
 #[tokio::test]
 async fn a_cancelled_call_stops_at_once() {
-    let mut server = TestServer::start_with(|config| config.shutdown_grace = PATIENCE * 2);
+    let mut server = TestServer::start_with(|config| config.shutdown_grace = TEST_TIMEOUT * 2);
     let mut greeter = server.greeter().await;
     let request = HelloRequest {
         interval: Some(prost_types::Duration {
@@ -196,10 +196,10 @@ async fn a_cancelled_call_stops_at_once() {
     assert!(replies.message().await.unwrap().is_some());
     let (requests, mut greetings) = conversation(&mut greeter).await;
     requests.send(hello("A")).await.unwrap();
-    assert!(bounded(greetings.message()).await.unwrap().is_some());
+    assert!(with_timeout(greetings.message()).await.unwrap().is_some());
     drop((replies, requests, greetings));
     server.stop();
-    server.stopped().await;
+    server.wait_stopped().await;
 }
 
 #[tokio::test]
@@ -266,7 +266,7 @@ async fn bidi_hello_answers_as_soon_as_a_request_arrives() {
     let (requests, mut replies) = conversation(&mut server.greeter().await).await;
     for name in ["A", "B", "C"] {
         requests.send(hello(name)).await.unwrap();
-        let reply = bounded(replies.message()).await.unwrap().unwrap();
+        let reply = with_timeout(replies.message()).await.unwrap().unwrap();
         assert_eq!(reply.message, format!("Hello, {name}!"));
     }
     drop(requests);
@@ -287,12 +287,12 @@ async fn a_client_may_send_everything_before_it_reads() {
         .unwrap();
     let (requests, replies) = conversation(&mut GreeterClient::new(channel)).await;
     for number in 0..COUNT {
-        bounded(requests.send(hello(number.to_string())))
+        with_timeout(requests.send(hello(number.to_string())))
             .await
             .unwrap();
     }
     drop(requests);
-    let greetings = bounded(messages(replies)).await.unwrap();
+    let greetings = with_timeout(messages(replies)).await.unwrap();
     assert_eq!(greetings.len(), COUNT);
     for (number, greeting) in greetings.iter().enumerate() {
         assert_eq!(*greeting, format!("Hello, {number}!"));
@@ -307,7 +307,11 @@ async fn the_server_may_end_bidi_hello_early() {
     requests.send(hello("x".repeat(4097))).await.unwrap();
     // The client has not ended its side, and need not.
     assert_eq!(
-        bounded(replies.message()).await.unwrap().unwrap().message,
+        with_timeout(replies.message())
+            .await
+            .unwrap()
+            .unwrap()
+            .message,
         "Hello, A!"
     );
     assert_failure(

@@ -1,4 +1,4 @@
-//! The contract, over real TCP and through the one door, `app::run`.
+//! Tests of the contract over real TCP, through `app::run`.
 
 #![expect(
     clippy::disallowed_methods,
@@ -8,32 +8,13 @@
 
 mod attacks;
 mod auth;
+mod calls;
 mod client;
-mod compression;
-mod downloads;
-mod drain;
-mod durability;
-mod examples;
-mod fake;
 mod files;
 mod greeter;
-mod interrupted;
-mod layering;
-mod malformed;
-mod memory;
 mod metrics;
-mod model;
-mod names;
-mod patience;
 mod program;
-mod raw;
-mod service_manager;
-mod serving;
-mod streams;
+mod rules;
 mod support;
 mod tls;
-mod tokens;
-mod transfers;
-mod unix_socket;
 mod uploads;
-mod watched;

@@ -12,18 +12,19 @@ use tonic_types::StatusExt;
 
 use muxs::pb::HelloRequest;
 
-use crate::{
-    raw::{Raw, SETTINGS},
-    support::{PATIENCE, assert_failure, bounded, hello},
-    watched::{MAX_GROWTH, Watched},
+use crate::support::{
+    TEST_TIMEOUT, assert_failure, hello,
+    memory_probe::{MAX_GROWTH, MemoryProbe},
+    raw_http2::{RawConnection, SETTINGS},
+    with_timeout,
 };
 
 /// A client on a connection of its own, from a local address.
-fn client(server: &Watched, from: [u8; 4]) -> GreeterClient<Channel> {
+fn client(server: &MemoryProbe, from: [u8; 4]) -> GreeterClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{}", server.program.address))
         .unwrap()
         .local_address(Some(IpAddr::from(from)))
-        .timeout(PATIENCE);
+        .timeout(TEST_TIMEOUT);
     GreeterClient::new(endpoint.connect_lazy())
 }
 
@@ -37,51 +38,51 @@ fn assert_busy<T>(answer: Result<T, Status>) {
 }
 
 /// Clients that are served, as many as there is room for beside the honest one.
-async fn served(server: &Watched, count: usize) -> Vec<GreeterClient<Channel>> {
+async fn served(server: &MemoryProbe, count: usize) -> Vec<GreeterClient<Channel>> {
     let mut served = Vec::new();
     for _ in 0..count {
         let mut greeter = client(server, HERE);
-        bounded(greeter.say_hello(hello("you"))).await.unwrap();
+        with_timeout(greeter.say_hello(hello("you"))).await.unwrap();
         served.push(greeter);
     }
     served
 }
 
 /// Waits until a new connection is served.
-async fn room(server: &Watched) {
+async fn room(server: &MemoryProbe) {
     let room = async {
         while client(server, HERE).say_hello(hello("you")).await.is_err() {
             tokio::task::yield_now().await;
         }
     };
-    bounded(room).await;
+    with_timeout(room).await;
 }
 
 #[tokio::test]
 async fn connections_beyond_the_limit_are_told_or_closed() {
     const CROWD: usize = 200;
-    let mut server = Watched::start_with(&["--max-connections", "10"]).await;
+    let mut server = MemoryProbe::start_with(&["--max-connections", "10"]).await;
     let served = served(&server, 9).await;
-    assert_busy(bounded(client(&server, ELSEWHERE).say_hello(hello("you"))).await);
+    assert_busy(with_timeout(client(&server, ELSEWHERE).say_hello(hello("you"))).await);
 
     let mut crowd = Vec::new();
     for _ in 0..CROWD {
-        crowd.push(Raw::connect(server.program.address).await);
+        crowd.push(RawConnection::connect(server.program.address).await);
     }
     let mut told = 0;
     for raw in &mut crowd {
         // Those that are told are spoken to at first.
-        let heard = raw
-            .until(|heard| heard.closed || heard.count(SETTINGS) > 0)
+        let received = raw
+            .wait_until(|received| received.closed || received.count(SETTINGS) > 0)
             .await;
-        told += usize::from(heard.count(SETTINGS) > 0);
+        told += usize::from(received.count(SETTINGS) > 0);
     }
     assert!((1..CROWD).contains(&told), "{told} were told");
     for raw in &mut crowd {
-        raw.closed().await;
+        raw.wait_closed().await;
     }
     server.assert_serves().await;
-    server.assert_grown_less_than(4 * MAX_GROWTH);
+    server.assert_growth_below(4 * MAX_GROWTH);
 
     drop(served);
     room(&server).await;
@@ -90,11 +91,13 @@ async fn connections_beyond_the_limit_are_told_or_closed() {
 #[tokio::test]
 async fn one_address_does_not_take_the_room_of_another() {
     let flags = ["--max-connections-per-address", "4"];
-    let mut server = Watched::start_with(&flags).await;
+    let mut server = MemoryProbe::start_with(&flags).await;
     let served = served(&server, 3).await;
-    assert_busy(bounded(client(&server, HERE).say_hello(hello("you"))).await);
+    assert_busy(with_timeout(client(&server, HERE).say_hello(hello("you"))).await);
     let mut elsewhere = client(&server, ELSEWHERE);
-    bounded(elsewhere.say_hello(hello("you"))).await.unwrap();
+    with_timeout(elsewhere.say_hello(hello("you")))
+        .await
+        .unwrap();
     server.assert_serves().await;
     drop(served);
     room(&server).await;
@@ -110,7 +113,7 @@ fn time_of_the_main_thread(process: u32) -> u64 {
 async fn a_server_without_descriptors_waits_for_some() {
     const PAUSE: i32 = 100_000_000;
     const PAUSES: u32 = 10;
-    let mut server = Watched::start().await;
+    let mut server = MemoryProbe::start().await;
     let process = server.program.id();
     let open = fs::read_dir(format!("/proc/{process}/fd")).unwrap().count();
     let limit = Rlimit {
@@ -122,10 +125,10 @@ async fn a_server_without_descriptors_waits_for_some() {
 
     let mut crowd = Vec::new();
     for _ in 0..50 {
-        crowd.push(Raw::connect(server.program.address).await);
+        crowd.push(RawConnection::connect(server.program.address).await);
     }
     let failing = "cannot accept connections";
-    bounded(async {
+    with_timeout(async {
         while !server.program.log().contains(failing) {
             tokio::task::yield_now().await;
         }
@@ -142,7 +145,7 @@ async fn a_server_without_descriptors_waits_for_some() {
     };
     let replies = server.greeter.lots_of_replies(request).await;
     let mut replies = replies.unwrap().into_inner();
-    while bounded(replies.message()).await.unwrap().is_some() {}
+    while with_timeout(replies.message()).await.unwrap().is_some() {}
     let spent = time_of_the_main_thread(process) - before;
     // Of a second that the server has counted itself, a tenth.
     assert!(
@@ -151,7 +154,7 @@ async fn a_server_without_descriptors_waits_for_some() {
     );
     assert_eq!(server.program.log().matches(failing).count(), 1);
     server.assert_serves().await;
-    server.assert_small();
+    server.assert_bounded_growth();
 
     drop(crowd);
     room(&server).await;

@@ -2,14 +2,14 @@
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::BIDI_HELLO;
-use crate::{
-    raw::{
-        DATA, ENHANCE_YOUR_CALM, INITIAL_WINDOW_SIZE, PING, PREFACE, Raw, SETTINGS, call, frame,
-        ping, settings, window_update,
+use crate::support::{
+    memory_probe::{MIB, MemoryProbe},
+    methods::BIDI_HELLO,
+    raw_http2::{
+        DATA, ENHANCE_YOUR_CALM, INITIAL_WINDOW_SIZE, PING, PREFACE, RawConnection, SETTINGS, call,
+        frame, ping, settings, window_update,
     },
-    support::bounded,
-    watched::{MIB, Watched},
+    with_timeout,
 };
 
 /// A client that takes the answers may ask for them.
@@ -18,17 +18,17 @@ async fn pings_and_settings_without_end_cost_no_memory() {
     const BURSTS: u64 = 100;
     const BURST: u64 = 1000;
     for (kind, asked) in [(PING, ping()), (SETTINGS, settings(&[(3, 100); 4]))] {
-        let mut server = Watched::start().await;
-        let mut raw = Raw::open(server.program.address).await;
-        let before = raw.heard().count(kind);
+        let mut server = MemoryProbe::start().await;
+        let mut raw = RawConnection::open(server.program.address).await;
+        let before = raw.received().count(kind);
         for _ in 0..BURSTS {
             raw.send(&asked.repeat(BURST as usize)).await.unwrap();
             server.assert_serves().await;
         }
-        raw.until(|heard| heard.count(kind) >= before + BURSTS * BURST)
+        raw.wait_until(|received| received.count(kind) >= before + BURSTS * BURST)
             .await;
         raw.assert_alive().await;
-        server.assert_small();
+        server.assert_bounded_growth();
     }
 }
 
@@ -37,7 +37,7 @@ async fn pings_and_settings_without_end_cost_no_memory() {
 #[tokio::test]
 async fn a_client_that_takes_no_answers_to_its_pings_and_settings_is_closed() {
     for asked in [ping(), settings(&[])] {
-        let mut server = Watched::start_with(&["--write-stall-timeout", "1s"]).await;
+        let mut server = MemoryProbe::start_with(&["--write-stall-timeout", "1s"]).await;
         let mut deaf = TcpStream::connect(server.program.address).await.unwrap();
         let asked = asked.repeat(1000);
         deaf.write_all(&[PREFACE, &settings(&[])].concat())
@@ -48,46 +48,47 @@ async fn a_client_that_takes_no_answers_to_its_pings_and_settings_is_closed() {
                 server.assert_serves().await;
             }
         };
-        bounded(flood).await;
+        with_timeout(flood).await;
         server.assert_serves().await;
-        server.assert_small();
+        server.assert_bounded_growth();
     }
 }
 
 /// A call whose replies have no way out, so that its handler asks for nothing.
-async fn blocked(server: &Watched) -> Raw {
-    let mut raw = Raw::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+async fn blocked(server: &MemoryProbe) -> RawConnection {
+    let mut raw =
+        RawConnection::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
     raw.send(&call(1, BIDI_HELLO)).await.unwrap();
-    raw.until(|heard| heard.served == 1).await;
+    raw.wait_until(|received| received.ok_responses == 1).await;
     raw
 }
 
 /// They do not count for the windows.
 #[tokio::test]
 async fn a_client_that_sends_empty_data_is_cut_off() {
-    let mut server = Watched::start().await;
+    let mut server = MemoryProbe::start().await;
     let mut raw = blocked(&server).await;
-    let heard = raw.send_until_closed(|_| frame(DATA, 0, 1, b"")).await;
-    heard.assert_cut(ENHANCE_YOUR_CALM, "too_many_data_frames");
+    let received = raw.send_until_closed(|_| frame(DATA, 0, 1, b"")).await;
+    received.assert_goaway(ENHANCE_YOUR_CALM, "too_many_data_frames");
     server.assert_serves().await;
-    server.assert_small();
+    server.assert_bounded_growth();
 }
 
 /// Each costs the server far more than the byte that the windows count.
 #[tokio::test]
 async fn a_client_that_sends_its_data_byte_by_byte_is_cut_off() {
-    let mut server = Watched::start().await;
+    let mut server = MemoryProbe::start().await;
     let mut raw = blocked(&server).await;
     let bytes = frame(DATA, 0, 1, b"\0").repeat(1000);
-    let heard = raw.send_until_closed(|_| bytes.clone()).await;
-    heard.assert_cut(ENHANCE_YOUR_CALM, "too_many_data_frames");
+    let received = raw.send_until_closed(|_| bytes.clone()).await;
+    received.assert_goaway(ENHANCE_YOUR_CALM, "too_many_data_frames");
     server.assert_serves().await;
-    server.assert_grown_less_than(128 * MIB);
+    server.assert_growth_below(128 * MIB);
 }
 
 #[tokio::test]
 async fn windows_that_open_bit_by_bit_cost_no_memory() {
-    let mut server = Watched::start().await;
+    let mut server = MemoryProbe::start().await;
     let mut raw = blocked(&server).await;
     let bits = [window_update(0, 1), window_update(1, 1)].concat();
     for _ in 0..300 {
@@ -95,5 +96,5 @@ async fn windows_that_open_bit_by_bit_cost_no_memory() {
         server.assert_serves().await;
     }
     raw.assert_alive().await;
-    server.assert_small();
+    server.assert_bounded_growth();
 }

@@ -5,11 +5,13 @@ use h2::client::SendRequest;
 use http::Request;
 use tonic::{Code, Status};
 
-use super::SAY_HELLO;
-use crate::{
-    raw::{polite, request},
-    support::{assert_failure, bounded, metadata},
-    watched::{MIB, Watched},
+use crate::support::{
+    assert_failure,
+    memory_probe::{MIB, MemoryProbe},
+    metadata,
+    methods::{BIDI_HELLO, LOTS_OF_GREETINGS, SAY_HELLO, WRITE_STREAM},
+    raw_http2::{connect_h2, request},
+    with_timeout,
 };
 
 /// The status that a call of these bytes gets, all of which are sent as far as the server wants them.
@@ -17,28 +19,23 @@ async fn status(requests: &mut SendRequest<Bytes>, head: Request<()>, body: Byte
     let (response, mut sending) = requests.send_request(head, false).unwrap();
     // The server may be fed up before it has all of it.
     let _ = sending.send_data(body, false);
-    let response = bounded(response).await.unwrap();
+    let response = with_timeout(response).await.unwrap();
     if let Some(status) = Status::from_header_map(response.headers()) {
         return status;
     }
     let mut body = response.into_body();
-    while let Some(data) = bounded(body.data()).await {
+    while let Some(data) = with_timeout(body.data()).await {
         data.unwrap();
     }
-    let trailers = bounded(body.trailers()).await.unwrap().unwrap();
+    let trailers = with_timeout(body.trailers()).await.unwrap().unwrap();
     Status::from_header_map(&trailers).unwrap()
 }
 
 #[tokio::test]
 async fn a_message_that_is_announced_as_too_large_is_not_waited_for() {
-    let paths = [
-        SAY_HELLO,
-        "/muxs.Greeter/LotsOfGreetings",
-        "/muxs.Greeter/BidiHello",
-        "/muxs.FileController/WriteStream",
-    ];
-    let mut server = Watched::start().await;
-    let (mut requests, _connection) = polite(server.program.address).await;
+    let paths = [SAY_HELLO, LOTS_OF_GREETINGS, BIDI_HELLO, WRITE_STREAM];
+    let mut server = MemoryProbe::start().await;
+    let (mut requests, _connection) = connect_h2(server.program.address).await;
     for path in paths {
         let head = request(server.program.address, path);
         let body = Bytes::from_static(b"\0\xff\xff\xff\xffand so on");
@@ -47,7 +44,7 @@ async fn a_message_that_is_announced_as_too_large_is_not_waited_for() {
         assert_eq!(metadata(&status, "size"), u32::MAX.to_string());
     }
     server.assert_serves().await;
-    server.assert_small();
+    server.assert_bounded_growth();
 }
 
 /// 4 GiB of zeros, in as few bytes as gzip can say it.
@@ -64,9 +61,9 @@ fn bomb() -> Bytes {
 
 #[tokio::test]
 async fn a_message_that_is_larger_than_it_looks_is_not_unpacked() {
-    let mut server = Watched::start().await;
-    let (mut requests, _connection) = polite(server.program.address).await;
-    for path in [SAY_HELLO, "/muxs.Greeter/LotsOfGreetings"] {
+    let mut server = MemoryProbe::start().await;
+    let (mut requests, _connection) = connect_h2(server.program.address).await;
+    for path in [SAY_HELLO, LOTS_OF_GREETINGS] {
         let mut head = request(server.program.address, path);
         let gzip = "gzip".parse().unwrap();
         head.headers_mut().insert("grpc-encoding", gzip);
@@ -74,5 +71,5 @@ async fn a_message_that_is_larger_than_it_looks_is_not_unpacked() {
         assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
         server.assert_serves().await;
     }
-    server.assert_grown_less_than(32 * MIB);
+    server.assert_growth_below(32 * MIB);
 }

@@ -6,16 +6,7 @@ mod connections;
 mod floods;
 mod headers;
 mod messages;
-mod patience;
 mod readers;
 mod resets;
+mod slow_clients;
 mod windows;
-
-const SAY_HELLO: &str = "/muxs.Greeter/SayHello";
-const BIDI_HELLO: &str = "/muxs.Greeter/BidiHello";
-const LOTS_OF_REPLIES: &str = "/muxs.Greeter/LotsOfReplies";
-const READ_STREAM: &str = "/muxs.FileController/ReadStream";
-const WRITE_STREAM: &str = "/muxs.FileController/WriteStream";
-
-/// Calls at a time on one connection.
-const MAX_STREAMS: u32 = 128;

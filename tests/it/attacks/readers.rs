@@ -6,21 +6,22 @@ use muxs::pb::{HelloRequest, ReadStreamRequest};
 use prost::Message;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use super::{LOTS_OF_REPLIES, MAX_STREAMS, READ_STREAM};
-use crate::{
-    raw::{
-        ACK, DATA, END_STREAM, INITIAL_WINDOW_SIZE, MAX_WINDOW, PING, PREFACE, Raw, call, frame,
-        message, settings, streams, window_update,
+use crate::support::{
+    hello,
+    memory_probe::{MAX_GROWTH, MIB, MemoryProbe},
+    methods::{LOTS_OF_REPLIES, MAX_STREAMS, READ_STREAM},
+    raw_http2::{
+        ACK, DATA, END_STREAM, INITIAL_WINDOW_SIZE, MAX_WINDOW, PING, PREFACE, RawConnection, call,
+        frame, message, settings, streams, window_update,
     },
-    support::{bounded, hello},
-    watched::{MAX_GROWTH, MIB, Watched},
+    with_timeout,
 };
 
 /// What one download may take, with chunks of the usual size.
 const MAX_DOWNLOAD: u64 = MIB;
 
 /// As many downloads of a large file as one connection may have.
-fn downloads(server: &Watched) -> Vec<u8> {
+fn downloads(server: &MemoryProbe) -> Vec<u8> {
     let file = fs::File::create(server.root.path().join("a.bin")).unwrap();
     file.set_len(4096 * MIB).unwrap();
     let request = ReadStreamRequest {
@@ -38,25 +39,26 @@ fn downloads(server: &Watched) -> Vec<u8> {
 
 #[tokio::test]
 async fn downloads_that_no_window_lets_out_stay_small() {
-    let mut server = Watched::start().await;
+    let mut server = MemoryProbe::start().await;
     let downloads = downloads(&server);
-    let mut raw = Raw::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    let mut raw =
+        RawConnection::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
     raw.send(&downloads).await.unwrap();
-    raw.until(|heard| heard.served == u64::from(MAX_STREAMS))
+    raw.wait_until(|received| received.ok_responses == u64::from(MAX_STREAMS))
         .await;
     // Time enough for a server that reads on.
     for _ in 0..500 {
         server.assert_serves().await;
     }
-    let heard = raw.assert_alive().await;
-    assert_eq!(heard.data, 0);
-    server.assert_grown_less_than(u64::from(MAX_STREAMS) * MAX_DOWNLOAD + MAX_GROWTH);
+    let received = raw.assert_alive().await;
+    assert_eq!(received.data, 0);
+    server.assert_growth_below(u64::from(MAX_STREAMS) * MAX_DOWNLOAD + MAX_GROWTH);
 }
 
 /// Whatever windows it opens, if it takes nothing from its socket.
 #[tokio::test]
 async fn a_client_that_takes_nothing_from_its_socket_is_closed() {
-    let mut server = Watched::start_with(&["--write-stall-timeout", "1s"]).await;
+    let mut server = MemoryProbe::start_with(&["--write-stall-timeout", "1s"]).await;
     let mut deaf = TcpStream::connect(server.program.address).await.unwrap();
     let windows = [
         settings(&[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]),
@@ -72,15 +74,16 @@ async fn a_client_that_takes_nothing_from_its_socket_is_closed() {
             server.assert_serves().await;
         }
     };
-    bounded(closed).await;
-    server.assert_grown_less_than(u64::from(MAX_STREAMS) * MAX_DOWNLOAD + MAX_GROWTH);
+    with_timeout(closed).await;
+    server.assert_growth_below(u64::from(MAX_STREAMS) * MAX_DOWNLOAD + MAX_GROWTH);
 }
 
 #[tokio::test]
 async fn a_client_may_take_its_replies_as_slowly_as_it_likes() {
     const REPLIES: u32 = 20_000;
-    let mut server = Watched::start_with(&["--write-stall-timeout", "1s"]).await;
-    let mut raw = Raw::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    let mut server = MemoryProbe::start_with(&["--write-stall-timeout", "1s"]).await;
+    let mut raw =
+        RawConnection::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
     let request = HelloRequest {
         replies: REPLIES,
         ..hello("you")
@@ -92,14 +95,14 @@ async fn a_client_may_take_its_replies_as_slowly_as_it_likes() {
     ];
     raw.send(&call.concat()).await.unwrap();
     let mut granted = 0;
-    while raw.heard().ended == 0 {
+    while raw.received().ended_streams == 0 {
         granted += 1000;
         let more = [window_update(0, 1000), window_update(1, 1000)];
         raw.send(&more.concat()).await.unwrap();
-        raw.until(|heard| heard.data == granted || heard.ended == 1)
+        raw.wait_until(|received| received.data == granted || received.ended_streams == 1)
             .await;
     }
     raw.assert_alive().await;
     server.assert_serves().await;
-    server.assert_small();
+    server.assert_bounded_growth();
 }

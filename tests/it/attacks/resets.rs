@@ -1,13 +1,13 @@
 //! Calls that are opened to be reset, by the client or, as it makes it, by the server.
 
-use super::{BIDI_HELLO, MAX_STREAMS};
-use crate::{
-    raw::{
+use crate::support::{
+    memory_probe::MemoryProbe,
+    methods::{BIDI_HELLO, MAX_STREAMS},
+    raw_http2::{
         DATA, END_HEADERS, ENHANCE_YOUR_CALM, HEADERS, MAX_WINDOW, PRIORITY, PROTOCOL_ERROR,
-        RST_STREAM, Raw, call, ended_call, frame, header_block, reset, streams, string,
+        RST_STREAM, RawConnection, call, ended_call, frame, header_block, reset, streams, string,
         window_update,
     },
-    watched::Watched,
 };
 
 /// How many streams a client may make the server reset.
@@ -24,85 +24,98 @@ fn burst(number: u32) -> impl Iterator<Item = u32> {
 /// CVE-2023-44487, "rapid reset".
 #[tokio::test]
 async fn a_client_that_resets_calls_before_they_begin_is_cut_off() {
-    let mut server = Watched::start().await;
-    let mut raw = Raw::open(server.program.address).await;
-    let heard = raw
+    let mut server = MemoryProbe::start().await;
+    let mut raw = RawConnection::open(server.program.address).await;
+    let received = raw
         .send_until_closed(|number| {
             let frames = burst(number).map(|id| [call(id, BIDI_HELLO), reset(id)].concat());
             frames.collect::<Vec<_>>().concat()
         })
         .await;
-    heard.assert_cut(ENHANCE_YOUR_CALM, "too_many_resets");
+    received.assert_goaway(ENHANCE_YOUR_CALM, "too_many_resets");
     server.assert_serves().await;
-    server.assert_small();
+    server.assert_bounded_growth();
 }
 
 /// As any client may that changes its mind. What the calls held is free again: there is room for
 /// few of them at a time.
 #[tokio::test]
 async fn calls_that_are_reset_while_they_run_leave_nothing_behind() {
-    let mut server = Watched::start_with(&["--max-calls", "250"]).await;
-    let mut raw = Raw::open(server.program.address).await;
+    let mut server = MemoryProbe::start_with(&["--max-calls", "250"]).await;
+    let mut raw = RawConnection::open(server.program.address).await;
     for number in 0..100 {
         let calls: Vec<u8> = burst(number).flat_map(|id| call(id, BIDI_HELLO)).collect();
         raw.send(&calls).await.unwrap();
         // BidiHello answers when it begins.
         let begun = u64::from(BURST * (number + 1));
-        raw.until(|heard| heard.served == begun).await;
+        raw.wait_until(|received| received.ok_responses == begun)
+            .await;
         server.assert_serves().await;
         let resets: Vec<u8> = burst(number).flat_map(reset).collect();
         raw.send(&resets).await.unwrap();
     }
-    let heard = raw.assert_alive().await;
-    assert_eq!((heard.ended, heard.count(RST_STREAM)), (0, 0), "{heard:?}");
-    server.assert_small();
+    let received = raw.assert_alive().await;
+    assert_eq!(
+        (received.ended_streams, received.count(RST_STREAM)),
+        (0, 0),
+        "{received:?}"
+    );
+    server.assert_bounded_growth();
 }
 
 /// As many as it may have are served; the server resets all others, until it has had enough of it.
 #[tokio::test]
 async fn a_client_that_opens_more_calls_than_it_may_is_cut_off() {
-    let mut server = Watched::start().await;
-    let mut raw = Raw::open(server.program.address).await;
+    let mut server = MemoryProbe::start().await;
+    let mut raw = RawConnection::open(server.program.address).await;
     let begun = u64::from(MAX_STREAMS);
     let calls: Vec<u8> = streams(MAX_STREAMS)
         .flat_map(|id| call(id, BIDI_HELLO))
         .collect();
     raw.send(&calls).await.unwrap();
-    raw.until(|heard| heard.served == begun).await;
+    raw.wait_until(|received| received.ok_responses == begun)
+        .await;
     raw.send(&call(2 * MAX_STREAMS + 1, BIDI_HELLO))
         .await
         .unwrap();
-    raw.until(|heard| heard.count(RST_STREAM) == 1).await;
+    raw.wait_until(|received| received.count(RST_STREAM) == 1)
+        .await;
     server.assert_serves().await;
-    let heard = raw
+    let received = raw
         .send_until_closed(|number| {
             let calls = burst(number + 2).flat_map(|id| call(id, BIDI_HELLO));
             calls.collect()
         })
         .await;
-    heard.assert_cut(ENHANCE_YOUR_CALM, "too_many_internal_resets");
-    assert_eq!(heard.served, begun);
-    assert!(heard.count(RST_STREAM) <= MAX_LOCAL_RESETS, "{heard:?}");
+    received.assert_goaway(ENHANCE_YOUR_CALM, "too_many_internal_resets");
+    assert_eq!(received.ok_responses, begun);
+    assert!(
+        received.count(RST_STREAM) <= MAX_LOCAL_RESETS,
+        "{received:?}"
+    );
     server.assert_serves().await;
-    server.assert_small();
+    server.assert_bounded_growth();
 }
 
 /// What a client does wrong, with a stream of its own.
 type Misdeed = fn(u32) -> Vec<u8>;
 
-async fn assert_cut(misdeeds: &[(&str, Misdeed)], reason: u32, word: &str) {
-    let mut server = Watched::start().await;
+async fn assert_goaway(misdeeds: &[(&str, Misdeed)], reason: u32, word: &str) {
+    let mut server = MemoryProbe::start().await;
     for (what, misdeed) in misdeeds {
-        let mut raw = Raw::open(server.program.address).await;
-        let heard = raw
+        let mut raw = RawConnection::open(server.program.address).await;
+        let received = raw
             .send_until_closed(|number| burst(number).flat_map(misdeed).collect())
             .await;
         println!("{what}");
-        heard.assert_cut(reason, word);
-        assert!(heard.count(RST_STREAM) <= MAX_LOCAL_RESETS, "{heard:?}");
+        received.assert_goaway(reason, word);
+        assert!(
+            received.count(RST_STREAM) <= MAX_LOCAL_RESETS,
+            "{received:?}"
+        );
         server.assert_serves().await;
     }
-    server.assert_small();
+    server.assert_bounded_growth();
 }
 
 /// CVE-2025-8671, "MadeYouReset": what is wrong with one stream only makes the server reset it.
@@ -117,14 +130,14 @@ async fn a_client_that_makes_the_server_reset_its_calls_is_cut_off() {
             [call(id, BIDI_HELLO), frame(PRIORITY, 0, id, &priority)].concat()
         }),
     ];
-    assert_cut(misdeeds, ENHANCE_YOUR_CALM, "too_many_internal_resets").await;
+    assert_goaway(misdeeds, ENHANCE_YOUR_CALM, "too_many_internal_resets").await;
 }
 
 /// The server has forgotten which of them there were, and resets each anew.
 #[tokio::test]
 async fn a_client_that_goes_on_with_calls_that_are_over_is_cut_off() {
-    let mut server = Watched::start().await;
-    let mut raw = Raw::open(server.program.address).await;
+    let mut server = MemoryProbe::start().await;
+    let mut raw = RawConnection::open(server.program.address).await;
     let ids: Vec<u32> = streams(2 * MAX_LOCAL_RESETS as u32).collect();
     for (ids, ended) in ids.chunks(BURST as usize).zip(1..) {
         let calls: Vec<u8> = ids
@@ -133,19 +146,23 @@ async fn a_client_that_goes_on_with_calls_that_are_over_is_cut_off() {
             .collect();
         raw.send(&calls).await.unwrap();
         let ended = u64::from(BURST * ended).min(2 * MAX_LOCAL_RESETS);
-        raw.until(|heard| heard.ended == ended).await;
+        raw.wait_until(|received| received.ended_streams == ended)
+            .await;
     }
     raw.assert_alive().await;
-    let heard = raw
+    let received = raw
         .send_until_closed(|number| {
             let id = ids[number as usize % ids.len()];
             frame(DATA, 0, id, &[0; 256])
         })
         .await;
-    heard.assert_cut(ENHANCE_YOUR_CALM, "too_many_internal_resets");
-    assert!(heard.count(RST_STREAM) <= MAX_LOCAL_RESETS, "{heard:?}");
+    received.assert_goaway(ENHANCE_YOUR_CALM, "too_many_internal_resets");
+    assert!(
+        received.count(RST_STREAM) <= MAX_LOCAL_RESETS,
+        "{received:?}"
+    );
     server.assert_serves().await;
-    server.assert_small();
+    server.assert_bounded_growth();
 }
 
 /// These are no matter of one stream.
@@ -170,5 +187,5 @@ async fn a_client_whose_frames_make_no_sense_is_cut_off_at_once() {
             [ended_call(id, BIDI_HELLO), frame(DATA, 0, id, b"x")].concat()
         }),
     ];
-    assert_cut(misdeeds, PROTOCOL_ERROR, "").await;
+    assert_goaway(misdeeds, PROTOCOL_ERROR, "").await;
 }

@@ -1,13 +1,13 @@
 //! What a client may send ahead of its handlers: as much as the windows allow to who keeps to them,
 //! and no more than they allow to who does not.
 
-use super::{BIDI_HELLO, MAX_STREAMS};
-use crate::{
-    raw::{
-        DATA, END_STREAM, FLOW_CONTROL_ERROR, INITIAL_WINDOW_SIZE, MAX_WINDOW, Raw, STREAM_WINDOW,
-        call, frame, message, reset, settings, streams, window_update,
+use crate::support::{
+    memory_probe::{MIB, MemoryProbe},
+    methods::{BIDI_HELLO, LOTS_OF_GREETINGS, MAX_STREAMS},
+    raw_http2::{
+        DATA, END_STREAM, FLOW_CONTROL_ERROR, INITIAL_WINDOW_SIZE, MAX_WINDOW, RawConnection,
+        STREAM_WINDOW, call, frame, message, reset, settings, streams, window_update,
     },
-    watched::{MIB, Watched},
 };
 
 /// What one connection may make the server keep: what is received ahead of its handlers. Nothing is
@@ -23,25 +23,26 @@ async fn a_million_small_messages_may_come_as_fast_as_they_are_read() {
     let size = greeting.len() as u64;
     assert_eq!(size, 15);
     let reply = message(b"\x0a\x10Hello, somebody!").len() as u64;
-    let mut server = Watched::start().await;
+    let mut server = MemoryProbe::start().await;
     let mut raw =
-        Raw::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]).await;
+        RawConnection::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, MAX_WINDOW)])
+            .await;
     raw.send(&window_update(0, MAX_WINDOW - 0xffff))
         .await
         .unwrap();
     raw.send(&call(1, BIDI_HELLO)).await.unwrap();
     let burst = frame(DATA, 0, 1, &greeting).repeat(BURST as usize);
     for sent in (0..MILLION).step_by(BURST as usize) {
-        raw.until(|heard| heard.window(1) >= (sent + BURST) * size)
+        raw.wait_until(|received| received.window(1) >= (sent + BURST) * size)
             .await;
         raw.send(&burst).await.unwrap();
     }
     raw.send(&frame(DATA, END_STREAM, 1, b"")).await.unwrap();
-    let heard = raw.until(|heard| heard.ended == 1).await;
-    assert_eq!(heard.data, MILLION * reply);
+    let received = raw.wait_until(|received| received.ended_streams == 1).await;
+    assert_eq!(received.data, MILLION * reply);
     raw.assert_alive().await;
     server.assert_serves().await;
-    server.assert_grown_less_than(MAX_CONNECTION / 2);
+    server.assert_growth_below(MAX_CONNECTION / 2);
 }
 
 /// The smallest messages, which cost the most.
@@ -50,10 +51,11 @@ async fn a_client_may_fill_the_window_of_a_stream_before_it_reads() {
     let greeting = message(b"");
     let count = STREAM_WINDOW / greeting.len() as u64;
     let reply = message(b"\x0a\x08Hello, !").len() as u64;
-    let mut server = Watched::start().await;
-    let mut raw = Raw::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    let mut server = MemoryProbe::start().await;
+    let mut raw =
+        RawConnection::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
     raw.send(&call(1, BIDI_HELLO)).await.unwrap();
-    raw.until(|heard| heard.served == 1).await;
+    raw.wait_until(|received| received.ok_responses == 1).await;
     let greetings = frame(DATA, 0, 1, &greeting).repeat(count as usize);
     raw.send(&greetings).await.unwrap();
     let blocked = raw.assert_alive().await;
@@ -66,21 +68,22 @@ async fn a_client_may_fill_the_window_of_a_stream_before_it_reads() {
         frame(DATA, END_STREAM, 1, b""),
     ];
     raw.send(&opened.concat()).await.unwrap();
-    let heard = raw.until(|heard| heard.ended == 1).await;
-    assert_eq!(heard.data, count * reply);
+    let received = raw.wait_until(|received| received.ended_streams == 1).await;
+    assert_eq!(received.data, count * reply);
     raw.assert_alive().await;
-    server.assert_grown_less_than(MAX_CONNECTION);
+    server.assert_growth_below(MAX_CONNECTION);
 }
 
 /// A connection with as many calls as it may have, none of which reads, as their replies have no way
 /// out.
-async fn blocked(server: &Watched) -> Raw {
-    let mut raw = Raw::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+async fn blocked(server: &MemoryProbe) -> RawConnection {
+    let mut raw =
+        RawConnection::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
     let calls: Vec<u8> = streams(MAX_STREAMS)
         .flat_map(|id| call(id, BIDI_HELLO))
         .collect();
     raw.send(&calls).await.unwrap();
-    raw.until(|heard| heard.served == u64::from(MAX_STREAMS))
+    raw.wait_until(|received| received.ok_responses == u64::from(MAX_STREAMS))
         .await;
     raw
 }
@@ -88,7 +91,7 @@ async fn blocked(server: &Watched) -> Raw {
 #[tokio::test]
 async fn one_connection_takes_no_more_memory_than_its_window() {
     const FRAME: usize = 16 * 1024;
-    let mut server = Watched::start().await;
+    let mut server = MemoryProbe::start().await;
     let mut raw = blocked(&server).await;
     for _ in (0..STREAM_WINDOW).step_by(FRAME) {
         for id in streams(MAX_STREAMS) {
@@ -97,12 +100,12 @@ async fn one_connection_takes_no_more_memory_than_its_window() {
         server.assert_serves().await;
     }
     raw.assert_alive().await;
-    server.assert_grown_less_than(MAX_CONNECTION + MAX_CONNECTION / 4);
+    server.assert_growth_below(MAX_CONNECTION + MAX_CONNECTION / 4);
 
     // There is no room for another byte.
     raw.send(&frame(DATA, 0, 1, b"x")).await.unwrap();
-    let heard = raw.closed().await;
-    heard.assert_cut(FLOW_CONTROL_ERROR, "");
+    let received = raw.wait_closed().await;
+    received.assert_goaway(FLOW_CONTROL_ERROR, "");
     server.assert_serves().await;
 }
 
@@ -111,7 +114,7 @@ async fn one_connection_takes_no_more_memory_than_its_window() {
 #[tokio::test]
 async fn one_connection_takes_no_more_memory_however_small_its_frames() {
     const STREAMS: u64 = 4;
-    let mut server = Watched::start().await;
+    let mut server = MemoryProbe::start().await;
     let mut raw = blocked(&server).await;
     let round: Vec<u8> = streams(STREAMS as u32)
         .flat_map(|id| frame(DATA, 0, id, b"\0"))
@@ -122,31 +125,33 @@ async fn one_connection_takes_no_more_memory_however_small_its_frames() {
     }
     raw.assert_alive().await;
     server.assert_serves().await;
-    server.assert_grown_less_than(STREAMS * STREAM_WINDOW + MAX_CONNECTION / 2);
+    server.assert_growth_below(STREAMS * STREAM_WINDOW + MAX_CONNECTION / 2);
 }
 
 /// The small frames of calls that were ended before they read them do not count for ever.
 #[tokio::test]
 async fn what_a_call_left_unread_is_forgotten_with_it() {
     const CALLS: u32 = 500;
-    let mut server = Watched::start().await;
-    let mut raw = Raw::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    let mut server = MemoryProbe::start().await;
+    let mut raw =
+        RawConnection::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
     for (id, begun) in streams(CALLS).zip(1..) {
         raw.send(&call(id, BIDI_HELLO)).await.unwrap();
-        raw.until(|heard| heard.served == begun).await;
+        raw.wait_until(|received| received.ok_responses == begun)
+            .await;
         let unread = frame(DATA, 0, id, b"\0").repeat(1000);
         raw.send(&[unread, reset(id)].concat()).await.unwrap();
     }
     raw.assert_alive().await;
     server.assert_serves().await;
-    server.assert_small();
+    server.assert_bounded_growth();
 }
 
 /// What waits came in a larger piece, with bytes that do not.
 #[tokio::test]
 async fn what_is_ignored_is_not_kept_with_what_is_not() {
     const UNKNOWN: u8 = 0xfa;
-    let mut server = Watched::start().await;
+    let mut server = MemoryProbe::start().await;
     let mut raw = blocked(&server).await;
     let ignored = frame(UNKNOWN, 0, 0, &[0; 16 * 1024]);
     let pair = [frame(DATA, 0, 1, b"\0"), ignored].concat();
@@ -154,28 +159,27 @@ async fn what_is_ignored_is_not_kept_with_what_is_not() {
         raw.send(&pair.repeat(50)).await.unwrap();
     }
     server.assert_serves().await;
-    server.assert_small();
+    server.assert_bounded_growth();
 }
 
 /// The same with nothing that is against the rules: one call that reads, and one that does not.
 #[tokio::test]
 async fn what_one_call_has_read_is_not_kept_with_what_another_has_not() {
-    let mut server = Watched::start().await;
-    let mut raw = Raw::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    let mut server = MemoryProbe::start().await;
+    let mut raw =
+        RawConnection::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
     raw.send(&call(1, BIDI_HELLO)).await.unwrap();
-    raw.until(|heard| heard.served == 1).await;
-    raw.send(&call(3, "/muxs.Greeter/LotsOfGreetings"))
-        .await
-        .unwrap();
+    raw.wait_until(|received| received.ok_responses == 1).await;
+    raw.send(&call(3, LOTS_OF_GREETINGS)).await.unwrap();
     let name = [&[0x0a, 0xa0, 0x1f][..], &[b'x'; 4000]].concat();
     let read = frame(DATA, 0, 3, &message(&name).repeat(4));
     let read_bytes = read.len() as u64 - 9;
     let pair = [frame(DATA, 0, 1, b"\0"), read].concat();
     for sent in 1..20_000_u64 {
-        raw.until(|heard| heard.window(3) >= sent * read_bytes)
+        raw.wait_until(|received| received.window(3) >= sent * read_bytes)
             .await;
         raw.send(&pair).await.unwrap();
     }
     server.assert_serves().await;
-    server.assert_small();
+    server.assert_bounded_growth();
 }

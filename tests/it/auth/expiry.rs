@@ -6,16 +6,23 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::{INVALID_TOKEN, KeyFile, checks, good, guarded, now, signing::rsa, with_token};
-use crate::{
-    streams::{Upload, content, open, whole},
-    support::{TestServer, assert_failure, bounded, hello},
+use crate::support::{
+    TestServer, assert_failure,
+    auth::{
+        HeaderClient, INVALID_TOKEN, KeyFile, bearer_value, challenge, code, now, reason,
+        require_tokens, server_with_key, valid_token, with_token,
+    },
+    hello,
+    methods::LOTS_OF_GREETINGS,
+    signing::rsa,
+    upload_stream::{UploadStream, chunk as upload_chunk, content, open, whole},
+    with_timeout,
 };
 
 /// A good token of somebody's for some two seconds: it is taken for 30 s more than it says.
 fn short() -> String {
     let exp = (now() - 28).to_string();
-    good().claim("exp", &exp).signed(rsa())
+    valid_token().claim("exp", &exp).sign(rsa())
 }
 
 #[track_caller]
@@ -29,7 +36,7 @@ fn assert_expired<T>(result: Result<T, Status>) {
 
 #[tokio::test]
 async fn an_endless_stream_of_replies_ends_with_its_token() {
-    let server = guarded(rsa());
+    let server = server_with_key(rsa());
     let mut request = hello("World");
     request.replies = u32::MAX;
     let replies = server
@@ -39,7 +46,7 @@ async fn an_endless_stream_of_replies_ends_with_its_token() {
         .await;
     let mut replies = replies.unwrap().into_inner();
     let ended = loop {
-        if let Err(status) = bounded(replies.message()).await {
+        if let Err(status) = with_timeout(replies.message()).await {
             break status;
         }
     };
@@ -48,30 +55,30 @@ async fn an_endless_stream_of_replies_ends_with_its_token() {
 
 #[tokio::test]
 async fn a_talk_that_pauses_ends_with_its_token() {
-    let server = guarded(rsa());
+    let server = server_with_key(rsa());
     let (names, outgoing) = mpsc::channel(1);
     let request = with_token(&short(), ReceiverStream::new(outgoing));
     let replies = server.greeter().await.bidi_hello(request).await;
     let mut replies = replies.unwrap().into_inner();
     names.send(hello("Ann")).await.unwrap();
-    assert!(bounded(replies.message()).await.unwrap().is_some());
-    assert_expired(bounded(replies.message()).await);
+    assert!(with_timeout(replies.message()).await.unwrap().is_some());
+    assert_expired(with_timeout(replies.message()).await);
 }
 
 /// Before there is any answer.
 #[tokio::test]
 async fn a_call_that_waits_for_its_request_ends_with_its_token() {
-    let server = guarded(rsa());
+    let server = server_with_key(rsa());
     let (_names, outgoing) = mpsc::channel(1);
     let request = with_token(&short(), ReceiverStream::new(outgoing));
-    assert_expired(bounded(server.greeter().await.lots_of_greetings(request)).await);
+    assert_expired(with_timeout(server.greeter().await.lots_of_greetings(request)).await);
 }
 
 /// The word waits behind what its client has not taken, but the call does not wait for it: what
 /// comes after that is cut off.
 #[tokio::test]
 async fn a_download_that_nobody_reads_ends_with_its_token() {
-    let server = guarded(rsa());
+    let server = server_with_key(rsa());
     fs::write(server.path("a.bin"), content(8 * 1024 * 1024)).unwrap();
     let token = short();
     let request = with_token(&token, whole("a.bin"));
@@ -82,23 +89,23 @@ async fn a_download_that_nobody_reads_ends_with_its_token() {
         .await
         .unwrap()
         .into_inner();
-    let mut caller = super::Caller::connect(&server).await;
-    bounded(async {
-        while caller.greets_with(&token).await == Code::Ok {
+    let mut caller = HeaderClient::connect(&server).await;
+    with_timeout(async {
+        while caller.greeting_code_with(&token).await == Code::Ok {
             tokio::task::yield_now().await;
         }
     })
     .await;
     // Well behind the expiry, which has cut it off.
-    let mut another = Upload::open_as(
+    let mut another = UploadStream::open_as(
         &mut server.files().await,
-        &good().signed(rsa()),
+        &valid_token().sign(rsa()),
         open("b", "id", b""),
     )
     .await;
     another.progress().await;
     let ended = loop {
-        match bounded(events.message()).await {
+        match with_timeout(events.message()).await {
             Ok(Some(_)) => {}
             Ok(None) => panic!("all of it came"),
             Err(status) => break status,
@@ -115,38 +122,39 @@ async fn a_download_that_nobody_reads_ends_with_its_token() {
 async fn an_upload_ends_with_its_token_and_goes_on_with_another() {
     // No checkpoint is due before.
     let key = KeyFile::new(&[rsa().jwk()]);
-    let server = TestServer::start_with(checks(key.settings()));
+    let server = TestServer::start_with(require_tokens(key.settings()));
     let mut files = server.files().await;
     let content = content(300_000);
-    let mut upload = Upload::open_as(&mut files, &short(), open("a.bin", "id", &content)).await;
+    let mut upload =
+        UploadStream::open_as(&mut files, &short(), open("a.bin", "id", &content)).await;
     upload.chunks(&content[..200_000], 0, 64 * 1024).await;
-    assert_expired(upload.ended().await);
+    assert_expired(upload.wait_end().await);
     assert!(!server.path("a.bin").exists());
 
-    let token = good().signed(rsa());
-    let mut upload = Upload::open_as(&mut files, &token, open("a.bin", "id", &content)).await;
+    let token = valid_token().sign(rsa());
+    let mut upload = UploadStream::open_as(&mut files, &token, open("a.bin", "id", &content)).await;
     assert_eq!(upload.progress().await.persisted_size, 200_000);
     upload.chunks(&content, 200_000, 64 * 1024).await;
     upload.finish(&content).await;
-    upload.committed().await;
+    upload.wait_committed().await;
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), content);
 }
 
 /// Bytes keep coming, and do not keep it from being noticed.
 #[tokio::test]
 async fn an_upload_that_never_rests_ends_with_its_token() {
-    let server = guarded(rsa());
+    let server = server_with_key(rsa());
     let mut files = server.files().await;
     let plan = muxs::pb::OpenUpload {
         size: None,
         ..open("a.bin", "id", b"")
     };
-    let mut upload = Upload::open_as(&mut files, &short(), plan.clone()).await;
+    let mut upload = UploadStream::open_as(&mut files, &short(), plan.clone()).await;
     let steps = upload.steps();
     let sending = tokio::spawn(async move {
         let bytes = content(16 * 1024);
         for chunk in 0.. {
-            let chunk = crate::streams::chunk(chunk * bytes.len(), &bytes);
+            let chunk = upload_chunk(chunk * bytes.len(), &bytes);
             let step = muxs::pb::write_stream_request::Step::Chunk(chunk);
             let step = muxs::pb::WriteStreamRequest { step: Some(step) };
             if steps.send(step).await.is_err() {
@@ -155,33 +163,33 @@ async fn an_upload_that_never_rests_ends_with_its_token() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });
-    assert_expired(upload.ended().await);
+    assert_expired(upload.wait_end().await);
     drop(upload);
-    bounded(sending).await.unwrap();
-    let token = good().signed(rsa());
-    let mut again = Upload::open_as(&mut files, &token, plan).await;
+    with_timeout(sending).await.unwrap();
+    let token = valid_token().sign(rsa());
+    let mut again = UploadStream::open_as(&mut files, &token, plan).await;
     assert!(again.progress().await.persisted_size > 0);
 }
 
 #[tokio::test]
 async fn a_deadline_that_comes_first_is_a_deadline() {
-    let server = guarded(rsa());
-    let mut caller = super::Caller::connect(&server).await;
-    let headers = [super::value(&short())];
-    let mut request = caller.request(super::LOTS_OF_GREETINGS, &headers);
+    let server = server_with_key(rsa());
+    let mut caller = HeaderClient::connect(&server).await;
+    let headers = [bearer_value(&short())];
+    let mut request = caller.request(LOTS_OF_GREETINGS, &headers);
     let timeout = "100m".parse().unwrap();
     request.headers_mut().insert("grpc-timeout", timeout);
     let (answer, _silent) = caller.connection.send_request(request, false).unwrap();
-    let answer = bounded(answer).await.unwrap();
-    assert_eq!(super::code(answer.headers()), Code::DeadlineExceeded);
-    assert_eq!(super::reason(answer.headers()), "DEADLINE");
+    let answer = with_timeout(answer).await.unwrap();
+    assert_eq!(code(answer.headers()), Code::DeadlineExceeded);
+    assert_eq!(reason(answer.headers()), "DEADLINE");
 
     // And one that comes later is none.
-    let mut request = caller.request(super::LOTS_OF_GREETINGS, &[super::value(&short())]);
+    let mut request = caller.request(LOTS_OF_GREETINGS, &[bearer_value(&short())]);
     let timeout = "1H".parse().unwrap();
     request.headers_mut().insert("grpc-timeout", timeout);
     let (answer, _silent) = caller.connection.send_request(request, false).unwrap();
-    let answer = bounded(answer).await.unwrap();
-    assert_eq!(super::code(answer.headers()), Code::Unauthenticated);
-    assert_eq!(super::challenge(answer.headers()), INVALID_TOKEN);
+    let answer = with_timeout(answer).await.unwrap();
+    assert_eq!(code(answer.headers()), Code::Unauthenticated);
+    assert_eq!(challenge(answer.headers()), INVALID_TOKEN);
 }

@@ -9,14 +9,14 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::{
-    Caller, KeyFile, SAY_HELLO, checks, code,
-    issuer::{Issuer, Mood},
-    jwks, reason,
-    signing::{Key, Token},
-    value,
+use crate::support::{
+    TestServer,
+    auth::{EMPTY, HeaderClient, KeyFile, bearer_value, code, jwks, reason, require_tokens},
+    issuer::{Behavior, Issuer},
+    methods::{HEALTH_CHECK, SAY_HELLO},
+    signing::{Key, Token, base64},
+    with_timeout,
 };
-use crate::support::{TestServer, bounded};
 
 /// Often enough for a test.
 const OFTEN: Duration = Duration::from_millis(100);
@@ -26,13 +26,13 @@ fn key(id: &str) -> Key {
 }
 
 fn signed_by(key: &Key) -> String {
-    Token::of(key).signed(key)
+    Token::new(key).sign(key)
 }
 
 /// One more of the same key, which has not been seen before.
 fn another_by(key: &Key, number: usize) -> String {
-    let token = Token::of(key).claim("jti", &json!(number.to_string()).to_string());
-    token.signed(key)
+    let token = Token::new(key).claim("jti", &json!(number.to_string()).to_string());
+    token.sign(key)
 }
 
 fn often(settings: AuthSettings) -> AuthSettings {
@@ -43,26 +43,31 @@ fn often(settings: AuthSettings) -> AuthSettings {
 }
 
 async fn answer(server: &TestServer, token: &str) -> HeaderMap {
-    let mut caller = Caller::connect(server).await;
-    caller.silent(SAY_HELLO, &[value(token)]).await
+    let mut caller = HeaderClient::connect(server).await;
+    caller
+        .call_without_message(SAY_HELLO, &[bearer_value(token)])
+        .await
 }
 
-async fn greets(server: &TestServer, token: &str) -> Code {
-    Caller::connect(server).await.greets_with(token).await
+async fn greeting_code(server: &TestServer, token: &str) -> Code {
+    HeaderClient::connect(server)
+        .await
+        .greeting_code_with(token)
+        .await
 }
 
-/// Waits until a token is good, which is so as soon as the keys have been read; until then there
+/// Waits until a token is valid_token, which is so as soon as the keys have been read; until then there
 /// are none.
 async fn comes_good(server: &TestServer, token: &str) {
-    becomes(server, token, Code::Unavailable, Code::Ok).await;
+    wait_code_change(server, token, Code::Unavailable, Code::Ok).await;
 }
 
 /// Waits for another answer.
-async fn becomes(server: &TestServer, token: &str, from: Code, to: Code) {
-    let mut caller = Caller::connect(server).await;
-    bounded(async {
+async fn wait_code_change(server: &TestServer, token: &str, from: Code, to: Code) {
+    let mut caller = HeaderClient::connect(server).await;
+    with_timeout(async {
         loop {
-            let code = caller.greets_with(token).await;
+            let code = caller.greeting_code_with(token).await;
             if code == to {
                 return;
             }
@@ -85,39 +90,39 @@ fn assert_no_keys(headers: &HeaderMap) {
 #[tokio::test]
 async fn a_new_key_is_known_to_the_first_call_that_needs_it() {
     let (old, new) = (key("old"), key("new"));
-    let issuer = Issuer::start(Mood::has(&[old.jwk()])).await;
-    let server = TestServer::start_with(checks(issuer.settings()));
+    let issuer = Issuer::start(Behavior::serve_keys(&[old.jwk()])).await;
+    let server = TestServer::start_with(require_tokens(issuer.settings()));
     comes_good(&server, &signed_by(&old)).await;
-    assert_eq!(issuer.asked(), 1);
+    assert_eq!(issuer.request_count(), 1);
 
-    issuer.becomes(Mood::has(&[old.jwk(), new.jwk()]));
-    assert_eq!(greets(&server, &signed_by(&new)).await, Code::Ok);
-    assert_eq!(greets(&server, &signed_by(&old)).await, Code::Ok);
-    assert_eq!(issuer.asked(), 2);
+    issuer.set_behavior(Behavior::serve_keys(&[old.jwk(), new.jwk()]));
+    assert_eq!(greeting_code(&server, &signed_by(&new)).await, Code::Ok);
+    assert_eq!(greeting_code(&server, &signed_by(&old)).await, Code::Ok);
+    assert_eq!(issuer.request_count(), 2);
 
     // Whoever makes up keys does not make the server ask for each of them.
-    let mut caller = Caller::connect(&server).await;
+    let mut caller = HeaderClient::connect(&server).await;
     for number in 0..50 {
         let made_up = key(&format!("made-up-{number}"));
-        let code = caller.greets_with(&signed_by(&made_up)).await;
+        let code = caller.greeting_code_with(&signed_by(&made_up)).await;
         assert_eq!(code, Code::Unauthenticated);
     }
-    assert_eq!(issuer.asked(), 2);
-    assert_eq!(caller.greets_with(&signed_by(&new)).await, Code::Ok);
+    assert_eq!(issuer.request_count(), 2);
+    assert_eq!(caller.greeting_code_with(&signed_by(&new)).await, Code::Ok);
 }
 
 #[tokio::test]
 async fn a_new_key_in_the_file_is_known_to_the_first_call_that_needs_it() {
     let (old, new) = (key("old"), key("new"));
     let file = KeyFile::new(&[old.jwk()]);
-    let server = TestServer::start_with(checks(file.settings()));
-    assert_eq!(greets(&server, &signed_by(&old)).await, Code::Ok);
+    let server = TestServer::start_with(require_tokens(file.settings()));
+    assert_eq!(greeting_code(&server, &signed_by(&old)).await, Code::Ok);
     file.replace(&jwks(&[new.jwk()]));
-    assert_eq!(greets(&server, &signed_by(&old)).await, Code::Ok);
-    assert_eq!(greets(&server, &signed_by(&new)).await, Code::Ok);
+    assert_eq!(greeting_code(&server, &signed_by(&old)).await, Code::Ok);
+    assert_eq!(greeting_code(&server, &signed_by(&new)).await, Code::Ok);
     // The old one is gone with that, also for a token that was good a moment ago.
     assert_eq!(
-        greets(&server, &signed_by(&old)).await,
+        greeting_code(&server, &signed_by(&old)).await,
         Code::Unauthenticated
     );
 }
@@ -125,22 +130,22 @@ async fn a_new_key_in_the_file_is_known_to_the_first_call_that_needs_it() {
 #[tokio::test]
 async fn calls_wait_together_for_keys_that_are_being_read() {
     let (old, new) = (key("old"), key("new"));
-    let mut issuer = Issuer::start(Mood::has(&[old.jwk()])).await;
-    let server = TestServer::start_with(checks(issuer.settings()));
+    let mut issuer = Issuer::start(Behavior::serve_keys(&[old.jwk()])).await;
+    let server = TestServer::start_with(require_tokens(issuer.settings()));
     comes_good(&server, &signed_by(&old)).await;
-    issuer.becomes(Mood::Waits);
+    issuer.set_behavior(Behavior::Hang);
     let tokens: Vec<_> = (0..20).map(|number| another_by(&new, number)).collect();
-    let calls = tokens.iter().map(|token| greets(&server, token));
+    let calls = tokens.iter().map(|token| greeting_code(&server, token));
     let calls = futures::future::join_all(calls);
     let answers = async {
-        issuer.asked_for(2).await;
+        issuer.wait_requests(2).await;
         // Those who need nothing new do not wait.
-        assert_eq!(greets(&server, &signed_by(&old)).await, Code::Ok);
-        issuer.becomes(Mood::has(&[old.jwk(), new.jwk()]));
+        assert_eq!(greeting_code(&server, &signed_by(&old)).await, Code::Ok);
+        issuer.set_behavior(Behavior::serve_keys(&[old.jwk(), new.jwk()]));
     };
     let (codes, ()) = tokio::join!(calls, answers);
     assert_eq!(codes, [Code::Ok; 20]);
-    assert_eq!(issuer.asked(), 2);
+    assert_eq!(issuer.request_count(), 2);
 }
 
 /// Some of them have seen the old keys, and ask when the new ones are there.
@@ -149,19 +154,19 @@ async fn no_call_misses_keys_that_came_while_it_looked() {
     let old = key("old");
     for round in 0..20 {
         let new = key("new");
-        let issuer = Issuer::start(Mood::has(&[old.jwk()])).await;
-        let server = TestServer::start_with(checks(issuer.settings()));
+        let issuer = Issuer::start(Behavior::serve_keys(&[old.jwk()])).await;
+        let server = TestServer::start_with(require_tokens(issuer.settings()));
         comes_good(&server, &signed_by(&old)).await;
-        issuer.becomes(Mood::has(&[old.jwk(), new.jwk()]));
+        issuer.set_behavior(Behavior::serve_keys(&[old.jwk(), new.jwk()]));
         let mut callers = Vec::new();
         for _ in 0..8 {
-            callers.push(Caller::connect(&server).await);
+            callers.push(HeaderClient::connect(&server).await);
         }
         let token = signed_by(&new);
         let calls = callers.iter_mut().map(|caller| async {
             let mut codes = Vec::new();
             for _ in 0..4 {
-                codes.push(caller.greets_with(&token).await);
+                codes.push(caller.greeting_code_with(&token).await);
             }
             codes
         });
@@ -173,52 +178,61 @@ async fn no_call_misses_keys_that_came_while_it_looked() {
 #[tokio::test]
 async fn the_tokens_of_a_key_that_is_gone_are_no_good() {
     let (kept, gone) = (key("kept"), key("gone"));
-    let mut issuer = Issuer::start(Mood::has(&[kept.jwk(), gone.jwk()])).await;
-    let server = TestServer::start_with(checks(often(issuer.settings())));
+    let mut issuer = Issuer::start(Behavior::serve_keys(&[kept.jwk(), gone.jwk()])).await;
+    let server = TestServer::start_with(require_tokens(often(issuer.settings())));
     let token = signed_by(&gone);
     comes_good(&server, &token).await;
     // On one connection, and so with one memory of what was good.
-    let mut caller = Caller::connect(&server).await;
-    assert_eq!(caller.greets_with(&token).await, Code::Ok);
-    issuer.becomes(Mood::has(&[kept.jwk()]));
-    issuer.asked_twice_more().await;
-    assert_eq!(caller.greets_with(&token).await, Code::Unauthenticated);
+    let mut caller = HeaderClient::connect(&server).await;
+    assert_eq!(caller.greeting_code_with(&token).await, Code::Ok);
+    issuer.set_behavior(Behavior::serve_keys(&[kept.jwk()]));
+    issuer.wait_two_more_requests().await;
+    assert_eq!(
+        caller.greeting_code_with(&token).await,
+        Code::Unauthenticated
+    );
     let token = signed_by(&kept);
-    assert_eq!(caller.greets_with(&token).await, Code::Ok);
+    assert_eq!(caller.greeting_code_with(&token).await, Code::Ok);
 
     // Another key of the same name is another key.
-    issuer.becomes(Mood::has(&[kept.double().jwk()]));
-    issuer.asked_twice_more().await;
-    assert_eq!(caller.greets_with(&token).await, Code::Unauthenticated);
+    issuer.set_behavior(Behavior::serve_keys(&[kept.double().jwk()]));
+    issuer.wait_two_more_requests().await;
+    assert_eq!(
+        caller.greeting_code_with(&token).await,
+        Code::Unauthenticated
+    );
 }
 
 #[tokio::test]
 async fn the_last_keys_are_believed_in_for_a_while_and_then_no_token_is() {
     let key = key("key");
-    let mut issuer = Issuer::start(Mood::has(&[key.jwk()])).await;
+    let mut issuer = Issuer::start(Behavior::serve_keys(&[key.jwk()])).await;
     let settings = AuthSettings {
         keys_max_age: Duration::from_secs(3),
         ..often(issuer.settings())
     };
-    let server = TestServer::start_with(checks(settings));
+    let server = TestServer::start_with(require_tokens(settings));
     let cached = signed_by(&key);
     comes_good(&server, &cached).await;
-    let mut caller = Caller::connect(&server).await;
-    issuer.becomes(Mood::Down);
-    issuer.asked_twice_more().await;
-    assert_eq!(caller.greets_with(&cached).await, Code::Ok);
-    assert_eq!(greets(&server, &another_by(&key, 2)).await, Code::Ok);
+    let mut caller = HeaderClient::connect(&server).await;
+    issuer.set_behavior(Behavior::Close);
+    issuer.wait_two_more_requests().await;
+    assert_eq!(caller.greeting_code_with(&cached).await, Code::Ok);
+    assert_eq!(greeting_code(&server, &another_by(&key, 2)).await, Code::Ok);
 
-    becomes(&server, &cached, Code::Ok, Code::Unavailable).await;
-    assert_eq!(caller.greets_with(&cached).await, Code::Unavailable);
+    wait_code_change(&server, &cached, Code::Ok, Code::Unavailable).await;
+    assert_eq!(caller.greeting_code_with(&cached).await, Code::Unavailable);
     assert_no_keys(&answer(&server, &cached).await);
     assert_no_keys(&answer(&server, &another_by(&key, 3)).await);
     assert_no_keys(&answer(&server, "nonsense").await);
     // Without any token, it would not matter if there were keys.
-    let missing = Caller::connect(&server).await.silent(SAY_HELLO, &[]).await;
+    let missing = HeaderClient::connect(&server)
+        .await
+        .call_without_message(SAY_HELLO, &[])
+        .await;
     assert_eq!(code(&missing), Code::Unauthenticated);
 
-    issuer.becomes(Mood::has(&[key.jwk()]));
+    issuer.set_behavior(Behavior::serve_keys(&[key.jwk()]));
     comes_good(&server, &cached).await;
 }
 
@@ -226,19 +240,19 @@ async fn the_last_keys_are_believed_in_for_a_while_and_then_no_token_is() {
 #[tokio::test]
 async fn keys_do_not_get_too_old_where_the_issuer_answers() {
     let key = key("key");
-    let mut issuer = Issuer::start(Mood::has(&[key.jwk()])).await;
+    let mut issuer = Issuer::start(Behavior::serve_keys(&[key.jwk()])).await;
     let settings = AuthSettings {
         keys_max_age: Duration::from_secs(2),
         ..issuer.settings()
     };
-    let server = TestServer::start_with(checks(settings));
+    let server = TestServer::start_with(require_tokens(settings));
     let token = signed_by(&key);
     comes_good(&server, &token).await;
-    let mut caller = Caller::connect(&server).await;
-    let asked = issuer.asked_for(4);
+    let mut caller = HeaderClient::connect(&server).await;
+    let asked = issuer.wait_requests(4);
     let calls = async {
         loop {
-            assert_eq!(caller.greets_with(&token).await, Code::Ok);
+            assert_eq!(caller.greeting_code_with(&token).await, Code::Ok);
         }
     };
     tokio::select! {
@@ -251,16 +265,16 @@ async fn keys_do_not_get_too_old_where_the_issuer_answers() {
 #[tokio::test]
 async fn keys_are_not_read_without_a_pause() {
     let key = key("key");
-    let mut issuer = Issuer::start(Mood::has(&[key.jwk()])).await;
+    let mut issuer = Issuer::start(Behavior::serve_keys(&[key.jwk()])).await;
     let settings = AuthSettings {
         refresh: Duration::ZERO,
         ..issuer.settings()
     };
-    let server = TestServer::start_with(checks(settings));
+    let server = TestServer::start_with(require_tokens(settings));
     comes_good(&server, &signed_by(&key)).await;
     let begin = std::time::Instant::now();
-    let asked = issuer.asked();
-    issuer.asked_for(asked + 10).await;
+    let asked = issuer.request_count();
+    issuer.wait_requests(asked + 10).await;
     assert!(
         begin.elapsed() > Duration::from_millis(500),
         "{:?}",
@@ -271,24 +285,20 @@ async fn keys_are_not_read_without_a_pause() {
 #[tokio::test]
 async fn a_server_starts_while_its_issuer_is_away() {
     let key = key("key");
-    let issuer = Issuer::start(Mood::Down).await;
+    let issuer = Issuer::start(Behavior::Close).await;
     for settings in [issuer.settings(), issuer.discovery()] {
-        issuer.becomes(Mood::Down);
+        issuer.set_behavior(Behavior::Close);
         let iss = json!(settings.issuer).to_string();
-        let server = TestServer::start_with(checks(settings));
-        let token = Token::of(&key).claim("iss", &iss).signed(&key);
+        let server = TestServer::start_with(require_tokens(settings));
+        let token = Token::new(&key).claim("iss", &iss).sign(&key);
         assert_no_keys(&answer(&server, &token).await);
-        let health = "/grpc.health.v1.Health/Check";
-        let mut caller = Caller::connect(&server).await;
-        assert_eq!(
-            code(&caller.call(health, &[], super::EMPTY).await),
-            Code::Ok
-        );
+        let mut caller = HeaderClient::connect(&server).await;
+        assert_eq!(code(&caller.call(HEALTH_CHECK, &[], EMPTY).await), Code::Ok);
         let configuration = json!({
             "issuer": issuer.url(),
             "jwks_uri": format!("{}/keys", issuer.url()),
         });
-        issuer.becomes(Mood::discovers(&configuration, &[key.jwk()]));
+        issuer.set_behavior(Behavior::serve_discovery(&configuration, &[key.jwk()]));
         comes_good(&server, &token).await;
     }
 }
@@ -297,28 +307,28 @@ async fn a_server_starts_while_its_issuer_is_away() {
 #[tokio::test]
 async fn a_new_key_is_known_when_the_issuer_is_back() {
     let (old, new) = (key("old"), key("new"));
-    let issuer = Issuer::start(Mood::has(&[old.jwk()])).await;
-    let server = TestServer::start_with(checks(issuer.settings()));
+    let issuer = Issuer::start(Behavior::serve_keys(&[old.jwk()])).await;
+    let server = TestServer::start_with(require_tokens(issuer.settings()));
     comes_good(&server, &signed_by(&old)).await;
-    issuer.becomes(Mood::Down);
+    issuer.set_behavior(Behavior::Close);
     assert_eq!(
-        greets(&server, &signed_by(&new)).await,
+        greeting_code(&server, &signed_by(&new)).await,
         Code::Unauthenticated
     );
-    assert_eq!(greets(&server, &signed_by(&old)).await, Code::Ok);
-    issuer.becomes(Mood::has(&[new.jwk()]));
-    becomes(&server, &signed_by(&new), Code::Unauthenticated, Code::Ok).await;
+    assert_eq!(greeting_code(&server, &signed_by(&old)).await, Code::Ok);
+    issuer.set_behavior(Behavior::serve_keys(&[new.jwk()]));
+    wait_code_change(&server, &signed_by(&new), Code::Unauthenticated, Code::Ok).await;
 }
 
 #[tokio::test]
 async fn a_configuration_that_is_not_the_issuers_is_not_believed() {
     let key = key("key");
-    let mut issuer = Issuer::start(Mood::Down).await;
-    let server = TestServer::start_with(checks(often(issuer.discovery())));
+    let mut issuer = Issuer::start(Behavior::Close).await;
+    let server = TestServer::start_with(require_tokens(often(issuer.discovery())));
     let url = issuer.url();
-    let token = Token::of(&key)
+    let token = Token::new(&key)
         .claim("iss", &json!(url).to_string())
-        .signed(&key);
+        .sign(&key);
     let keys = format!("{url}/keys");
     for configuration in [
         json!({ "issuer": format!("{url}/"), "jwks_uri": keys }),
@@ -332,69 +342,69 @@ async fn a_configuration_that_is_not_the_issuers_is_not_believed() {
         json!({ "issuer": url, "jwks_uri": keys.replace("http://", "http://name:secret@") }),
         json!([]),
     ] {
-        issuer.becomes(Mood::discovers(&configuration, &[key.jwk()]));
-        issuer.asked_twice_more().await;
+        issuer.set_behavior(Behavior::serve_discovery(&configuration, &[key.jwk()]));
+        issuer.wait_two_more_requests().await;
         assert_no_keys(&answer(&server, &token).await);
     }
     let good = json!({ "issuer": url, "jwks_uri": keys });
-    issuer.becomes(Mood::discovers(&good, &[key.jwk()]));
+    issuer.set_behavior(Behavior::serve_discovery(&good, &[key.jwk()]));
     comes_good(&server, &token).await;
 }
 
 /// What an issuer can say that is no set of keys.
-fn nonsense(key: &Key, elsewhere: &Issuer) -> Vec<Mood> {
+fn nonsense(key: &Key, elsewhere: &Issuer) -> Vec<Behavior> {
     let good = jwks(&[key.jwk()]);
     let mut encrypts = key.jwk();
     encrypts["use"] = json!("enc");
     let huge = json!({ "keys": [key.jwk()], "x": "x".repeat(2_000_000) });
     let redirect = format!("location: {}/keys\r\n", elsewhere.url());
-    let torn = Mood::Answers(
+    let torn = Behavior::Respond(
         format!("HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n{good}").into_bytes(),
     );
     vec![
-        Mood::says(""),
-        Mood::says("x"),
-        Mood::says("<html>"),
-        Mood::says("[]"),
-        Mood::says("{}"),
-        Mood::says(&good[..good.len() - 1]),
-        Mood::says(&key.jwk().to_string()),
-        Mood::has(&[]),
-        Mood::has(&[json!({ "kty": "oct", "kid": "key", "k": "c2VjcmV0" })]),
-        Mood::has(&[encrypts]),
-        Mood::says(&huge.to_string()),
-        Mood::answers("404 Not Found", "", &good),
-        Mood::answers("500 Internal Server Error", "", &good),
-        Mood::answers("203 Non-Authoritative", "", &good),
-        Mood::answers("301 Moved Permanently", &redirect, ""),
-        Mood::answers("307 Temporary Redirect", &redirect, &good),
+        Behavior::serve_document(""),
+        Behavior::serve_document("x"),
+        Behavior::serve_document("<html>"),
+        Behavior::serve_document("[]"),
+        Behavior::serve_document("{}"),
+        Behavior::serve_document(&good[..good.len() - 1]),
+        Behavior::serve_document(&key.jwk().to_string()),
+        Behavior::serve_keys(&[]),
+        Behavior::serve_keys(&[json!({ "kty": "oct", "kid": "key", "k": "c2VjcmV0" })]),
+        Behavior::serve_keys(&[encrypts]),
+        Behavior::serve_document(&huge.to_string()),
+        Behavior::respond("404 Not Found", "", &good),
+        Behavior::respond("500 Internal Server Error", "", &good),
+        Behavior::respond("203 Non-Authoritative", "", &good),
+        Behavior::respond("301 Moved Permanently", &redirect, ""),
+        Behavior::respond("307 Temporary Redirect", &redirect, &good),
         torn,
-        Mood::Answers(b"\0\x01\x02 nothing of HTTP\r\n\r\n".to_vec()),
-        Mood::Answers(Vec::new()),
-        Mood::Down,
+        Behavior::Respond(b"\0\x01\x02 nothing of HTTP\r\n\r\n".to_vec()),
+        Behavior::Respond(Vec::new()),
+        Behavior::Close,
     ]
 }
 
 #[tokio::test]
 async fn what_is_no_set_of_keys_changes_nothing() {
     let key = key("key");
-    let elsewhere = Issuer::start(Mood::has(&[key.jwk()])).await;
-    let mut issuer = Issuer::start(Mood::Down).await;
-    let server = TestServer::start_with(checks(often(issuer.settings())));
+    let elsewhere = Issuer::start(Behavior::serve_keys(&[key.jwk()])).await;
+    let mut issuer = Issuer::start(Behavior::Close).await;
+    let server = TestServer::start_with(require_tokens(often(issuer.settings())));
     let token = signed_by(&key);
     for mood in nonsense(&key, &elsewhere) {
-        issuer.becomes(mood);
-        issuer.asked_twice_more().await;
+        issuer.set_behavior(mood);
+        issuer.wait_two_more_requests().await;
         assert_no_keys(&answer(&server, &token).await);
     }
-    issuer.becomes(Mood::has(&[key.jwk()]));
+    issuer.set_behavior(Behavior::serve_keys(&[key.jwk()]));
     comes_good(&server, &token).await;
     for mood in nonsense(&key, &elsewhere) {
-        issuer.becomes(mood);
-        issuer.asked_twice_more().await;
-        assert_eq!(greets(&server, &token).await, Code::Ok);
+        issuer.set_behavior(mood);
+        issuer.wait_two_more_requests().await;
+        assert_eq!(greeting_code(&server, &token).await, Code::Ok);
     }
-    assert_eq!(elsewhere.asked(), 0, "a redirect was followed");
+    assert_eq!(elsewhere.request_count(), 0, "a redirect was followed");
 }
 
 #[tokio::test]
@@ -403,7 +413,7 @@ async fn a_key_that_is_broken_does_not_keep_out_the_others() {
     let mut broken = Key::new("broken", ES256).jwk();
     broken["x"] = json!("***");
     let mut off_curve = Key::new("off", ES256).jwk();
-    off_curve["x"] = json!(super::signing::base64(&[1; 32]));
+    off_curve["x"] = json!(base64(&[1; 32]));
     let keys = [
         json!(5),
         json!({}),
@@ -416,32 +426,36 @@ async fn a_key_that_is_broken_does_not_keep_out_the_others() {
         off_curve,
         key.jwk(),
     ];
-    let server = TestServer::start_with(checks(KeyFile::new(&keys).settings()));
-    assert_eq!(greets(&server, &signed_by(&key)).await, Code::Ok);
-    let nameless = Token::of(&key).without_header("kid").signed(&key);
-    assert_eq!(greets(&server, &nameless).await, Code::Ok);
+    let server = TestServer::start_with(require_tokens(KeyFile::new(&keys).settings()));
+    assert_eq!(greeting_code(&server, &signed_by(&key)).await, Code::Ok);
+    let nameless = Token::new(&key).without_header("kid").sign(&key);
+    assert_eq!(greeting_code(&server, &nameless).await, Code::Ok);
     for id in ["broken", "off", "rsa", "small", "tomorrow"] {
-        let token = Token::of(&key)
+        let token = Token::new(&key)
             .header("kid", &json!(id).to_string())
-            .signed(&key);
-        assert_eq!(greets(&server, &token).await, Code::Unauthenticated, "{id}");
+            .sign(&key);
+        assert_eq!(
+            greeting_code(&server, &token).await,
+            Code::Unauthenticated,
+            "{id}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_call_does_not_wait_for_keys_beyond_its_deadline_or_its_client() {
     let (old, new) = (key("old"), key("new"));
-    let mut issuer = Issuer::start(Mood::has(&[old.jwk()])).await;
-    let server = TestServer::start_with(checks(issuer.settings()));
+    let mut issuer = Issuer::start(Behavior::serve_keys(&[old.jwk()])).await;
+    let server = TestServer::start_with(require_tokens(issuer.settings()));
     comes_good(&server, &signed_by(&old)).await;
-    issuer.becomes(Mood::Waits);
-    let mut caller = Caller::connect(&server).await;
-    let token = value(&signed_by(&new));
+    issuer.set_behavior(Behavior::Hang);
+    let mut caller = HeaderClient::connect(&server).await;
+    let token = bearer_value(&signed_by(&new));
 
     // The one that asks goes away; those that wait with it are not disturbed.
     let request = caller.request(SAY_HELLO, slice::from_ref(&token));
     let (leaving, mut stream) = caller.connection.send_request(request, false).unwrap();
-    issuer.asked_for(2).await;
+    issuer.wait_requests(2).await;
     let request = caller.request(SAY_HELLO, slice::from_ref(&token));
     let (staying, _silent) = caller.connection.send_request(request, true).unwrap();
     stream.send_reset(h2::Reason::CANCEL);
@@ -451,12 +465,12 @@ async fn a_call_does_not_wait_for_keys_beyond_its_deadline_or_its_client() {
     let timeout = "100m".parse().unwrap();
     request.headers_mut().insert("grpc-timeout", timeout);
     let (late, _silent) = caller.connection.send_request(request, false).unwrap();
-    let late = bounded(late).await.unwrap();
+    let late = with_timeout(late).await.unwrap();
     assert_eq!(code(late.headers()), Code::DeadlineExceeded);
     assert_eq!(reason(late.headers()), "DEADLINE");
 
-    issuer.becomes(Mood::has(&[new.jwk()]));
-    let staying = bounded(staying).await.unwrap();
+    issuer.set_behavior(Behavior::serve_keys(&[new.jwk()]));
+    let staying = with_timeout(staying).await.unwrap();
     assert_ne!(code(staying.headers()), Code::Unauthenticated);
-    assert_eq!(caller.greets(&[token]).await, Code::Ok);
+    assert_eq!(caller.greeting_code(&[token]).await, Code::Ok);
 }

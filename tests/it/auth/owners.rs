@@ -9,10 +9,11 @@ use muxs::{
 use tempfile::TempDir;
 use tonic::{Code, Status};
 
-use super::{KeyFile, checks, good, signing::rsa, token_of, with_token};
-use crate::{
-    streams::{Files, Upload, open},
-    support::{TestServer, assert_failure},
+use crate::support::{
+    TestServer, assert_failure,
+    auth::{KeyFile, require_tokens, sign_for, valid_token, with_token},
+    signing::rsa,
+    upload_stream::{FilesClient, UploadStream, open},
 };
 
 const HELLO: &[u8] = b"hello";
@@ -25,16 +26,16 @@ fn eager() -> Settings {
     }
 }
 
-fn guarded(root: TempDir) -> TestServer {
+fn start_with_auth(root: TempDir) -> TestServer {
     let key = KeyFile::new(&[rsa().jwk()]);
-    TestServer::serve(root, eager(), checks(key.settings()))
+    TestServer::serve(root, eager(), require_tokens(key.settings()))
 }
 
 fn plan() -> OpenUpload {
     open("a.bin", "id", HELLO)
 }
 
-async fn abort(files: &mut Files, token: &str, id: &str) -> Result<(), Status> {
+async fn abort(files: &mut FilesClient, token: &str, id: &str) -> Result<(), Status> {
     let request = AbortUploadRequest {
         filename: "a.bin".to_owned(),
         upload_id: id.to_owned(),
@@ -46,29 +47,29 @@ async fn abort(files: &mut Files, token: &str, id: &str) -> Result<(), Status> {
 }
 
 /// Three bytes of an upload, and its stream.
-async fn begun(files: &mut Files, token: &str) -> Upload {
-    let mut upload = Upload::open_as(files, token, plan()).await;
+async fn begun(files: &mut FilesClient, token: &str) -> UploadStream {
+    let mut upload = UploadStream::open_as(files, token, plan()).await;
     upload.chunk(0, &HELLO[..3]).await;
-    upload.persisted(3).await;
+    upload.wait_persisted(3).await;
     upload
 }
 
-async fn paused(files: &mut Files, token: &str) {
+async fn paused(files: &mut FilesClient, token: &str) {
     let mut upload = begun(files, token).await;
     upload.half_close();
-    upload.ended().await.unwrap();
+    upload.wait_end().await.unwrap();
 }
 
-async fn begins_at(files: &mut Files, token: &str) -> u64 {
-    let mut upload = Upload::open_as(files, token, plan()).await;
+async fn begins_at(files: &mut FilesClient, token: &str) -> u64 {
+    let mut upload = UploadStream::open_as(files, token, plan()).await;
     upload.progress().await.persisted_size
 }
 
 #[tokio::test]
 async fn uploads_of_the_same_name_are_each_their_own() {
-    let server = guarded(tempfile::tempdir().unwrap());
+    let server = start_with_auth(tempfile::tempdir().unwrap());
     let mut files = server.files().await;
-    let (ann, bob) = (token_of("ann"), token_of("bob"));
+    let (ann, bob) = (sign_for("ann"), sign_for("bob"));
     let mut of_ann = begun(&mut files, &ann).await;
 
     // Bob has nothing of it, and takes nothing from it.
@@ -77,32 +78,35 @@ async fn uploads_of_the_same_name_are_each_their_own() {
         Code::NotFound,
         "NOT_FOUND",
     );
-    let mut of_bob = Upload::open_as(&mut files, &bob, plan()).await;
+    let mut of_bob = UploadStream::open_as(&mut files, &bob, plan()).await;
     assert_eq!(of_bob.progress().await.persisted_size, 0);
     of_bob.chunk(0, b"HELLO").await;
-    of_bob.persisted(5).await;
+    of_bob.wait_persisted(5).await;
     abort(&mut files, &bob, "id").await.unwrap();
-    assert_failure(of_bob.ended().await, Code::Aborted, "SUPERSEDED");
+    assert_failure(of_bob.wait_end().await, Code::Aborted, "SUPERSEDED");
 
     of_ann.chunk(3, &HELLO[3..]).await;
     of_ann.finish(HELLO).await;
-    let info = of_ann.committed().await;
+    let info = of_ann.wait_committed().await;
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), HELLO);
 
     // What became of it is hers, too.
-    let mut again = Upload::open_as(&mut files, &ann, plan()).await;
-    assert_eq!(again.answer().await.unwrap(), Some(State::Committed(info)));
+    let mut again = UploadStream::open_as(&mut files, &ann, plan()).await;
+    assert_eq!(
+        again.next_answer().await.unwrap(),
+        Some(State::Committed(info))
+    );
     assert_eq!(begins_at(&mut files, &bob).await, 0);
     // With another plan nobody learns that there was one.
     let other = OpenUpload {
         size: Some(77),
         ..plan()
     };
-    let mut stranger = Upload::open_as(&mut files, &token_of("eve"), other.clone()).await;
+    let mut stranger = UploadStream::open_as(&mut files, &sign_for("eve"), other.clone()).await;
     assert_eq!(stranger.progress().await.persisted_size, 0);
-    let mut own = Upload::open_as(&mut files, &ann, other).await;
+    let mut own = UploadStream::open_as(&mut files, &ann, other).await;
     assert_failure(
-        own.answer().await,
+        own.next_answer().await,
         Code::FailedPrecondition,
         "UPLOAD_MISMATCH",
     );
@@ -111,9 +115,9 @@ async fn uploads_of_the_same_name_are_each_their_own() {
 /// Subjects and ids that look alike when they are put together.
 #[tokio::test]
 async fn no_subject_can_be_spelled_to_be_another() {
-    let server = guarded(tempfile::tempdir().unwrap());
+    let server = start_with_auth(tempfile::tempdir().unwrap());
     let mut files = server.files().await;
-    paused(&mut files, &token_of("ann")).await;
+    paused(&mut files, &sign_for("ann")).await;
     for subject in [
         "Ann",
         "ann ",
@@ -127,72 +131,77 @@ async fn no_subject_can_be_spelled_to_be_another() {
         "null",
         "*",
     ] {
-        let token = good().claim("sub", &format!("\"{subject}\"")).signed(rsa());
+        let token = valid_token()
+            .claim("sub", &format!("\"{subject}\""))
+            .sign(rsa());
         assert_eq!(begins_at(&mut files, &token).await, 0, "{subject}");
     }
     // One more way to write it is the same text.
-    let token = good().claim("sub", "\"\\u0061nn\"").signed(rsa());
+    let token = valid_token().claim("sub", "\"\\u0061nn\"").sign(rsa());
     assert_eq!(begins_at(&mut files, &token).await, 3);
 }
 
 #[tokio::test]
 async fn a_new_token_of_the_same_subject_goes_on_with_an_upload() {
-    let server = guarded(tempfile::tempdir().unwrap());
+    let server = start_with_auth(tempfile::tempdir().unwrap());
     let mut files = server.files().await;
-    let mut first = begun(&mut files, &token_of("ann")).await;
-    let renewed = good()
+    let mut first = begun(&mut files, &sign_for("ann")).await;
+    let renewed = valid_token()
         .claim("sub", "\"ann\"")
         .claim("jti", "\"2\"")
         .claim("client_id", "\"another\"")
-        .signed(rsa());
-    let mut upload = Upload::open_as(&mut files, &renewed, plan()).await;
+        .sign(rsa());
+    let mut upload = UploadStream::open_as(&mut files, &renewed, plan()).await;
     assert_eq!(upload.progress().await.persisted_size, 3);
-    assert_failure(first.ended().await, Code::Aborted, "SUPERSEDED");
+    assert_failure(first.wait_end().await, Code::Aborted, "SUPERSEDED");
     upload.chunk(3, &HELLO[3..]).await;
     upload.finish(HELLO).await;
-    upload.committed().await;
+    upload.wait_committed().await;
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), HELLO);
 }
 
 async fn restarted(mut server: TestServer, serve: fn(TempDir) -> TestServer) -> TestServer {
     server.stop();
-    server.stopped().await;
+    server.wait_stopped().await;
     serve(server.into_root())
 }
 
 #[tokio::test]
 async fn a_server_that_starts_again_knows_whose_an_upload_is() {
-    let server = guarded(tempfile::tempdir().unwrap());
-    let (ann, bob) = (token_of("ann"), token_of("bob"));
+    let server = start_with_auth(tempfile::tempdir().unwrap());
+    let (ann, bob) = (sign_for("ann"), sign_for("bob"));
     paused(&mut server.files().await, &ann).await;
 
-    let server = restarted(server, guarded).await;
+    let server = restarted(server, start_with_auth).await;
     let mut files = server.files().await;
     assert_eq!(begins_at(&mut files, &bob).await, 0);
     assert_failure(
-        abort(&mut files, &token_of("eve"), "id").await,
+        abort(&mut files, &sign_for("eve"), "id").await,
         Code::NotFound,
         "NOT_FOUND",
     );
     assert_eq!(begins_at(&mut files, &ann).await, 3);
-    let mut upload = Upload::open_as(&mut files, &ann, plan()).await;
+    let mut upload = UploadStream::open_as(&mut files, &ann, plan()).await;
     upload.progress().await;
     upload.chunk(3, &HELLO[3..]).await;
     upload.finish(HELLO).await;
-    let info = upload.committed().await;
+    let info = upload.wait_committed().await;
 
-    let server = restarted(server, guarded).await;
+    let server = restarted(server, start_with_auth).await;
     let mut files = server.files().await;
-    let mut again = Upload::open_as(&mut files, &ann, plan()).await;
-    assert_eq!(again.answer().await.unwrap(), Some(State::Committed(info)));
+    let mut again = UploadStream::open_as(&mut files, &ann, plan()).await;
+    assert_eq!(
+        again.next_answer().await.unwrap(),
+        Some(State::Committed(info))
+    );
     assert_eq!(begins_at(&mut files, &bob).await, 0);
 }
 
 #[tokio::test]
 async fn an_upload_with_an_owner_is_nobodys_where_nobody_is_asked_and_the_other_way_round() {
     let open_to_all = |root| TestServer::serve(root, eager(), |_| {});
-    let server = guarded(tempfile::tempdir().unwrap());
-    let ann = token_of("ann");
+    let server = start_with_auth(tempfile::tempdir().unwrap());
+    let ann = sign_for("ann");
     paused(&mut server.files().await, &ann).await;
 
     // The token is not looked at.
@@ -203,13 +212,13 @@ async fn an_upload_with_an_owner_is_nobodys_where_nobody_is_asked_and_the_other_
         filename: "a.bin".to_owned(),
         upload_id: "id".to_owned(),
     };
-    let mut upload = Upload::open(&mut files, plan()).await;
+    let mut upload = UploadStream::open(&mut files, plan()).await;
     upload.progress().await;
     upload.chunk(0, &HELLO[..4]).await;
-    upload.persisted(4).await;
+    upload.wait_persisted(4).await;
     drop(upload);
 
-    let server = restarted(server, guarded).await;
+    let server = restarted(server, start_with_auth).await;
     let mut files = server.files().await;
     assert_eq!(begins_at(&mut files, &ann).await, 3);
     abort(&mut files, &ann, "id").await.unwrap();
@@ -217,7 +226,7 @@ async fn an_upload_with_an_owner_is_nobodys_where_nobody_is_asked_and_the_other_
 
     let server = restarted(server, open_to_all).await;
     let mut files = server.files().await;
-    let mut upload = Upload::open(&mut files, plan()).await;
+    let mut upload = UploadStream::open(&mut files, plan()).await;
     assert_eq!(upload.progress().await.persisted_size, 4);
     files.abort_upload(request).await.unwrap();
 }

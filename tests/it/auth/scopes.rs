@@ -18,13 +18,17 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use tonic::{Code, Status, transport::Channel};
 
-use super::{
-    ALL_SCOPES, Caller, EMPTY, INVALID_TOKEN, KeyFile, challenge, checks, code, good, reason,
-    signing::rsa, value, with_token,
-};
-use crate::{
-    streams::{Upload, open},
-    support::{TestServer, assert_failure, bounded, file, tree},
+use crate::support::{
+    TestServer, assert_failure,
+    auth::{
+        ALL_SCOPES, EMPTY, HeaderClient, INVALID_TOKEN, KeyFile, bearer_value, challenge, code,
+        reason, require_tokens, server_with_key, valid_token, with_token,
+    },
+    file,
+    signing::rsa,
+    tree,
+    upload_stream::{UploadStream, open, whole},
+    with_timeout,
 };
 
 const SCOPES: [&str; 3] = ["greeter", "files.read", "files.write"];
@@ -92,14 +96,16 @@ fn methods() -> Vec<String> {
 }
 
 fn with_scope(scope: &str) -> String {
-    good().claim("scope", &format!("{scope:?}")).signed(rsa())
+    valid_token()
+        .claim("scope", &format!("{scope:?}"))
+        .sign(rsa())
 }
 
 /// All methods with tokens for each subset of scopes, against the table.
 async fn assert_matrix(reflection: Reflection, names: [&str; 3]) {
     let key = KeyFile::new(&[rsa().jwk()]);
     let server = TestServer::start_with(|config| {
-        checks(key.settings())(config);
+        require_tokens(key.settings())(config);
         config.scopes = ScopeNames {
             greeter: names[0].parse().unwrap(),
             read: names[1].parse().unwrap(),
@@ -107,7 +113,7 @@ async fn assert_matrix(reflection: Reflection, names: [&str; 3]) {
         };
         config.reflection = reflection;
     });
-    let mut caller = Caller::connect(&server).await;
+    let mut caller = HeaderClient::connect(&server).await;
     let before = tree(server.root());
     for path in methods() {
         let wanted = wanted(&path, reflection);
@@ -120,7 +126,7 @@ async fn assert_matrix(reflection: Reflection, names: [&str; 3]) {
             let given = |scope: usize| subset & (1 << scope) != 0;
             let scope: Vec<_> = (0..3).filter(|s| given(*s)).map(|s| names[s]).collect();
             let token = with_scope(&scope.join(" "));
-            let answered = caller.call(&path, &[value(&token)], EMPTY).await;
+            let answered = caller.call(&path, &[bearer_value(&token)], EMPTY).await;
             match wanted {
                 Wanted::Scope(scope) => {
                     let number = SCOPES.iter().position(|known| *known == scope).unwrap();
@@ -185,8 +191,8 @@ async fn scopes_have_the_names_that_are_configured() {
 
 #[tokio::test]
 async fn a_scope_counts_only_as_a_whole_word() {
-    let server = super::guarded(rsa());
-    let mut caller = Caller::connect(&server).await;
+    let server = server_with_key(rsa());
+    let mut caller = HeaderClient::connect(&server).await;
     for scope in [
         "",
         " ",
@@ -199,18 +205,23 @@ async fn a_scope_counts_only_as_a_whole_word() {
         "files.read files.write",
         "*",
     ] {
-        let token = good().claim("scope", &format!("\"{scope}\"")).signed(rsa());
+        let token = valid_token()
+            .claim("scope", &format!("\"{scope}\""))
+            .sign(rsa());
         assert_eq!(
-            caller.greets_with(&token).await,
+            caller.greeting_code_with(&token).await,
             Code::PermissionDenied,
             "{scope}"
         );
     }
-    let none = good().without_claim("scope").signed(rsa());
-    assert_eq!(caller.greets_with(&none).await, Code::PermissionDenied);
+    let none = valid_token().without_claim("scope").sign(rsa());
+    assert_eq!(
+        caller.greeting_code_with(&none).await,
+        Code::PermissionDenied
+    );
     for scope in ["greeter", "  greeter ", "x greeter y"] {
         assert_eq!(
-            caller.greets_with(&with_scope(scope)).await,
+            caller.greeting_code_with(&with_scope(scope)).await,
             Code::Ok,
             "{scope}"
         );
@@ -220,8 +231,8 @@ async fn a_scope_counts_only_as_a_whole_word() {
 /// Whoever looks for a way around the table finds no handler behind it.
 #[tokio::test]
 async fn what_is_not_known_asks_for_a_token_and_is_nothing() {
-    let server = super::guarded(rsa());
-    let mut caller = Caller::connect(&server).await;
+    let server = server_with_key(rsa());
+    let mut caller = HeaderClient::connect(&server).await;
     let before = tree(server.root());
     for path in [
         "/",
@@ -248,14 +259,18 @@ async fn what_is_not_known_asks_for_a_token_and_is_nothing() {
     ] {
         assert_unauthenticated(&caller.call(path, &[], EMPTY).await, path);
         for scope in ["", ALL_SCOPES] {
-            let answered = caller.call(path, &[value(&with_scope(scope))], EMPTY).await;
+            let answered = caller
+                .call(path, &[bearer_value(&with_scope(scope))], EMPTY)
+                .await;
             assert_eq!(code(&answered), Code::Unimplemented, "{path}");
         }
     }
     // With a query, it is the same method, and asks for the same.
     let path = "/muxs.Greeter/SayHello?x=1";
     assert_unauthenticated(&caller.call(path, &[], EMPTY).await, path);
-    let answered = caller.call(path, &[value(&with_scope(""))], EMPTY).await;
+    let answered = caller
+        .call(path, &[bearer_value(&with_scope(""))], EMPTY)
+        .await;
     assert_insufficient(&answered, "greeter", path);
     assert_eq!(tree(server.root()), before);
 }
@@ -268,20 +283,22 @@ fn with_folders() -> TestServer {
 
 fn with_folder_claim(keys: &KeyFile, claim: &str) -> TestServer {
     TestServer::start_with(|config| {
-        checks(keys.settings())(config);
+        require_tokens(keys.settings())(config);
         config.folder_claim = Some(claim.to_owned());
     })
 }
 
 fn restricted(folder: &str) -> String {
-    good().claim(CLAIM, &format!("{folder:?}")).signed(rsa())
+    valid_token()
+        .claim(CLAIM, &format!("{folder:?}"))
+        .sign(rsa())
 }
 
-type Files = FileControllerClient<Channel>;
+type FilesClient = FileControllerClient<Channel>;
 
 /// Why each way to a file fails: by Read, Write, Stat, ReadStream, the opening of an upload, and
 /// its removal.
-async fn failures(files: &mut Files, token: &str, name: &str) -> [Option<(Code, String)>; 6] {
+async fn failures(files: &mut FilesClient, token: &str, name: &str) -> [Option<(Code, String)>; 6] {
     let of_failure = |failure: Option<Failure>| {
         failure.map(|failure| (Code::from_i32(failure.code), failure.reason))
     };
@@ -295,15 +312,13 @@ async fn failures(files: &mut Files, token: &str, name: &str) -> [Option<(Code, 
         filename: name.to_owned(),
     };
     let stat = files.stat(with_token(token, request)).await;
-    let stream = files
-        .read_stream(with_token(token, crate::streams::whole(name)))
-        .await;
+    let stream = files.read_stream(with_token(token, whole(name))).await;
     let stream = match stream {
-        Ok(stream) => bounded(stream.into_inner().message()).await.err(),
+        Ok(stream) => with_timeout(stream.into_inner().message()).await.err(),
         Err(status) => Some(status),
     };
     let mut upload = upload(files, token, name).await;
-    let opened = upload.answer().await;
+    let opened = upload.next_answer().await;
     let request = AbortUploadRequest {
         filename: name.to_owned(),
         upload_id: "id".to_owned(),
@@ -319,8 +334,8 @@ async fn failures(files: &mut Files, token: &str, name: &str) -> [Option<(Code, 
     ]
 }
 
-async fn upload(files: &mut Files, token: &str, name: &str) -> Upload {
-    Upload::open_as(files, token, open(name, "id", b"hello")).await
+async fn upload(files: &mut FilesClient, token: &str, name: &str) -> UploadStream {
+    UploadStream::open_as(files, token, open(name, "id", b"hello")).await
 }
 
 #[tokio::test]
@@ -474,7 +489,7 @@ async fn an_upload_is_not_finished_through_a_link_out_of_the_folder() {
     upload.chunk(0, b"hello").await;
     upload.finish(b"hello").await;
     assert_failure(
-        upload.ended().await,
+        upload.wait_end().await,
         Code::PermissionDenied,
         "OUTSIDE_FOLDER",
     );
@@ -516,7 +531,7 @@ async fn the_servers_own_folder_is_in_nobodys() {
 #[tokio::test]
 async fn a_claim_that_is_no_folder_refuses_the_token() {
     let server = with_folders();
-    let mut caller = Caller::connect(&server).await;
+    let mut caller = HeaderClient::connect(&server).await;
     for folder in [
         "\"\"",
         "\"/\"",
@@ -538,30 +553,30 @@ async fn a_claim_that_is_no_folder_refuses_the_token() {
         "[\"a\"]",
         "{}",
     ] {
-        let token = good().claim(CLAIM, folder).signed(rsa());
+        let token = valid_token().claim(CLAIM, folder).sign(rsa());
         assert_eq!(
-            caller.greets_with(&token).await,
+            caller.greeting_code_with(&token).await,
             Code::Unauthenticated,
             "{folder}"
         );
     }
     for (first, second) in [("\"a\"", "\"b\""), ("\"a\"", "\"a\"")] {
-        let twice = good()
+        let twice = valid_token()
             .claim(CLAIM, first)
             .claim_before(CLAIM, second)
-            .signed(rsa());
+            .sign(rsa());
         assert_eq!(
-            caller.greets_with(&twice).await,
+            caller.greeting_code_with(&twice).await,
             Code::Unauthenticated,
             "{first} {second}"
         );
     }
     // None is all of the root, and so is one that nobody asks for.
     let mut files = server.files().await;
-    let token = good().signed(rsa());
+    let token = valid_token().sign(rsa());
     let written = files.write(with_token(&token, file("x", "text"))).await;
     assert_eq!(written.unwrap().into_inner().code, 0);
-    let unasked = super::guarded(rsa());
+    let unasked = server_with_key(rsa());
     let written = unasked
         .files()
         .await
@@ -585,7 +600,7 @@ async fn any_claim_can_name_the_folder() {
         let token = match claim {
             // Not much of a folder, but one.
             "scope" => with_scope(ALL_SCOPES),
-            _ => good().claim(claim, "\"team-a\"").signed(rsa()),
+            _ => valid_token().claim(claim, "\"team-a\"").sign(rsa()),
         };
         let folder = match claim {
             "scope" => ALL_SCOPES,

@@ -5,25 +5,27 @@ use std::slice;
 use http::HeaderValue;
 use rustix::process::Signal;
 
-use super::{
-    AUDIENCE, Caller, EMPTY, ISSUER, KeyFile, LOTS_OF_GREETINGS, SAY_HELLO, WRITE_STREAM, good,
+use crate::support::{
+    Program,
+    auth::{AUDIENCE, EMPTY, HeaderClient, ISSUER, KeyFile, valid_token},
+    methods::{LOTS_OF_GREETINGS, SAY_HELLO, WRITE_STREAM},
+    raw_http2,
     signing::rsa,
 };
-use crate::{raw, support::Program};
 
 /// What nobody but the issuer and the client knows.
 const SECRET: &str = "zanzibar-in-a-claim";
 
-/// Tokens that are good, bad, and none at all, as they stand in the header.
+/// Tokens that are valid_token, bad, and none at all, as they stand in the header.
 fn headers() -> Vec<String> {
-    let with_secret = || good().claim("secret", &format!("{SECRET:?}"));
-    let signed = with_secret().signed(rsa());
+    let with_secret = || valid_token().claim("secret", &format!("{SECRET:?}"));
+    let signed = with_secret().sign(rsa());
     let (message, signature) = signed.rsplit_once('.').unwrap();
     let (_, claims) = message.split_once('.').unwrap();
-    let expired = with_secret().claim("exp", "0").signed(rsa());
-    let no_scope = with_secret().claim("scope", "\"\"").signed(rsa());
-    let strange_key = with_secret().header("kid", "\"strange\"").signed(rsa());
-    let other = with_secret().claim("aud", "\"other\"").signed(rsa());
+    let expired = with_secret().claim("exp", "0").sign(rsa());
+    let no_scope = with_secret().claim("scope", "\"\"").sign(rsa());
+    let strange_key = with_secret().header("kid", "\"strange\"").sign(rsa());
+    let other = with_secret().claim("aud", "\"other\"").sign(rsa());
     let plain = with_secret().with_signature("");
     vec![
         format!("Bearer {signed}"),
@@ -70,8 +72,8 @@ async fn no_token_is_in_a_log_or_in_an_answer() {
             .env("RUST_LOG", "trace")
             .env("MUXS_LOG_FORMAT", format);
         let mut server = Program::start_command(command).await;
-        let (connection, driver) = raw::polite(server.address).await;
-        let mut caller = Caller {
+        let (connection, driver) = raw_http2::connect_h2(server.address).await;
+        let mut caller = HeaderClient {
             address: server.address,
             connection,
         };
@@ -90,7 +92,7 @@ async fn no_token_is_in_a_log_or_in_an_answer() {
         drop(caller);
         driver.abort();
         server.signal(Signal::TERM);
-        assert!(server.ended().await.success());
+        assert!(server.wait_end().await.success());
         let log = server.log();
         assert!(log.contains("TRACE"), "{log}");
         for piece in headers.iter().flat_map(|header| pieces(header)) {

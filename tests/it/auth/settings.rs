@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use muxs::server::{Auth, AuthError, AuthSettings, KeySource, Scope};
 
-use super::{
-    AUDIENCE, ISSUER, KeyFile, jwks,
+use crate::support::{
+    auth::{AUDIENCE, ISSUER, KeyFile, jwks},
     signing::{Key, rsa},
 };
 

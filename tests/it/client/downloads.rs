@@ -8,20 +8,22 @@ use std::{
 use muxs::client::{self, Client, Error, Retry};
 use tonic::{Code, Status};
 
-use super::{Place, Told, assert_failure, assert_gave_up, names};
-use crate::{
-    fake::{Fake, PIECE, Part, chunk, crc32c, failure, lost, rest},
-    support::bounded,
+use crate::support::{
+    scripted_server::{
+        MAX_CHUNK, ReadAction, ScriptedServer, chunk, connection_lost, crc32c, events_from, failure,
+    },
+    transfer_dir::{EventLog, TransferDir, assert_failure, assert_retries_exhausted, names},
+    with_timeout,
 };
 
 #[tokio::test]
 async fn a_download_has_the_bytes_and_leaves_nothing_else() {
-    for size in [0, 1, PIECE, 9 * PIECE + 1] {
-        let place = Place::with(size);
-        let fake = Fake::start().await;
-        fake.on_read(rest(&place.content, "etag", 0));
-        let download = fake.client().download("name", place.target());
-        let received = bounded(download.into_future()).await.unwrap();
+    for size in [0, 1, MAX_CHUNK, 9 * MAX_CHUNK + 1] {
+        let place = TransferDir::with(size);
+        let server = ScriptedServer::start().await;
+        server.on_read(events_from(&place.content, "etag", 0));
+        let download = server.client().download("name", place.target());
+        let received = with_timeout(download.into_future()).await.unwrap();
         assert_eq!(received, place.info());
         place.assert_received();
     }
@@ -29,8 +31,8 @@ async fn a_download_has_the_bytes_and_leaves_nothing_else() {
 
 #[tokio::test]
 async fn a_download_refuses_chunks_that_are_not_right_and_goes_on_from_the_last_that_was() {
-    let place = Place::new();
-    let right = chunk(&place.content, 2 * PIECE);
+    let place = TransferDir::new();
+    let right = chunk(&place.content, 2 * MAX_CHUNK);
     let mut damaged = right.clone();
     damaged.crc32c = Some(right.crc32c.unwrap() ^ 1);
     let mut unchecked = right.clone();
@@ -40,44 +42,46 @@ async fn a_download_refuses_chunks_that_are_not_right_and_goes_on_from_the_last_
     let mut ahead = right.clone();
     ahead.offset += 1;
     let mut beyond = right.clone();
-    beyond.data = vec![0; 10 * PIECE].into();
+    beyond.data = vec![0; 10 * MAX_CHUNK].into();
     beyond.crc32c = Some(crc32c(&beyond.data));
     for wrong in [damaged, unchecked, behind, ahead, beyond] {
         let _ = fs::remove_file(place.target());
-        let fake = Fake::start().await;
-        let mut parts = rest(&place.content, "etag", 0);
-        parts[3] = Part::Chunk(wrong);
-        fake.on_read(parts)
-            .on_read(rest(&place.content, "etag", 2 * PIECE));
-        let download = fake.client().download("name", place.target());
-        bounded(download.into_future()).await.unwrap();
+        let server = ScriptedServer::start().await;
+        let mut parts = events_from(&place.content, "etag", 0);
+        parts[3] = ReadAction::Chunk(wrong);
+        server
+            .on_read(parts)
+            .on_read(events_from(&place.content, "etag", 2 * MAX_CHUNK));
+        let download = server.client().download("name", place.target());
+        with_timeout(download.into_future()).await.unwrap();
         place.assert_received();
-        let again = fake.script().read_requests[1].clone();
-        assert_eq!(again.offset, 2 * PIECE as u64);
+        let again = server.script().read_requests[1].clone();
+        assert_eq!(again.offset, 2 * MAX_CHUNK as u64);
         assert_eq!(again.if_etag, "etag");
     }
 }
 
 #[tokio::test]
 async fn a_download_that_ends_early_goes_on() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    let mut parts = rest(&place.content, "etag", 0);
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    let mut parts = events_from(&place.content, "etag", 0);
     parts.truncate(4);
-    let mut cut = rest(&place.content, "etag", 3 * PIECE);
+    let mut cut = events_from(&place.content, "etag", 3 * MAX_CHUNK);
     cut.truncate(2);
-    cut.push(Part::Fail(lost()));
-    fake.on_read(parts)
+    cut.push(ReadAction::Fail(connection_lost()));
+    server
+        .on_read(parts)
         .on_read(cut)
-        .on_read(rest(&place.content, "etag", 4 * PIECE));
-    let download = fake.client().download("name", place.target());
-    bounded(download.into_future()).await.unwrap();
+        .on_read(events_from(&place.content, "etag", 4 * MAX_CHUNK));
+    let download = server.client().download("name", place.target());
+    with_timeout(download.into_future()).await.unwrap();
     place.assert_received();
 }
 
 #[tokio::test]
 async fn a_download_starts_over_when_the_file_changed() {
-    let place = Place::new();
+    let place = TransferDir::new();
     let reasons = [
         (Code::FailedPrecondition, "ETAG_MISMATCH"),
         (Code::OutOfRange, "OFFSET_BEYOND_END"),
@@ -85,26 +89,27 @@ async fn a_download_starts_over_when_the_file_changed() {
     ];
     for (code, reason) in reasons {
         let _ = fs::remove_file(place.target());
-        let fake = Fake::start().await;
-        let mut old = rest(&vec![1; 20 * PIECE], "old", 0);
+        let server = ScriptedServer::start().await;
+        let mut old = events_from(&vec![1; 20 * MAX_CHUNK], "old", 0);
         old.truncate(15);
-        old.push(Part::Fail(lost()));
-        fake.on_read(old)
-            .on_read([Part::Fail(failure(code, reason))])
-            .on_read(rest(&place.content, "etag", 0));
-        let told = Told::default();
-        let download = fake.client().download("name", place.target());
-        bounded(download.on_event(told.listener()).into_future())
+        old.push(ReadAction::Fail(connection_lost()));
+        server
+            .on_read(old)
+            .on_read([ReadAction::Fail(failure(code, reason))])
+            .on_read(events_from(&place.content, "etag", 0));
+        let told = EventLog::default();
+        let download = server.client().download("name", place.target());
+        with_timeout(download.on_event(told.listener()).into_future())
             .await
             .unwrap();
         place.assert_received();
         assert!(
-            told.words()[2].starts_with("started over:"),
+            told.entries()[2].starts_with("started over:"),
             "{told:?}",
-            told = told.words()
+            told = told.entries()
         );
-        let requests = fake.script().read_requests.clone();
-        assert_eq!(requests[1].offset, 14 * PIECE as u64);
+        let requests = server.script().read_requests.clone();
+        assert_eq!(requests[1].offset, 14 * MAX_CHUNK as u64);
         assert_eq!(requests[1].if_etag, "old");
         assert_eq!((requests[2].offset, requests[2].if_etag.as_str()), (0, ""));
     }
@@ -113,199 +118,220 @@ async fn a_download_starts_over_when_the_file_changed() {
 /// A server that takes no notice of `if_etag` mixes no versions either.
 #[tokio::test]
 async fn a_download_never_goes_on_with_another_version() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    let mut old = rest(&vec![1; 20 * PIECE], "old", 0);
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    let mut old = events_from(&vec![1; 20 * MAX_CHUNK], "old", 0);
     old.truncate(4);
-    old.push(Part::Fail(lost()));
-    fake.on_read(old)
-        .on_read(rest(&place.content, "etag", 3 * PIECE))
-        .on_read(rest(&place.content, "etag", 0));
-    let download = fake.client().download("name", place.target());
-    bounded(download.into_future()).await.unwrap();
+    old.push(ReadAction::Fail(connection_lost()));
+    server
+        .on_read(old)
+        .on_read(events_from(&place.content, "etag", 3 * MAX_CHUNK))
+        .on_read(events_from(&place.content, "etag", 0));
+    let download = server.client().download("name", place.target());
+    with_timeout(download.into_future()).await.unwrap();
     place.assert_received();
 }
 
 #[tokio::test]
 async fn a_download_that_gives_up_is_continued_by_the_next() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    let mut cut = rest(&place.content, "etag", 0);
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    let mut cut = events_from(&place.content, "etag", 0);
     cut.truncate(6);
-    cut.push(Part::Fail(failure(Code::PermissionDenied, "OUTSIDE_ROOT")));
-    fake.on_read(cut)
-        .on_read(rest(&place.content, "etag", 5 * PIECE));
-    let download = || fake.client().download("name", place.target()).into_future();
-    let result = bounded(download()).await;
+    cut.push(ReadAction::Fail(failure(
+        Code::PermissionDenied,
+        "OUTSIDE_ROOT",
+    )));
+    server
+        .on_read(cut)
+        .on_read(events_from(&place.content, "etag", 5 * MAX_CHUNK));
+    let download = || {
+        server
+            .client()
+            .download("name", place.target())
+            .into_future()
+    };
+    let result = with_timeout(download()).await;
     assert_failure(result, Code::PermissionDenied, "OUTSIDE_ROOT");
     assert!(!place.target().exists());
-    bounded(download()).await.unwrap();
+    with_timeout(download()).await.unwrap();
     place.assert_received();
-    let requests = fake.script().read_requests.clone();
-    assert_eq!(requests[1].offset, 5 * PIECE as u64);
+    let requests = server.script().read_requests.clone();
+    assert_eq!(requests[1].offset, 5 * MAX_CHUNK as u64);
     assert_eq!(requests[1].if_etag, "etag");
 }
 
 #[tokio::test]
 async fn a_part_that_was_damaged_or_is_of_another_file_is_not_continued() {
-    let spoil: [fn(&Place); 4] = [
-        |place| fs::write(place.path("target.part"), vec![3; 5 * PIECE]).unwrap(),
+    let spoil: [fn(&TransferDir); 4] = [
+        |place| fs::write(place.path("target.part"), vec![3; 5 * MAX_CHUNK]).unwrap(),
         |place| fs::write(place.path("target.part"), b"short").unwrap(),
         |place| fs::remove_file(place.path("target.part.json")).unwrap(),
         |place| fs::write(place.path("target.part.json"), b"{").unwrap(),
     ];
     for spoil in spoil {
-        let place = Place::new();
-        let fake = Fake::start().await;
-        let mut cut = rest(&place.content, "etag", 0);
+        let place = TransferDir::new();
+        let server = ScriptedServer::start().await;
+        let mut cut = events_from(&place.content, "etag", 0);
         cut.truncate(6);
-        cut.push(Part::Fail(Status::permission_denied("")));
-        fake.on_read(cut).on_read(rest(&place.content, "etag", 0));
-        let download = || fake.client().download("name", place.target()).into_future();
-        bounded(download()).await.unwrap_err();
+        cut.push(ReadAction::Fail(Status::permission_denied("")));
+        server
+            .on_read(cut)
+            .on_read(events_from(&place.content, "etag", 0));
+        let download = || {
+            server
+                .client()
+                .download("name", place.target())
+                .into_future()
+        };
+        with_timeout(download()).await.unwrap_err();
         spoil(&place);
-        bounded(download()).await.unwrap();
+        with_timeout(download()).await.unwrap();
         place.assert_received();
-        assert_eq!(fake.script().read_requests[1].offset, 0);
+        assert_eq!(server.script().read_requests[1].offset, 0);
     }
 }
 
 #[tokio::test]
 async fn a_part_of_another_remote_file_is_not_continued() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    let mut cut = rest(&vec![1; 9 * PIECE], "etag", 0);
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    let mut cut = events_from(&vec![1; 9 * MAX_CHUNK], "etag", 0);
     cut.truncate(6);
-    cut.push(Part::Fail(Status::permission_denied("")));
-    fake.on_read(cut).on_read(rest(&place.content, "etag", 0));
-    let client = fake.client();
+    cut.push(ReadAction::Fail(Status::permission_denied("")));
+    server
+        .on_read(cut)
+        .on_read(events_from(&place.content, "etag", 0));
+    let client = server.client();
     let other = client.download("other", place.target());
-    bounded(other.into_future()).await.unwrap_err();
+    with_timeout(other.into_future()).await.unwrap_err();
     let download = client.download("name", place.target());
-    bounded(download.into_future()).await.unwrap();
+    with_timeout(download.into_future()).await.unwrap();
     place.assert_received();
 }
 
 #[tokio::test]
 async fn two_downloads_do_not_mix() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    fake.on_read([Part::Info(place.info()), Part::Hang]);
-    let client = fake.client();
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    server.on_read([ReadAction::Info(place.info()), ReadAction::Hang]);
+    let client = server.client();
     let first = client.download("name", place.target()).into_future();
     let second = async {
-        fake.hangs.notified().await;
+        server.hangs.notified().await;
         client.download("name", place.target()).await
     };
     tokio::select! {
         _ = first => panic!("the server hangs"),
-        result = bounded(second) => {
+        result = with_timeout(second) => {
             assert!(matches!(result, Err(Error::InUse(_))), "{result:?}");
         }
     }
     // The lock went with the first.
-    fake.on_read(rest(&place.content, "etag", 0));
+    server.on_read(events_from(&place.content, "etag", 0));
     let download = client.download("name", place.target());
-    bounded(download.into_future()).await.unwrap();
+    with_timeout(download.into_future()).await.unwrap();
     place.assert_received();
 }
 
 #[tokio::test]
 async fn a_download_that_is_dropped_resets_its_call() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    fake.on_read([Part::Info(place.info()), Part::Hang]);
-    let client = fake.client();
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    server.on_read([ReadAction::Info(place.info()), ReadAction::Hang]);
+    let client = server.client();
     {
         let download = client.download("name", place.target()).into_future();
         tokio::select! {
             _ = download => panic!("the server hangs"),
-            () = bounded(fake.hangs.notified()) => {}
+            () = with_timeout(server.hangs.notified()) => {}
         }
     }
-    bounded(fake.gone.notified()).await;
+    with_timeout(server.gone.notified()).await;
     drop(client);
 }
 
 #[tokio::test]
 async fn a_target_that_cannot_be_written_is_a_local_failure() {
-    let place = Place::new();
-    let fake = Fake::start().await;
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
     let targets = [place.path("missing/target"), place.folder.path().to_owned()];
     for target in targets {
-        fake.on_read(rest(&place.content, "etag", 0));
-        let download = fake.client().download("name", target);
-        let error = bounded(download.into_future()).await.unwrap_err();
+        server.on_read(events_from(&place.content, "etag", 0));
+        let download = server.client().download("name", target);
+        let error = with_timeout(download.into_future()).await.unwrap_err();
         assert!(matches!(error, Error::Local { .. }), "{error}");
         assert_eq!(error.code(), None);
     }
-    assert!(fake.script().read_requests.is_empty());
+    assert!(server.script().read_requests.is_empty());
 }
 
 #[tokio::test]
 async fn a_failure_that_will_not_pass_is_not_tried_again() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    fake.on_read([Part::Fail(failure(Code::NotFound, "NOT_FOUND"))]);
-    let download = fake.client().download("name", place.target());
-    let result = bounded(download.into_future()).await;
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    server.on_read([ReadAction::Fail(failure(Code::NotFound, "NOT_FOUND"))]);
+    let download = server.client().download("name", place.target());
+    let result = with_timeout(download.into_future()).await;
     assert_failure(result, Code::NotFound, "NOT_FOUND");
-    assert_eq!(fake.script().read_requests.len(), 1);
+    assert_eq!(server.script().read_requests.len(), 1);
     assert_eq!(names(&place.folder), ["source"]);
 }
 
 #[tokio::test]
 async fn a_server_that_is_not_there_is_given_up_on() {
-    let place = Place::new();
+    let place = TransferDir::new();
     let nobody = client::endpoint("http://127.0.0.1:1").unwrap();
     let nobody = Client::new(nobody.connect_lazy()).retry(Retry {
         attempts: 3,
         min_delay: Duration::from_millis(1),
         max_delay: Duration::from_millis(1),
     });
-    let result = bounded(nobody.download("name", place.target()).into_future()).await;
+    let result = with_timeout(nobody.download("name", place.target()).into_future()).await;
     let error = result.as_ref().unwrap_err();
     assert_eq!(error.code(), Some(Code::Unavailable));
     assert_eq!(
         error.to_string(),
         "gave up after 3 attempts: the server cannot be reached: Connection refused (os error 111)"
     );
-    assert_gave_up(result, 3);
+    assert_retries_exhausted(result, 3);
 }
 
 #[tokio::test]
 async fn a_writer_gets_the_bytes_across_a_cut() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    let mut cut = rest(&place.content, "etag", 0);
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    let mut cut = events_from(&place.content, "etag", 0);
     cut.truncate(4);
-    cut.push(Part::Fail(lost()));
-    fake.on_read(cut)
-        .on_read(rest(&place.content, "etag", 3 * PIECE));
+    cut.push(ReadAction::Fail(connection_lost()));
+    server
+        .on_read(cut)
+        .on_read(events_from(&place.content, "etag", 3 * MAX_CHUNK));
     let mut received = Vec::new();
-    let download = fake.client().download_to("name", &mut received);
-    bounded(download.into_future()).await.unwrap();
+    let download = server.client().download_to("name", &mut received);
+    with_timeout(download.into_future()).await.unwrap();
     assert!(received == place.content);
 }
 
 #[tokio::test]
 async fn a_writer_gets_no_mixture_of_versions() {
-    let place = Place::new();
+    let place = TransferDir::new();
     let reasons = [
         (Code::FailedPrecondition, "ETAG_MISMATCH"),
         (Code::Aborted, "FILE_CHANGED"),
     ];
     for (code, reason) in reasons {
-        let fake = Fake::start().await;
-        let mut cut = rest(&place.content, "etag", 0);
+        let server = ScriptedServer::start().await;
+        let mut cut = events_from(&place.content, "etag", 0);
         cut.truncate(4);
-        cut.push(Part::Fail(lost()));
-        fake.on_read(cut)
-            .on_read([Part::Fail(failure(code, reason))]);
+        cut.push(ReadAction::Fail(connection_lost()));
+        server
+            .on_read(cut)
+            .on_read([ReadAction::Fail(failure(code, reason))]);
         let mut received = Vec::new();
-        let download = fake.client().download_to("name", &mut received);
-        assert_failure(bounded(download.into_future()).await, code, reason);
-        assert_eq!(fake.script().read_requests.len(), 2);
-        assert!(received == place.content[..3 * PIECE]);
+        let download = server.client().download_to("name", &mut received);
+        assert_failure(with_timeout(download.into_future()).await, code, reason);
+        assert_eq!(server.script().read_requests.len(), 2);
+        assert!(received == place.content[..3 * MAX_CHUNK]);
     }
 }

@@ -15,22 +15,30 @@ use tokio::{
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use super::{Place, Told, assert_failure, assert_gave_up};
-use crate::{
-    fake::{Act, Fake, PIECE, committed, crc32c, failure, has, info, lost},
-    support::bounded,
+use crate::support::{
+    scripted_server::{
+        Action, MAX_CHUNK, ScriptedServer, commit, connection_lost, crc32c, failure, info, progress,
+    },
+    transfer_dir::{EventLog, TransferDir, assert_failure, assert_retries_exhausted},
+    with_timeout,
 };
 
 #[tokio::test]
 async fn an_upload_sends_checked_chunks_and_finishes_with_the_checksum_of_all() {
-    for size in [0, 1, PIECE - 1, PIECE, PIECE + 1, 9 * PIECE] {
-        let place = Place::with(size);
-        let fake = Fake::start().await;
-        fake.on_write(place.continues_at(0));
-        let sent = bounded(fake.client().upload(place.source(), "a/b/c").into_future()).await;
+    for size in [0, 1, MAX_CHUNK - 1, MAX_CHUNK, MAX_CHUNK + 1, 9 * MAX_CHUNK] {
+        let place = TransferDir::with(size);
+        let server = ScriptedServer::start().await;
+        server.on_write(place.resume_actions(0));
+        let sent = with_timeout(
+            server
+                .client()
+                .upload(place.source(), "a/b/c")
+                .into_future(),
+        )
+        .await;
         assert_eq!(sent.unwrap(), place.info());
-        place.assert_sent(&fake);
-        let open = fake.script().opens[0].clone();
+        place.assert_sent(&server);
+        let open = server.script().opens[0].clone();
         assert_eq!(open.filename, "a/b/c");
         assert_eq!(open.size, Some(size as u64));
         assert_eq!(open.if_etag, None);
@@ -39,9 +47,9 @@ async fn an_upload_sends_checked_chunks_and_finishes_with_the_checksum_of_all() 
 
 #[tokio::test]
 async fn the_same_upload_has_the_same_id_and_any_other_another() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    let client = fake.client();
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    let client = server.client();
     let upload = || client.upload(place.source(), "name");
     let uploads = [
         upload(),
@@ -52,18 +60,18 @@ async fn the_same_upload_has_the_same_id_and_any_other_another() {
         upload().if_etag("x"),
     ];
     for upload in uploads {
-        fake.on_write(place.continues_at(0));
-        bounded(upload.into_future()).await.unwrap();
+        server.on_write(place.resume_actions(0));
+        with_timeout(upload.into_future()).await.unwrap();
     }
     let source = File::options().append(true).open(place.source()).unwrap();
     let later = SystemTime::now() + Duration::from_secs(1);
     source
         .set_times(FileTimes::new().set_modified(later))
         .unwrap();
-    fake.on_write(place.continues_at(0));
-    bounded(upload().into_future()).await.unwrap();
+    server.on_write(place.resume_actions(0));
+    with_timeout(upload().into_future()).await.unwrap();
 
-    let opens = fake.script().opens.clone();
+    let opens = server.script().opens.clone();
     let ids: Vec<_> = opens.iter().map(|open| &open.upload_id).collect();
     assert_eq!(ids[0], ids[1]);
     assert_eq!(ids[0], ids[2]);
@@ -76,52 +84,58 @@ async fn the_same_upload_has_the_same_id_and_any_other_another() {
 
 #[tokio::test]
 async fn an_upload_continues_where_an_earlier_run_ended() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    fake.on_write(place.continues_at(3333));
-    let told = Told::default();
-    let upload = fake.client().upload(place.source(), "name");
-    bounded(upload.on_event(told.listener()).into_future())
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    server.on_write(place.resume_actions(3333));
+    let told = EventLog::default();
+    let upload = server.client().upload(place.source(), "name");
+    with_timeout(upload.on_event(told.listener()).into_future())
         .await
         .unwrap();
-    assert_eq!(told.words(), ["opened at 3333"]);
-    assert_eq!(fake.script().chunks[0][0].offset, 3333);
+    assert_eq!(told.entries(), ["opened at 3333"]);
+    assert_eq!(server.script().chunks[0][0].offset, 3333);
     assert_eq!(
-        fake.script().finishes[0].crc32c,
+        server.script().finishes[0].crc32c,
         Some(crc32c(&place.content))
     );
 }
 
 #[tokio::test]
 async fn an_upload_continues_after_a_cut_at_what_is_durable() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    fake.on_write([has(&place.content, 0), Act::Take(5), Act::Fail(lost())])
-        .on_write(place.continues_at(2 * PIECE + 7));
-    let upload = fake.client().upload(place.source(), "name");
-    bounded(upload.into_future()).await.unwrap();
-    place.assert_sent(&fake);
-    let opens = fake.script().opens.clone();
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    server
+        .on_write([
+            progress(&place.content, 0),
+            Action::ReceiveChunks(5),
+            Action::Fail(connection_lost()),
+        ])
+        .on_write(place.resume_actions(2 * MAX_CHUNK + 7));
+    let upload = server.client().upload(place.source(), "name");
+    with_timeout(upload.into_future()).await.unwrap();
+    place.assert_sent(&server);
+    let opens = server.script().opens.clone();
     assert_eq!(opens[0], opens[1]);
 }
 
 #[tokio::test]
 async fn an_upload_whose_prefix_differs_is_aborted_and_starts_over() {
-    let place = Place::new();
-    let other = vec![1; 2 * PIECE];
-    let fake = Fake::start().await;
-    fake.on_write([has(&other, 2 * PIECE), Act::Hang])
-        .on_write(place.continues_at(0));
-    let told = Told::default();
-    let upload = fake.client().upload(place.source(), "name");
-    bounded(upload.on_event(told.listener()).into_future())
+    let place = TransferDir::new();
+    let other = vec![1; 2 * MAX_CHUNK];
+    let server = ScriptedServer::start().await;
+    server
+        .on_write([progress(&other, 2 * MAX_CHUNK), Action::Hang])
+        .on_write(place.resume_actions(0));
+    let told = EventLog::default();
+    let upload = server.client().upload(place.source(), "name");
+    with_timeout(upload.on_event(told.listener()).into_future())
         .await
         .unwrap();
-    place.assert_sent(&fake);
-    let script = fake.script();
+    place.assert_sent(&server);
+    let script = server.script();
     assert_eq!(script.aborts, [script.opens[0].upload_id.clone()]);
     assert_eq!(
-        told.words(),
+        told.entries(),
         [
             "started over: the first 2000 bytes on the server are not those of the local file",
             "opened at 0"
@@ -131,162 +145,186 @@ async fn an_upload_whose_prefix_differs_is_aborted_and_starts_over() {
 
 #[tokio::test]
 async fn an_upload_of_which_the_server_has_too_much_starts_over() {
-    let place = Place::new();
-    let longer = vec![1; 20 * PIECE];
-    let fake = Fake::start().await;
-    fake.on_write([has(&longer, 20 * PIECE)])
-        .on_write(place.continues_at(0));
-    let upload = fake.client().upload(place.source(), "name");
-    bounded(upload.into_future()).await.unwrap();
-    place.assert_sent(&fake);
-    assert_eq!(fake.script().aborts.len(), 1);
+    let place = TransferDir::new();
+    let longer = vec![1; 20 * MAX_CHUNK];
+    let server = ScriptedServer::start().await;
+    server
+        .on_write([progress(&longer, 20 * MAX_CHUNK)])
+        .on_write(place.resume_actions(0));
+    let upload = server.client().upload(place.source(), "name");
+    with_timeout(upload.into_future()).await.unwrap();
+    place.assert_sent(&server);
+    assert_eq!(server.script().aborts.len(), 1);
 }
 
 #[tokio::test]
 async fn an_upload_of_other_parameters_is_aborted_and_starts_over() {
-    let place = Place::new();
-    let fake = Fake::start().await;
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
     let mismatch = failure(Code::FailedPrecondition, "UPLOAD_MISMATCH");
-    fake.on_write([Act::Fail(mismatch)])
-        .on_write(place.continues_at(0));
-    let upload = fake.client().upload(place.source(), "name");
-    bounded(upload.into_future()).await.unwrap();
-    assert_eq!(fake.script().aborts.len(), 1);
+    server
+        .on_write([Action::Fail(mismatch)])
+        .on_write(place.resume_actions(0));
+    let upload = server.client().upload(place.source(), "name");
+    with_timeout(upload.into_future()).await.unwrap();
+    assert_eq!(server.script().aborts.len(), 1);
 }
 
 #[tokio::test]
 async fn an_upload_that_fails_the_last_check_starts_over_but_not_for_ever() {
-    let place = Place::new();
-    let fake = Fake::start().await;
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
     for _ in 0..10 {
-        fake.on_write([
-            has(&place.content, 0),
-            Act::TakeToFinish,
-            Act::Fail(failure(Code::InvalidArgument, "CHECKSUM_MISMATCH")),
+        server.on_write([
+            progress(&place.content, 0),
+            Action::ReceiveAll,
+            Action::Fail(failure(Code::InvalidArgument, "CHECKSUM_MISMATCH")),
         ]);
     }
-    let upload = fake.client().upload(place.source(), "name");
-    assert_gave_up(bounded(upload.into_future()).await, 4);
-    assert_eq!(fake.script().opens.len(), 4);
+    let upload = server.client().upload(place.source(), "name");
+    assert_retries_exhausted(with_timeout(upload.into_future()).await, 4);
+    assert_eq!(server.script().opens.len(), 4);
 }
 
 #[tokio::test]
 async fn an_upload_that_was_taken_over_is_not_tried_again() {
-    let place = Place::new();
-    let fake = Fake::start().await;
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
     let superseded = failure(Code::Aborted, "SUPERSEDED");
-    fake.on_write([has(&place.content, 0), Act::Take(1), Act::Fail(superseded)]);
-    let upload = fake.client().upload(place.source(), "name");
-    let result = bounded(upload.into_future()).await;
+    server.on_write([
+        progress(&place.content, 0),
+        Action::ReceiveChunks(1),
+        Action::Fail(superseded),
+    ]);
+    let upload = server.client().upload(place.source(), "name");
+    let result = with_timeout(upload.into_future()).await;
     assert_failure(result, Code::Aborted, "SUPERSEDED");
-    assert_eq!(fake.script().opens.len(), 1);
+    assert_eq!(server.script().opens.len(), 1);
 }
 
 #[tokio::test]
 async fn an_upload_that_gets_nowhere_gives_up_after_its_attempts() {
-    let place = Place::new();
-    let fake = Fake::start().await;
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
     for _ in 0..10 {
-        fake.on_write([has(&place.content, PIECE), Act::Take(2), Act::Fail(lost())]);
+        server.on_write([
+            progress(&place.content, MAX_CHUNK),
+            Action::ReceiveChunks(2),
+            Action::Fail(connection_lost()),
+        ]);
     }
-    let upload = fake.client().upload(place.source(), "name");
-    let result = bounded(upload.into_future()).await;
+    let upload = server.client().upload(place.source(), "name");
+    let result = with_timeout(upload.into_future()).await;
     assert_eq!(result.as_ref().unwrap_err().code(), Some(Code::Unavailable));
     // The first of them got to one chunk, and so does not count.
-    assert_gave_up(result, 4);
-    assert_eq!(fake.script().opens.len(), 4);
+    assert_retries_exhausted(result, 4);
+    assert_eq!(server.script().opens.len(), 4);
 }
 
 #[tokio::test]
 async fn an_upload_that_gets_further_each_time_goes_on() {
-    let place = Place::new();
-    let fake = Fake::start().await;
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
     for round in 0..9 {
-        fake.on_write([
-            has(&place.content, round * PIECE),
-            Act::Take(1),
-            Act::Fail(failure(Code::Aborted, "CHUNK_CORRUPT")),
+        server.on_write([
+            progress(&place.content, round * MAX_CHUNK),
+            Action::ReceiveChunks(1),
+            Action::Fail(failure(Code::Aborted, "CHUNK_CORRUPT")),
         ]);
     }
-    fake.on_write(place.continues_at(9 * PIECE));
-    let upload = fake.client().upload(place.source(), "name");
-    bounded(upload.into_future()).await.unwrap();
-    place.assert_sent(&fake);
+    server.on_write(place.resume_actions(9 * MAX_CHUNK));
+    let upload = server.client().upload(place.source(), "name");
+    with_timeout(upload.into_future()).await.unwrap();
+    place.assert_sent(&server);
 }
 
 #[tokio::test]
 async fn a_full_server_is_tried_again_only_when_it_says_when() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    fake.on_write([Act::Fail(failure(Code::ResourceExhausted, "DISK_FULL"))]);
-    let upload = || fake.client().upload(place.source(), "name").into_future();
-    let result = bounded(upload()).await;
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    server.on_write([Action::Fail(failure(Code::ResourceExhausted, "DISK_FULL"))]);
+    let upload = || server.client().upload(place.source(), "name").into_future();
+    let result = with_timeout(upload()).await;
     assert_failure(result, Code::ResourceExhausted, "DISK_FULL");
 
     let delay = Duration::from_millis(30);
     let details = ErrorDetails::with_retry_info(Some(delay));
     let busy = Status::with_error_details(Code::ResourceExhausted, "scripted", details);
-    fake.on_write([Act::Fail(busy)])
-        .on_write(place.continues_at(0));
+    server
+        .on_write([Action::Fail(busy)])
+        .on_write(place.resume_actions(0));
     let before = std::time::Instant::now();
-    bounded(upload()).await.unwrap();
+    with_timeout(upload()).await.unwrap();
     assert!(before.elapsed() >= delay);
 }
 
 #[tokio::test]
 async fn an_upload_whose_last_answer_was_lost_succeeds() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    fake.on_write([has(&place.content, 0), Act::TakeToFinish, Act::Fail(lost())])
-        .on_write([committed(place.info())]);
-    let upload = fake.client().upload(place.source(), "name");
-    assert_eq!(bounded(upload.into_future()).await.unwrap(), place.info());
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    server
+        .on_write([
+            progress(&place.content, 0),
+            Action::ReceiveAll,
+            Action::Fail(connection_lost()),
+        ])
+        .on_write([commit(place.info())]);
+    let upload = server.client().upload(place.source(), "name");
+    assert_eq!(
+        with_timeout(upload.into_future()).await.unwrap(),
+        place.info()
+    );
 }
 
 #[tokio::test]
 async fn a_file_that_is_there_since_an_earlier_run_is_not_sent_again() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    fake.on_write([committed(place.info())]);
-    fake.script().stats.push_back(Ok(place.info()));
-    let told = Told::default();
-    let upload = fake.client().upload(place.source(), "name");
-    bounded(upload.on_event(told.listener()).into_future())
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    server.on_write([commit(place.info())]);
+    server.script().stats.push_back(Ok(place.info()));
+    let told = EventLog::default();
+    let upload = server.client().upload(place.source(), "name");
+    with_timeout(upload.on_event(told.listener()).into_future())
         .await
         .unwrap();
-    assert_eq!(told.words(), ["already there"]);
+    assert_eq!(told.entries(), ["already there"]);
 }
 
 #[tokio::test]
 async fn a_file_that_was_replaced_or_removed_since_an_earlier_run_is_sent_again() {
-    let place = Place::new();
+    let place = TransferDir::new();
     for now in [Ok(info(b"", "other")), Err(Status::not_found(""))] {
-        let fake = Fake::start().await;
+        let server = ScriptedServer::start().await;
         let mut ids = Vec::new();
         // Twice the same, as two runs are: the second continues the upload of the first.
         for _ in 0..2 {
-            fake.script().stats.push_back(now.clone());
-            fake.on_write([committed(place.info())])
-                .on_write(place.continues_at(0));
-            let upload = fake.client().upload(place.source(), "name");
-            bounded(upload.into_future()).await.unwrap();
-            place.assert_sent(&fake);
-            ids.push(fake.script().opens.last().unwrap().upload_id.clone());
+            server.script().stats.push_back(now.clone());
+            server
+                .on_write([commit(place.info())])
+                .on_write(place.resume_actions(0));
+            let upload = server.client().upload(place.source(), "name");
+            with_timeout(upload.into_future()).await.unwrap();
+            place.assert_sent(&server);
+            ids.push(server.script().opens.last().unwrap().upload_id.clone());
         }
         assert_eq!(ids[0], ids[1]);
-        assert_ne!(ids[0], fake.script().opens[0].upload_id);
+        assert_ne!(ids[0], server.script().opens[0].upload_id);
     }
 }
 
 #[tokio::test]
 async fn an_error_in_the_middle_ends_the_sending_at_once() {
     // Far more than the buffers on the way hold.
-    let place = Place::with(8 * 1024 * 1024);
-    let fake = Fake::start().await;
+    let place = TransferDir::with(8 * 1024 * 1024);
+    let server = ScriptedServer::start().await;
     let full = failure(Code::ResourceExhausted, "DISK_FULL");
-    fake.on_write([has(&place.content, 0), Act::Take(3), Act::Fail(full)]);
-    let upload = fake.client().upload(place.source(), "name");
-    let result = bounded(upload.into_future()).await;
+    server.on_write([
+        progress(&place.content, 0),
+        Action::ReceiveChunks(3),
+        Action::Fail(full),
+    ]);
+    let upload = server.client().upload(place.source(), "name");
+    let result = with_timeout(upload.into_future()).await;
     assert_failure(result, Code::ResourceExhausted, "DISK_FULL");
 }
 
@@ -302,19 +340,19 @@ async fn a_source_that_changes_while_it_is_sent_is_aborted() {
         },
     ];
     for change in changes {
-        let place = Place::with(64 * PIECE);
-        let fake = Fake::start().await;
-        fake.on_write(place.continues_at(0));
+        let place = TransferDir::with(64 * MAX_CHUNK);
+        let server = ScriptedServer::start().await;
+        server.on_write(place.resume_actions(0));
         let source = File::options().append(true).open(place.source()).unwrap();
-        let upload = fake.client().upload(place.source(), "name");
+        let upload = server.client().upload(place.source(), "name");
         let changing = upload.on_event(|event| {
             if matches!(event, Event::Opened { .. }) {
                 change(&source);
             }
         });
-        let result = bounded(changing.into_future()).await;
+        let result = with_timeout(changing.into_future()).await;
         assert!(matches!(result, Err(Error::SourceChanged(_))), "{result:?}");
-        let script = fake.script();
+        let script = server.script();
         assert_eq!(script.aborts, [script.opens[0].upload_id.clone()]);
         assert!(script.finishes.is_empty());
     }
@@ -322,19 +360,23 @@ async fn a_source_that_changes_while_it_is_sent_is_aborted() {
 
 #[tokio::test]
 async fn an_upload_that_is_dropped_resets_its_call() {
-    let place = Place::new();
-    let fake = Fake::start().await;
-    fake.on_write([has(&place.content, 0), Act::TakeToFinish, Act::Hang]);
-    let client = fake.client();
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    server.on_write([
+        progress(&place.content, 0),
+        Action::ReceiveAll,
+        Action::Hang,
+    ]);
+    let client = server.client();
     {
         let upload = client.upload(place.source(), "name").into_future();
         tokio::select! {
             _ = upload => panic!("the server hangs"),
-            () = bounded(fake.hangs.notified()) => {}
+            () = with_timeout(server.hangs.notified()) => {}
         }
     }
     // The client lives on, and so does its connection.
-    bounded(fake.gone.notified()).await;
+    with_timeout(server.gone.notified()).await;
     drop(client);
 }
 
@@ -390,7 +432,7 @@ async fn an_upload_that_is_dropped_does_not_seem_to_pause() {
             () = opened.notified() => {}
         }
     };
-    let ((has_ended, reason), ()) = bounded(async { tokio::join!(server, dropped) }).await;
+    let ((has_ended, reason), ()) = with_timeout(async { tokio::join!(server, dropped) }).await;
     assert!(!has_ended);
     assert_eq!(reason, CANCEL);
 }
@@ -412,13 +454,13 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_source_that_is_no_file_is_refused_before_any_call() {
-    let place = Place::new();
-    let fake = Fake::start().await;
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
     for source in [place.path("missing"), place.folder.path().to_owned()] {
-        let upload = fake.client().upload(source, "name");
-        let error = bounded(upload.into_future()).await.unwrap_err();
+        let upload = server.client().upload(source, "name");
+        let error = with_timeout(upload.into_future()).await.unwrap_err();
         assert!(matches!(error, Error::Local { .. }), "{error}");
         assert_eq!(error.code(), None);
     }
-    assert!(fake.script().opens.is_empty());
+    assert!(server.script().opens.is_empty());
 }

@@ -14,10 +14,13 @@ use tokio::{
     sync::oneshot,
 };
 
-use super::{ask, ask_on, get};
-use crate::{
-    raw::{Raw, call},
-    support::{PATIENCE, TestServer, bounded, hello},
+use crate::support::{
+    TEST_TIMEOUT, TestServer,
+    admin::{ask, ask_on, get},
+    hello,
+    methods::BIDI_HELLO,
+    raw_http2::{RawConnection, call},
+    with_timeout,
 };
 
 /// As many as are answered at a time.
@@ -31,20 +34,20 @@ fn server() -> TestServer {
 async fn a_server_that_serves_is_well_and_ready() {
     let server = server();
     for (path, text) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
-        let answer = get(server.admin(), path).await;
+        let answer = get(server.admin_address(), path).await;
         assert_eq!((answer.code, answer.body.as_str()), (200, text));
-        let head = ask(server.admin(), "HEAD", path).await;
+        let head = ask(server.admin_address(), "HEAD", path).await;
         assert_eq!((head.code, head.body.as_str()), (200, ""));
     }
     for path in ["/", "/metrics/", "/metric", "//metrics", "*"] {
-        assert_eq!(get(server.admin(), path).await.code, 404, "{path}");
+        assert_eq!(get(server.admin_address(), path).await.code, 404, "{path}");
     }
     for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
-        let answer = ask(server.admin(), method, "/metrics").await;
+        let answer = ask(server.admin_address(), method, "/metrics").await;
         assert_eq!(answer.code, 405, "{method}");
         assert!(answer.head.contains("allow: GET, HEAD\r\n"), "{answer:?}");
     }
-    let with_query = get(server.admin(), "/metrics?name[]=up").await;
+    let with_query = get(server.admin_address(), "/metrics?name[]=up").await;
     assert_eq!(with_query.code, 200);
     let metrics = server.metrics().await;
     let version = env!("CARGO_PKG_VERSION");
@@ -59,51 +62,51 @@ async fn a_server_that_serves_is_well_and_ready() {
 #[tokio::test]
 async fn calls_and_administration_do_not_mix() {
     let server = server();
-    let mut raw = Raw::connect(server.admin()).await;
-    raw.send(crate::raw::PREFACE).await.unwrap();
-    assert_eq!(raw.closed().await.served, 0);
+    let mut raw = RawConnection::connect(server.admin_address()).await;
+    raw.send(crate::support::raw_http2::PREFACE).await.unwrap();
+    assert_eq!(raw.wait_closed().await.ok_responses, 0);
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream
         .write_all(b"GET /metrics HTTP/1.1\r\nhost: muxs\r\n\r\n")
         .await
         .unwrap();
     let mut answer = Vec::new();
-    let _ = bounded(stream.read_to_end(&mut answer)).await;
+    let _ = with_timeout(stream.read_to_end(&mut answer)).await;
     assert!(!answer.starts_with(b"HTTP/1.1"));
 }
 
 #[tokio::test]
 async fn a_drain_is_told_to_its_end_and_waits_for_no_administrator() {
     let mut server = TestServer::with_admin(Settings::default(), |config| {
-        config.shutdown_grace = PATIENCE * 2;
+        config.shutdown_grace = TEST_TIMEOUT * 2;
     });
-    let mut raw = Raw::open(server.address).await;
-    raw.send(&call(1, "/muxs.Greeter/BidiHello")).await.unwrap();
+    let mut raw = RawConnection::open(server.address).await;
+    raw.send(&call(1, BIDI_HELLO)).await.unwrap();
     raw.assert_alive().await;
     // These would stay for ever: one has asked, one asks half, one has said nothing.
-    let mut asked = TcpStream::connect(server.admin()).await.unwrap();
+    let mut asked = TcpStream::connect(server.admin_address()).await.unwrap();
     let question = b"GET /healthz HTTP/1.1\r\nhost: muxs\r\n\r\n";
     asked.write_all(question).await.unwrap();
-    let mut half = TcpStream::connect(server.admin()).await.unwrap();
+    let mut half = TcpStream::connect(server.admin_address()).await.unwrap();
     half.write_all(b"GET /he").await.unwrap();
-    let _silent = TcpStream::connect(server.admin()).await.unwrap();
+    let _silent = TcpStream::connect(server.admin_address()).await.unwrap();
 
     server.stop();
-    server.counts("muxs_draining", 1).await;
-    let answer = get(server.admin(), "/readyz").await;
+    server.wait_series("muxs_draining", 1).await;
+    let answer = get(server.admin_address(), "/readyz").await;
     assert_eq!((answer.code, answer.body.as_str()), (503, "draining\n"));
-    let answer = get(server.admin(), "/healthz").await;
+    let answer = get(server.admin_address(), "/healthz").await;
     assert_eq!((answer.code, answer.body.as_str()), (200, "ok\n"));
-    let mut again = TcpStream::connect(server.admin()).await.unwrap();
+    let mut again = TcpStream::connect(server.admin_address()).await.unwrap();
     again.write_all(question).await.unwrap();
 
     drop(raw);
-    server.stopped().await;
+    server.wait_stopped().await;
     for mut stream in [asked, half, again] {
         let mut rest = Vec::new();
-        let _ = bounded(stream.read_to_end(&mut rest)).await;
+        let _ = with_timeout(stream.read_to_end(&mut rest)).await;
     }
-    assert!(TcpStream::connect(server.admin()).await.is_err());
+    assert!(TcpStream::connect(server.admin_address()).await.is_err());
 }
 
 /// Two of each, so that nothing is shared that should not be.
@@ -127,7 +130,7 @@ async fn it_listens_wherever_a_server_can() {
     assert_eq!(ask_on(stream, "GET", "/readyz").await.code, 200);
     assert_eq!(get(address, "/readyz").await.code, 200);
     drop(stop);
-    bounded(served).await.unwrap().unwrap();
+    with_timeout(served).await.unwrap().unwrap();
     // Nothing of it is left: neither the sockets nor the lock of the root.
     assert!(!socket.exists());
     assert!(TcpStream::connect(address).await.is_err());
@@ -140,17 +143,17 @@ async fn clients_that_ask_slowly_are_sent_away() {
     let server = server();
     let mut slow = Vec::new();
     for _ in 0..3 * MAX_CONNECTIONS {
-        let mut stream = TcpStream::connect(server.admin()).await.unwrap();
+        let mut stream = TcpStream::connect(server.admin_address()).await.unwrap();
         stream
             .write_all(b"GET /metrics HTTP/1.1\r\nx-")
             .await
             .unwrap();
         slow.push(stream);
     }
-    assert_eq!(get(server.admin(), "/healthz").await.code, 200);
+    assert_eq!(get(server.admin_address(), "/healthz").await.code, 200);
     for stream in &mut slow {
         let mut rest = Vec::new();
-        let _ = bounded(stream.read_to_end(&mut rest)).await;
+        let _ = with_timeout(stream.read_to_end(&mut rest)).await;
     }
     // Calls have not noticed.
     server
@@ -167,7 +170,7 @@ async fn clients_that_ask_slowly_are_sent_away() {
 #[tokio::test]
 async fn more_clients_than_there_is_room_for_are_answered_in_turn() {
     let server = server();
-    let ask = || get(server.admin(), "/metrics");
+    let ask = || get(server.admin_address(), "/metrics");
     let answers = futures::future::join_all((0..4 * MAX_CONNECTIONS).map(|_| ask())).await;
     assert!(answers.iter().all(|answer| answer.code == 200));
 }
@@ -191,7 +194,7 @@ async fn what_is_no_question_is_answered_with_its_end() {
         long_path,
         body,
     ] {
-        let stream = TcpStream::connect(server.admin()).await.unwrap();
+        let stream = TcpStream::connect(server.admin_address()).await.unwrap();
         let (mut read, mut write) = stream.into_split();
         let said = tokio::spawn(async move {
             // The server need not hear all of it.
@@ -199,9 +202,9 @@ async fn what_is_no_question_is_answered_with_its_end() {
             write
         });
         let mut answer = Vec::new();
-        let _ = bounded(read.read_to_end(&mut answer)).await;
+        let _ = with_timeout(read.read_to_end(&mut answer)).await;
         assert!(!answer.starts_with(b"HTTP/1.1 2"));
-        let _ = bounded(said).await;
+        let _ = with_timeout(said).await;
     }
-    assert_eq!(get(server.admin(), "/healthz").await.code, 200);
+    assert_eq!(get(server.admin_address(), "/healthz").await.code, 200);
 }

@@ -16,10 +16,11 @@ use prost::Message;
 use tokio_stream::iter;
 use tonic::{Code, Request, codec::CompressionEncoding::Gzip};
 
-use super::scrape::Scrape;
-use crate::{
-    raw::{Raw, call, message, polite, request},
-    support::{PATIENCE, TestServer, assert_failure, bounded, hello},
+use crate::support::{
+    TEST_TIMEOUT, TestServer, assert_failure, hello,
+    raw_http2::{RawConnection, call, connect_h2, message, request},
+    scrape::Scrape,
+    with_timeout,
 };
 
 /// All methods that are served, and their shapes.
@@ -111,7 +112,7 @@ impl Expected {
         };
         let handled = sum("grpc_server_handled_total");
         let metrics = server
-            .metrics_when(|metrics| metrics.sum("grpc_server_handled_total") >= handled)
+            .wait_metrics(|metrics| metrics.sum("grpc_server_handled_total") >= handled)
             .await;
         let mut counted = metrics.all("grpc_server_");
         counted.retain(|series, _| !series.starts_with("grpc_server_handling_seconds"));
@@ -147,7 +148,7 @@ struct Client {
 
 impl Client {
     async fn new(server: &TestServer) -> Self {
-        let (requests, _connection) = polite(server.address).await;
+        let (requests, _connection) = connect_h2(server.address).await;
         Self {
             requests,
             address: server.address,
@@ -164,19 +165,19 @@ impl Client {
         for (name, value) in headers {
             head.headers_mut().insert(*name, value.parse().unwrap());
         }
-        let mut requests = bounded(self.requests.clone().ready()).await.unwrap();
+        let mut requests = with_timeout(self.requests.clone().ready()).await.unwrap();
         requests.send_request(head, false).unwrap()
     }
 }
 
 /// The code that a call ends with, and all that it sent before that.
 async fn ended(response: ResponseFuture) -> (Option<Code>, Bytes) {
-    let (head, mut body) = bounded(response).await.unwrap().into_parts();
+    let (head, mut body) = with_timeout(response).await.unwrap().into_parts();
     let mut bytes = Vec::new();
-    while let Some(data) = bounded(body.data()).await {
+    while let Some(data) = with_timeout(body.data()).await {
         bytes.extend(data.unwrap());
     }
-    let trailers = bounded(body.trailers()).await.unwrap();
+    let trailers = with_timeout(body.trailers()).await.unwrap();
     let headers = trailers.unwrap_or(head.headers);
     let status = tonic::Status::from_header_map(&headers);
     (status.map(|status| status.code()), bytes.into())
@@ -251,7 +252,7 @@ async fn what_all_workers_have_counted_is_added_up() {
     let metrics = expected.assert(&server).await;
     assert_eq!(metrics.value("muxs_connections"), 4.0);
     drop(greeters);
-    server.counts("muxs_connections", 0).await;
+    server.wait_series("muxs_connections", 0).await;
     assert_eq!(server.metrics().await.value("muxs_connections_total"), 4.0);
 }
 
@@ -322,16 +323,21 @@ async fn a_call_whose_client_goes_is_counted_as_canceled() {
     expected.calls(SAY_HELLO, "Canceled", 1, (0, 0));
     let (response, mut sending) = client.begin(BIDI_HELLO, &[]).await;
     sending.send_data(greeting().into(), false).unwrap();
-    let mut replies = bounded(response).await.unwrap().into_body();
-    bounded(replies.data()).await.unwrap().unwrap();
+    let mut replies = with_timeout(response).await.unwrap().into_body();
+    with_timeout(replies.data()).await.unwrap().unwrap();
     sending.send_reset(Reason::CANCEL);
     expected.calls(BIDI_HELLO, "Canceled", 1, (1, 1));
     expected.assert(&server).await;
 
     // With its connection, in the middle of a message.
     for method in [SAY_HELLO, LOTS_OF_GREETINGS, BIDI_HELLO] {
-        let mut raw = Raw::open(server.address).await;
-        let half = crate::raw::frame(crate::raw::DATA, 0, 1, &greeting()[..7]);
+        let mut raw = RawConnection::open(server.address).await;
+        let half = crate::support::raw_http2::frame(
+            crate::support::raw_http2::DATA,
+            0,
+            1,
+            &greeting()[..7],
+        );
         let begun = [call(1, &format!("/{method}")), half].concat();
         raw.send(&begun).await.unwrap();
         raw.assert_alive().await;
@@ -350,7 +356,7 @@ async fn calls_that_are_refused_are_counted_by_the_code_they_are_told() {
     let mut held = Vec::new();
     for _ in 0..2 {
         let (response, sending) = client.begin(BIDI_HELLO, &[]).await;
-        held.push((bounded(response).await.unwrap(), sending));
+        held.push((with_timeout(response).await.unwrap(), sending));
     }
     for _ in 0..3 {
         let (response, _sending) = client.begin(SAY_HELLO, &[]).await;
@@ -359,12 +365,12 @@ async fn calls_that_are_refused_are_counted_by_the_code_they_are_told() {
     expected.calls(SAY_HELLO, "ResourceExhausted", 3, (0, 0));
     for (replies, mut sending) in held {
         sending.send_data(Bytes::new(), true).unwrap();
-        let trailers = bounded(replies.into_body().trailers()).await.unwrap();
+        let trailers = with_timeout(replies.into_body().trailers()).await.unwrap();
         assert_eq!(trailers.unwrap()["grpc-status"], "0");
     }
     expected.calls(BIDI_HELLO, "OK", 2, (0, 0));
     expected.assert(&server).await;
-    server.has_refused("max_calls", 3).await;
+    server.wait_refused("max_calls", 3).await;
 
     let (malformed, _sending) = client.begin(SAY_HELLO, &[("grpc-timeout", "soon")]).await;
     assert_eq!(ended(malformed).await.0, Some(Code::InvalidArgument));
@@ -390,7 +396,7 @@ async fn a_message_that_is_too_large_is_counted_as_refused_and_not_as_received()
         expected.calls(method, "ResourceExhausted", 1, (0, 0));
     }
     expected.assert(&server).await;
-    server.has_refused("message_bytes", 2).await;
+    server.wait_refused("message_bytes", 2).await;
 }
 
 /// A client could make up any number of names.
@@ -432,13 +438,13 @@ async fn the_time_of_a_call_is_in_its_bucket() {
         }),
         ..hello("you")
     });
-    request.set_timeout(PATIENCE);
+    request.set_timeout(TEST_TIMEOUT);
     let mut replies = greeter.lots_of_replies(request).await.unwrap().into_inner();
     while replies.message().await.unwrap().is_some() {}
     let labels =
         "grpc_method=\"LotsOfReplies\",grpc_service=\"muxs.Greeter\",grpc_type=\"server_stream\"";
     let count = format!("grpc_server_handling_seconds_count{{{labels}}}");
-    let metrics = server.counts(&count, 1).await;
+    let metrics = server.wait_series(&count, 1).await;
     let bucket = |le: &str| {
         metrics.value(&format!(
             "grpc_server_handling_seconds_bucket{{{labels},le={le:?}}}"

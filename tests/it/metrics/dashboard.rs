@@ -6,8 +6,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use muxs::files::Settings;
 use serde_json::Value;
 
-use super::scrape::Scrape;
-use crate::support::{TestServer, bounded, hello};
+use crate::support::{TestServer, hello, scrape::Scrape, with_timeout};
 
 /// What Prometheus adds to each series that it scrapes, and `up` that it makes itself.
 const ADDED: [&str; 2] = ["job", "instance"];
@@ -116,7 +115,7 @@ impl Names {
 async fn the_dashboard_and_the_alerts_name_what_is_there() {
     let server = TestServer::with_admin(Settings::default(), |_| {});
     let mut greeter = server.greeter().await;
-    bounded(greeter.say_hello(hello("you"))).await.unwrap();
+    with_timeout(greeter.say_hello(hello("you"))).await.unwrap();
     let metrics = server.metrics().await;
 
     let dashboard: Value = serde_json::from_str(&deployed("grafana-dashboard.json")).unwrap();

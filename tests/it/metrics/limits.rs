@@ -5,16 +5,14 @@ use std::time::Duration;
 use muxs::{app::Config, files::Settings, server::Tls};
 use tokio::net::TcpStream;
 
-use crate::{
-    drain::never_reading,
-    raw::{PREFACE, Raw, call},
-    support::{PATIENCE, TestServer, bounded, hello},
+use crate::support::{
+    TEST_TIMEOUT, TestServer, hello,
+    methods::{BIDI_HELLO, SAY_HELLO},
+    raw_http2::{PREFACE, RawConnection, call, connect_without_reading},
+    with_timeout,
 };
 
 const SHORT: Duration = Duration::from_millis(100);
-
-const SAY_HELLO: &str = "/muxs.Greeter/SayHello";
-const BIDI_HELLO: &str = "/muxs.Greeter/BidiHello";
 
 fn server(adjust: impl FnOnce(&mut Config)) -> TestServer {
     TestServer::with_admin(Settings::default(), adjust)
@@ -23,11 +21,11 @@ fn server(adjust: impl FnOnce(&mut Config)) -> TestServer {
 #[tokio::test]
 async fn connections_beyond_the_limit_are_counted() {
     let server = server(|config| config.limits.max_connections = 2);
-    let _first = Raw::open(server.address).await;
-    let mut second = Raw::open(server.address).await;
+    let _first = RawConnection::open(server.address).await;
+    let mut second = RawConnection::open(server.address).await;
     let refused = server.greeter().await.say_hello(hello("you")).await;
     assert!(refused.is_err());
-    server.has_refused("max_connections", 1).await;
+    server.wait_refused("max_connections", 1).await;
     second.assert_alive().await;
     let metrics = server.metrics().await;
     assert_eq!(metrics.value("muxs_connections"), 2.0);
@@ -42,29 +40,33 @@ async fn connections_beyond_the_limit_are_counted() {
 async fn connections_beyond_the_limit_of_an_address_are_counted() {
     const CROWD: u64 = 100;
     let server = server(|config| config.limits.max_connections_per_address = 1);
-    let _first = Raw::open(server.address).await;
+    let _first = RawConnection::open(server.address).await;
     let mut crowd = Vec::new();
     for _ in 0..CROWD {
-        crowd.push(bounded(TcpStream::connect(server.address)).await.unwrap());
+        crowd.push(
+            with_timeout(TcpStream::connect(server.address))
+                .await
+                .unwrap(),
+        );
     }
     server
-        .has_refused("max_connections_per_address", CROWD)
+        .wait_refused("max_connections_per_address", CROWD)
         .await;
 }
 
 #[tokio::test]
 async fn clients_that_do_not_begin_are_counted() {
     let server = server(|config| config.limits.handshake_timeout = SHORT);
-    let mut silent = Raw::connect(server.address).await;
-    let mut slow = Raw::connect(server.address).await;
+    let mut silent = RawConnection::connect(server.address).await;
+    let mut slow = RawConnection::connect(server.address).await;
     slow.send(&PREFACE[..10]).await.unwrap();
-    silent.closed().await;
-    slow.closed().await;
-    server.has_refused("handshake_timeout", 2).await;
+    silent.wait_closed().await;
+    slow.wait_closed().await;
+    server.wait_refused("handshake_timeout", 2).await;
 
     let tls = server_with_tls();
-    let _silent = bounded(TcpStream::connect(tls.address)).await.unwrap();
-    tls.has_refused("handshake_timeout", 1).await;
+    let _silent = with_timeout(TcpStream::connect(tls.address)).await.unwrap();
+    tls.wait_refused("handshake_timeout", 1).await;
 }
 
 fn server_with_tls() -> TestServer {
@@ -78,11 +80,11 @@ fn server_with_tls() -> TestServer {
 #[tokio::test]
 async fn clients_that_take_nothing_are_counted() {
     let server = server(|config| config.limits.write_stall_timeout = SHORT);
-    let _deaf = never_reading(server.address).await;
-    server.has_refused("write_stall_timeout", 1).await;
+    let _deaf = connect_without_reading(server.address).await;
+    server.wait_refused("write_stall_timeout", 1).await;
     // The call that it had.
     let canceled = "grpc_server_handled_total{grpc_code=\"Canceled\",grpc_method=\"LotsOfReplies\",grpc_service=\"muxs.Greeter\",grpc_type=\"server_stream\"}";
-    server.counts(canceled, 1).await;
+    server.wait_series(canceled, 1).await;
 }
 
 #[tokio::test]
@@ -91,28 +93,28 @@ async fn clients_that_are_gone_without_a_word_are_counted() {
         config.limits.keepalive_interval = SHORT;
         config.limits.keepalive_timeout = SHORT;
     });
-    let mut absent = Raw::open(server.address).await;
-    absent.closed().await;
-    server.has_refused("keepalive_timeout", 1).await;
+    let mut absent = RawConnection::open(server.address).await;
+    absent.wait_closed().await;
+    server.wait_refused("keepalive_timeout", 1).await;
 }
 
 #[tokio::test]
 async fn calls_that_are_opened_and_left_are_counted() {
     let server = server(|config| config.limits.idle_timeout = SHORT);
-    let mut raw = Raw::open(server.address).await;
+    let mut raw = RawConnection::open(server.address).await;
     raw.send(&call(1, SAY_HELLO)).await.unwrap();
-    raw.until(|heard| heard.ended == 1).await;
-    server.has_refused("idle_timeout", 1).await;
+    raw.wait_until(|received| received.ended_streams == 1).await;
+    server.wait_refused("idle_timeout", 1).await;
 }
 
 #[tokio::test]
 async fn calls_that_take_longer_than_the_server_likes_are_counted() {
     let server = server(|config| config.limits.max_deadline = Some(SHORT));
-    let mut raw = Raw::open(server.address).await;
+    let mut raw = RawConnection::open(server.address).await;
     let both = [call(1, SAY_HELLO), call(3, BIDI_HELLO)].concat();
     raw.send(&both).await.unwrap();
-    raw.until(|heard| heard.ended == 2).await;
-    server.has_refused("max_deadline", 2).await;
+    raw.wait_until(|received| received.ended_streams == 2).await;
+    server.wait_refused("max_deadline", 2).await;
     // Not one whose own client had less patience.
     let mut impatient = tonic::Request::new(tokio_stream::pending());
     impatient.set_timeout(SHORT / 2);
@@ -122,8 +124,8 @@ async fn calls_that_take_longer_than_the_server_likes_are_counted() {
         let mut replies = answer.unwrap().into_inner();
         replies.message().await
     };
-    assert!(bounded(ended).await.is_err());
-    server.has_refused("max_deadline", 2).await;
+    assert!(with_timeout(ended).await.is_err());
+    server.wait_refused("max_deadline", 2).await;
 }
 
 #[tokio::test]
@@ -132,20 +134,20 @@ async fn calls_of_an_old_connection_that_do_not_end_are_counted() {
         config.limits.max_connection_age = Some(SHORT);
         config.shutdown_grace = SHORT;
     });
-    let mut raw = Raw::open(server.address).await;
+    let mut raw = RawConnection::open(server.address).await;
     raw.send(&call(1, BIDI_HELLO)).await.unwrap();
-    raw.closed().await;
-    server.has_refused("shutdown_grace", 1).await;
+    raw.wait_closed().await;
+    server.wait_refused("shutdown_grace", 1).await;
 }
 
 #[tokio::test]
 async fn an_old_connection_that_does_not_go_is_counted() {
     let server = server(|config| {
         config.limits.max_connection_age = Some(SHORT);
-        config.shutdown_grace = PATIENCE;
+        config.shutdown_grace = TEST_TIMEOUT;
     });
     // It hears that it shall go, and does not acknowledge it.
-    let mut deaf = Raw::open(server.address).await;
-    deaf.closed().await;
-    server.has_refused("silence", 1).await;
+    let mut deaf = RawConnection::open(server.address).await;
+    deaf.wait_closed().await;
+    server.wait_refused("silence", 1).await;
 }

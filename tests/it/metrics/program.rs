@@ -9,19 +9,20 @@ use tokio::{
     process::{Child, ChildStdout},
 };
 
-use super::{ask_on, get, metrics};
-use crate::{
-    program::{assert_refuses, server},
-    support::{bounded, kill},
+use crate::support::{
+    admin::{ask_on, get, metrics},
+    kill,
+    program::{assert_start_fails, server},
+    with_timeout,
 };
 
 /// The program, and what it says.
-struct Told {
+struct RunningProgram {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-impl Told {
+impl RunningProgram {
     fn start(root: &Path, flags: &[&str], variable: Option<&str>) -> Self {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_server"));
         command
@@ -38,11 +39,11 @@ impl Told {
     }
 
     async fn line(&mut self) -> Option<String> {
-        bounded(self.lines.next_line()).await.unwrap()
+        with_timeout(self.lines.next_line()).await.unwrap()
     }
 
     /// Where it tells administrators, as it says behind where it serves.
-    async fn admin(&mut self) -> String {
+    async fn admin_address(&mut self) -> String {
         let first = self.line().await.unwrap();
         assert!(first.starts_with("muxs listening on http"), "{first}");
         let second = self.line().await.unwrap();
@@ -51,13 +52,16 @@ impl Told {
     }
 
     /// Stops it, and returns what it logged. It says no more.
-    async fn stopped(mut self) -> String {
+    async fn stop(mut self) -> String {
         kill(Signal::TERM, self.child.id().unwrap());
         assert_eq!(self.line().await, None);
         let mut log = String::new();
         let mut errors = self.child.stderr.take().unwrap();
-        bounded(errors.read_to_string(&mut log)).await.unwrap();
-        assert!(bounded(self.child.wait()).await.unwrap().success(), "{log}");
+        with_timeout(errors.read_to_string(&mut log)).await.unwrap();
+        assert!(
+            with_timeout(self.child.wait()).await.unwrap().success(),
+            "{log}"
+        );
         log
     }
 }
@@ -71,13 +75,13 @@ async fn a_port_alone_is_one_of_this_machine() {
         (&["--admin-listen", "127.0.0.1:0"], None),
         (&[], Some(":0")),
     ] {
-        let mut told = Told::start(root.path(), flags, variable);
-        let admin = told.admin().await;
+        let mut program = RunningProgram::start(root.path(), flags, variable);
+        let admin = program.admin_address().await;
         let address = admin.strip_prefix("http://127.0.0.1:").unwrap();
         let port: u16 = address.parse().unwrap();
         let scrape = metrics(([127, 0, 0, 1], port).into()).await;
         assert_eq!(scrape.value("muxs_connections"), 0.0);
-        let log = told.stopped().await;
+        let log = program.stop().await;
         assert!(!log.contains("WARN"), "{log}");
     }
 }
@@ -85,10 +89,10 @@ async fn a_port_alone_is_one_of_this_machine() {
 #[tokio::test]
 async fn an_address_that_others_reach_is_taken_as_written_with_a_warning() {
     let root = tempfile::tempdir().unwrap();
-    let mut told = Told::start(root.path(), &["--admin-listen", "0.0.0.0:0"], None);
-    let admin = told.admin().await;
+    let mut program = RunningProgram::start(root.path(), &["--admin-listen", "0.0.0.0:0"], None);
+    let admin = program.admin_address().await;
     assert!(admin.starts_with("http://0.0.0.0:"), "{admin}");
-    let log = told.stopped().await;
+    let log = program.stop().await;
     assert!(
         log.contains("WARN") && log.contains("whoever reaches"),
         "{log}"
@@ -112,34 +116,34 @@ async fn administration_is_not_encrypted() {
         .kill_on_drop(true);
     let mut child = command.spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut told = Told { child, lines };
-    let admin = told.admin().await;
+    let mut program = RunningProgram { child, lines };
+    let admin = program.admin_address().await;
     let address = admin.strip_prefix("http://").unwrap().parse().unwrap();
     assert_eq!(get(address, "/readyz").await.code, 200);
-    told.stopped().await;
+    program.stop().await;
 
     let root = folder.path().join("root");
-    let mut told = Told::start(&root, &["--admin-listen", &unix], None);
-    assert_eq!(told.admin().await, unix);
+    let mut program = RunningProgram::start(&root, &["--admin-listen", &unix], None);
+    assert_eq!(program.admin_address().await, unix);
     let stream = UnixStream::connect(&socket).await.unwrap();
     assert_eq!(ask_on(stream, "GET", "/healthz").await.code, 200);
-    told.stopped().await;
+    program.stop().await;
     assert!(!socket.exists());
 }
 
 #[tokio::test]
 async fn there_is_none_unless_it_is_asked_for() {
     let root = tempfile::tempdir().unwrap();
-    let mut told = Told::start(root.path(), &[], None);
-    let first = told.line().await.unwrap();
+    let mut program = RunningProgram::start(root.path(), &[], None);
+    let first = program.line().await.unwrap();
     assert!(first.starts_with("muxs listening on "), "{first}");
-    told.stopped().await;
+    program.stop().await;
 }
 
 #[test]
 fn an_address_that_is_none_is_told() {
     let root = tempfile::tempdir().unwrap();
-    assert_refuses(
+    assert_start_fails(
         server()
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "nowhere"])
             .arg("--root")

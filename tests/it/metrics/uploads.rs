@@ -8,9 +8,9 @@ use muxs::{
 };
 use tonic::Code;
 
-use crate::{
-    streams::{Upload, chunk, content, get, open, put, whole},
-    support::{TestServer, assert_failure, file, tree},
+use crate::support::{
+    TestServer, assert_failure, file, tree,
+    upload_stream::{UploadStream, chunk, content, get, open, put, whole},
 };
 
 fn server() -> TestServer {
@@ -24,15 +24,19 @@ async fn bytes_are_counted_as_they_are_read_and_written() {
     let large = content(3_000_000);
     put(&mut files, "a.bin", &large).await;
     let metrics = server
-        .counts("muxs_file_written_bytes_total", 3_000_000)
+        .wait_series("muxs_file_written_bytes_total", 3_000_000)
         .await;
     assert_eq!(metrics.value("muxs_file_read_bytes_total"), 0.0);
     get(&mut files, whole("a.bin")).await.unwrap();
-    server.counts("muxs_file_read_bytes_total", 3_000_000).await;
+    server
+        .wait_series("muxs_file_read_bytes_total", 3_000_000)
+        .await;
     let mut part = whole("a.bin");
     (part.offset, part.length) = (1_000_000, 500);
     get(&mut files, part).await.unwrap();
-    server.counts("muxs_file_read_bytes_total", 3_000_500).await;
+    server
+        .wait_series("muxs_file_read_bytes_total", 3_000_500)
+        .await;
 
     files.write(file("a.txt", "text")).await.unwrap();
     files.read(file("a.txt", "")).await.unwrap();
@@ -50,10 +54,10 @@ async fn an_upload_is_counted_from_its_first_byte_to_its_place() {
     let mut files = server.files().await;
     let content = content(100_000);
     let upload = open("a.bin", "id", &content);
-    let mut first = Upload::open(&mut files, upload.clone()).await;
+    let mut first = UploadStream::open(&mut files, upload.clone()).await;
     first.progress().await;
     first.chunk(0, &content[..60_000]).await;
-    first.persisted(60_000).await;
+    first.wait_persisted(60_000).await;
     let metrics = server.metrics().await;
     for (name, value) in [
         ("muxs_uploads_open", 1.0),
@@ -66,24 +70,24 @@ async fn an_upload_is_counted_from_its_first_byte_to_its_place() {
     }
 
     // Another stream takes it over, and pauses.
-    let mut second = Upload::open(&mut files, upload.clone()).await;
+    let mut second = UploadStream::open(&mut files, upload.clone()).await;
     assert_eq!(second.progress().await.persisted_size, 60_000);
-    assert_failure(first.ended().await, Code::Aborted, "SUPERSEDED");
+    assert_failure(first.wait_end().await, Code::Aborted, "SUPERSEDED");
     let metrics = server.metrics().await;
     assert_eq!(metrics.value("muxs_uploads_superseded_total"), 1.0);
     assert_eq!(metrics.value("muxs_uploads_resumed_total"), 1.0);
     second.half_close();
-    second.ended().await.unwrap();
-    let metrics = server.counts("muxs_uploads_open", 0).await;
+    second.wait_end().await.unwrap();
+    let metrics = server.wait_series("muxs_uploads_open", 0).await;
     assert_eq!(metrics.value("muxs_uploads_staged"), 1.0);
 
-    let mut third = Upload::open(&mut files, upload).await;
+    let mut third = UploadStream::open(&mut files, upload).await;
     third.progress().await;
     third.chunks(&content, 60_000, 20_000).await;
     third.finish(&content).await;
-    third.committed().await;
-    third.ended().await.unwrap();
-    let metrics = server.counts("muxs_uploads_open", 0).await;
+    third.wait_committed().await;
+    third.wait_end().await.unwrap();
+    let metrics = server.wait_series("muxs_uploads_open", 0).await;
     for (name, value) in [
         ("muxs_uploads_begun_total", 1.0),
         ("muxs_uploads_resumed_total", 2.0),
@@ -103,17 +107,17 @@ async fn an_upload_is_counted_from_its_first_byte_to_its_place() {
 async fn an_upload_that_is_aborted_is_counted_as_such() {
     let server = server();
     let mut files = server.files().await;
-    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
     upload.progress().await;
     let abort = AbortUploadRequest {
         filename: "a.bin".to_owned(),
         upload_id: "id".to_owned(),
     };
     files.abort_upload(abort.clone()).await.unwrap();
-    assert_failure(upload.ended().await, Code::Aborted, "SUPERSEDED");
+    assert_failure(upload.wait_end().await, Code::Aborted, "SUPERSEDED");
     let again = files.abort_upload(abort).await;
     assert_failure(again, Code::NotFound, "NOT_FOUND");
-    let metrics = server.counts("muxs_uploads_open", 0).await;
+    let metrics = server.wait_series("muxs_uploads_open", 0).await;
     assert_eq!(metrics.value("muxs_uploads_aborted_total"), 1.0);
     assert_eq!(metrics.value("muxs_uploads_superseded_total"), 0.0);
     assert_eq!(metrics.value("muxs_uploads_staged"), 0.0);
@@ -129,18 +133,18 @@ async fn an_upload_that_expires_is_counted_as_such() {
     let server = TestServer::with_admin(settings, |_| {});
     let mut files = server.files().await;
     put(&mut files, "done.bin", b"hello").await;
-    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
     upload.chunk(0, b"hel").await;
-    upload.persisted(3).await;
+    upload.wait_persisted(3).await;
     upload.half_close();
-    upload.ended().await.unwrap();
+    upload.wait_end().await.unwrap();
     let nothing_left = || {
         let own = tree(&server.path(".muxs/uploads"));
         own.is_empty()
     };
-    server.metrics_when(|_| nothing_left()).await;
+    server.wait_metrics(|_| nothing_left()).await;
     // It is counted when it is gone.
-    let metrics = server.counts("muxs_uploads_expired_total", 1).await;
+    let metrics = server.wait_series("muxs_uploads_expired_total", 1).await;
     assert_eq!(metrics.value("muxs_uploads_staged"), 0.0);
 }
 
@@ -153,14 +157,14 @@ async fn uploads_that_are_refused_are_counted_by_their_limit() {
     };
     let server = TestServer::with_admin(settings, |_| {});
     let mut files = server.files().await;
-    let mut first = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    let mut first = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
     first.progress().await;
-    let mut second = Upload::open(&mut files, open("b.bin", "id", b"hello")).await;
-    assert_failure(second.ended().await, Code::ResourceExhausted, "BUSY");
-    server.has_refused("max_uploads", 1).await;
+    let mut second = UploadStream::open(&mut files, open("b.bin", "id", b"hello")).await;
+    assert_failure(second.wait_end().await, Code::ResourceExhausted, "BUSY");
+    server.wait_refused("max_uploads", 1).await;
     first.half_close();
-    first.ended().await.unwrap();
-    server.counts("muxs_uploads_open", 0).await;
+    first.wait_end().await.unwrap();
+    server.wait_series("muxs_uploads_open", 0).await;
 }
 
 #[tokio::test]
@@ -171,18 +175,18 @@ async fn uploads_that_are_too_large_are_counted() {
     };
     let server = TestServer::with_admin(settings, |_| {});
     let mut files = server.files().await;
-    let mut announced = Upload::open(&mut files, open("a.bin", "id", &[0; 11])).await;
+    let mut announced = UploadStream::open(&mut files, open("a.bin", "id", &[0; 11])).await;
     assert_failure(
-        announced.ended().await,
+        announced.wait_end().await,
         Code::FailedPrecondition,
         "TOO_LARGE",
     );
-    server.has_refused("max_upload_bytes", 1).await;
+    server.wait_refused("max_upload_bytes", 1).await;
     let unknown = OpenUpload {
         size: None,
         ..open("a.bin", "id", &[])
     };
-    let mut growing = Upload::open(&mut files, unknown).await;
+    let mut growing = UploadStream::open(&mut files, unknown).await;
     growing.chunk(0, &[0; 11]).await;
     growing
         .send(Step::Finish(FinishUpload {
@@ -190,20 +194,28 @@ async fn uploads_that_are_too_large_are_counted() {
             crc32c: None,
         }))
         .await;
-    assert_failure(growing.ended().await, Code::FailedPrecondition, "TOO_LARGE");
-    server.has_refused("max_upload_bytes", 2).await;
+    assert_failure(
+        growing.wait_end().await,
+        Code::FailedPrecondition,
+        "TOO_LARGE",
+    );
+    server.wait_refused("max_upload_bytes", 2).await;
 }
 
 #[tokio::test]
 async fn messages_and_chunks_that_are_too_large_are_counted() {
     let server = server();
     let mut files = server.files().await;
-    let mut upload = Upload::open(&mut files, open("a.bin", "id", &[])).await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", &[])).await;
     upload
         .send(Step::Chunk(chunk(0, &vec![0; (1 << 20) + 1])))
         .await;
-    assert_failure(upload.ended().await, Code::InvalidArgument, "BAD_REQUEST");
-    server.has_refused("chunk_bytes", 1).await;
+    assert_failure(
+        upload.wait_end().await,
+        Code::InvalidArgument,
+        "BAD_REQUEST",
+    );
+    server.wait_refused("chunk_bytes", 1).await;
 
     let server = self::server();
     let mut files = server.files().await;
@@ -213,6 +225,6 @@ async fn messages_and_chunks_that_are_too_large_are_counted() {
         let failure = answer.unwrap().into_inner().failure.unwrap();
         assert_eq!(failure.reason, "TOO_LARGE");
     }
-    server.has_refused("message_bytes", 2).await;
+    server.wait_refused("message_bytes", 2).await;
     assert!(!fs::exists(server.path("a.txt")).unwrap());
 }

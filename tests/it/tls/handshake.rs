@@ -19,8 +19,11 @@ use tokio_rustls::rustls::{
 use tonic::transport::Endpoint;
 use tower::service_fn;
 
-use super::{Pki, admission, assert_greeted, greet, https, shake, start, with_identity};
-use crate::support::{PATIENCE, TestServer, bounded, hello};
+use crate::support::{
+    TEST_TIMEOUT, TestServer, hello,
+    pki::{Pki, admission, assert_greeted, greet, https, shake, start, with_identity},
+    with_timeout,
+};
 
 /// gRPC needs HTTP/2, and who does not ask for it may mean something else by what it sends.
 #[tokio::test]
@@ -77,9 +80,9 @@ async fn greet_with(server: &TestServer, config: ClientConfig) -> String {
         async move { shake(address, config).await.map(TokioIo::new) }
     });
     let endpoint = Endpoint::from_static("http://localhost");
-    let channel = bounded(endpoint.connect_with_connector(connector)).await;
+    let channel = with_timeout(endpoint.connect_with_connector(connector)).await;
     let mut greeter = GreeterClient::new(channel.unwrap());
-    let reply = bounded(greeter.say_hello(hello("you"))).await.unwrap();
+    let reply = with_timeout(greeter.say_hello(hello("you"))).await.unwrap();
     reply.into_inner().message
 }
 
@@ -116,9 +119,9 @@ async fn a_client_that_does_not_end_the_handshake_is_not_waited_for() {
     // Nor is one that ends it and says nothing of HTTP/2.
     let mut silent = shake(server.address, pki.raw(None)).await.unwrap();
     for mut stream in stuck(&pki, &server).await {
-        let _ = bounded(stream.read_to_end(&mut Vec::new())).await;
+        let _ = with_timeout(stream.read_to_end(&mut Vec::new())).await;
     }
-    let _ = bounded(silent.read_to_end(&mut Vec::new())).await;
+    let _ = with_timeout(silent.read_to_end(&mut Vec::new())).await;
     assert_greeted(greet(&https(&server), pki.trust()).await);
 }
 
@@ -128,9 +131,9 @@ async fn a_drain_does_not_wait_for_handshakes() {
     let tls = pki.load(ClientAuth::Off);
     let mut server = TestServer::start_with(|config| {
         config.tls = Some(tls);
-        config.shutdown_grace = PATIENCE * 3;
+        config.shutdown_grace = TEST_TIMEOUT * 3;
         config.limits = Limits {
-            handshake_timeout: PATIENCE * 2,
+            handshake_timeout: TEST_TIMEOUT * 2,
             ..Limits::default()
         };
     });
@@ -138,5 +141,5 @@ async fn a_drain_does_not_wait_for_handshakes() {
     // It came after them, so that they have been taken in.
     assert_greeted(greet(&https(&server), pki.trust()).await);
     server.stop();
-    server.stopped().await;
+    server.wait_stopped().await;
 }

@@ -5,11 +5,12 @@ use std::{fs, process::Command};
 use rustix::process::Signal;
 use tonic::transport::{Certificate, ClientTlsConfig};
 
-use super::{Pki, assert_greeted, greet, reload::assert_shown};
-use crate::{
-    examples::example,
-    program::{assert_refuses, server},
-    support::{Program, bounded, tree},
+use crate::support::{
+    Program,
+    certificates::Authority,
+    pki::{Pki, assert_greeted, assert_serves_certificate, greet},
+    program::{assert_start_fails, example, server},
+    tree, with_timeout,
 };
 
 impl Pki {
@@ -36,7 +37,7 @@ async fn the_program_encrypts_and_says_so() {
     assert!(program.url.starts_with("https://"), "{}", program.url);
     assert_greeted(greet(&program.url, pki.trust()).await);
     program.signal(Signal::TERM);
-    assert!(program.ended().await.success());
+    assert!(program.wait_end().await.success());
 }
 
 #[tokio::test]
@@ -69,7 +70,7 @@ async fn the_program_asks_clients_for_certificates() {
         assert_eq!(unknown.is_ok(), lets_in_all, "{auth:?}");
         // The next one has the same root.
         program.signal(Signal::TERM);
-        assert!(program.ended().await.success());
+        assert!(program.wait_end().await.success());
     }
 }
 
@@ -80,7 +81,7 @@ async fn logged(program: &Program, words: &str, times: usize) {
             tokio::task::yield_now().await;
         }
     };
-    bounded(logged).await;
+    with_timeout(logged).await;
 }
 
 #[tokio::test]
@@ -91,26 +92,26 @@ async fn sighup_makes_the_program_read_its_certificate_again_or_keep_it() {
     let [first, second, third] = [(); 3].map(|()| pki.authority.server());
     pki.install(&first);
     let mut program = pki.program(&[]).await;
-    assert_shown(&pki, program.address, &first).await;
+    assert_serves_certificate(&pki, program.address, &first).await;
 
     pki.install(&second);
     program.signal(Signal::HUP);
     logged(&program, READ, 1).await;
-    assert_shown(&pki, program.address, &second).await;
+    assert_serves_certificate(&pki, program.address, &second).await;
 
     pki.write("key.pem", &third.key);
     program.signal(Signal::HUP);
     logged(&program, KEPT, 1).await;
-    assert_shown(&pki, program.address, &second).await;
+    assert_serves_certificate(&pki, program.address, &second).await;
     let log = program.log();
     assert!(log.contains(&pki.flag("key.pem")), "which file? {log}");
 
     pki.install(&third);
     program.signal(Signal::HUP);
     logged(&program, READ, 2).await;
-    assert_shown(&pki, program.address, &third).await;
+    assert_serves_certificate(&pki, program.address, &third).await;
     program.signal(Signal::TERM);
-    assert!(program.ended().await.success());
+    assert!(program.wait_end().await.success());
 }
 
 #[test]
@@ -148,7 +149,7 @@ fn a_certificate_or_key_that_is_no_good_is_told() {
             .arg(pki.path("root"))
             .args(pki.flags());
         command.arg(format!("--tls-client-ca={}", pki.flag("authority.pem")));
-        assert_refuses(&mut command, &sentence);
+        assert_start_fails(&mut command, &sentence);
         assert!(!pki.path("root").exists());
     };
     let (cert, key, authority) = (
@@ -204,13 +205,13 @@ async fn a_certificate_to_try_it_out_is_made_and_how_to_trust_it_is_told() {
     let mut hello = example("hello");
     hello.args(told.split(' ')).current_dir(folder.path());
     let run = tokio::task::spawn_blocking(move || hello.assert().success());
-    let run = bounded(run).await.unwrap();
+    let run = with_timeout(run).await.unwrap();
     assert!(run.get_output().stdout.starts_with(b"Hello, you!\n"));
 
     // There is nothing to read again.
     program.signal(Signal::HUP);
     program.signal(Signal::TERM);
-    assert!(program.ended().await.success());
+    assert!(program.wait_end().await.success());
 }
 
 #[tokio::test]
@@ -230,7 +231,7 @@ async fn an_address_that_others_reach_without_encryption_is_warned_of() {
         command.arg(pki.path("root")).args(flags);
         let mut program = Program::start_command(command).await;
         program.signal(Signal::TERM);
-        assert!(program.ended().await.success());
+        assert!(program.wait_end().await.success());
         let log = program.log();
         assert_eq!(log.contains(WARNING), warned, "{listen}: {log}");
     }
@@ -242,7 +243,7 @@ async fn the_examples_show_a_certificate_and_say_what_is_wrong_with_the_encrypti
     let client = pki.authority.client();
     pki.write("client.pem", &client.cert);
     pki.write("client-key.pem", &client.key);
-    let stranger = super::Authority::new("another authority");
+    let stranger = Authority::new("another authority");
     pki.write("stranger.pem", &stranger.pem());
     let required = format!("--tls-client-ca={}", pki.flag("authority.pem"));
     let strict = pki.program(&[&required]).await;

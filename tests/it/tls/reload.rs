@@ -11,26 +11,16 @@ use muxs::{
     server::{ClientAuth, Tls, TlsError},
 };
 use tokio::sync::mpsc;
-use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{
-    Pki, admission, assert_greeted,
+use crate::support::{
+    TestServer,
     certificates::{Authority, Pem},
-    greet, https, shake, start,
+    hello,
+    pki::{Pki, admission, assert_greeted, assert_serves_certificate, greet, https, start},
+    upload_stream::{UploadStream, content, get, open, whole},
+    with_timeout,
 };
-use crate::{
-    streams::{Upload, content, get, open, whole},
-    support::{TestServer, bounded, hello},
-};
-
-/// Asserts which certificate a new connection is shown.
-pub(super) async fn assert_shown(pki: &Pki, address: std::net::SocketAddr, pair: &Pem) {
-    let stream = shake(address, pki.raw(None)).await.unwrap();
-    let shown = stream.get_ref().1.peer_certificates().unwrap();
-    let installed = CertificateDer::from_pem_slice(pair.cert.as_bytes()).unwrap();
-    assert!(shown[0] == installed, "another certificate is shown");
-}
 
 #[tokio::test]
 async fn calls_under_way_go_on_over_a_reload_and_new_connections_see_the_new_certificate() {
@@ -41,37 +31,37 @@ async fn calls_under_way_go_on_over_a_reload_and_new_connections_see_the_new_cer
     let server = start(tls.clone());
     let endpoint = client::endpoint(https(&server)).unwrap();
     let endpoint = endpoint.tls_config(pki.trust()).unwrap();
-    let channel = bounded(endpoint.connect()).await.unwrap();
+    let channel = with_timeout(endpoint.connect()).await.unwrap();
     let mut greeter = GreeterClient::new(channel.clone());
     let mut files = FileControllerClient::new(channel);
 
     let (requests, outgoing) = mpsc::channel(1);
-    let replies = bounded(greeter.bidi_hello(ReceiverStream::new(outgoing))).await;
+    let replies = with_timeout(greeter.bidi_hello(ReceiverStream::new(outgoing))).await;
     let mut replies = replies.unwrap().into_inner();
     let content = content(6_000_000);
     fs::write(server.path("down.bin"), &content).unwrap();
-    let mut upload = Upload::open(&mut files, open("up.bin", "id", &content)).await;
+    let mut upload = UploadStream::open(&mut files, open("up.bin", "id", &content)).await;
     assert_eq!(upload.progress().await.persisted_size, 0);
     upload.chunks(&content[..2_000_000], 0, 64 * 1024).await;
-    let download = bounded(files.read_stream(whole("down.bin"))).await;
+    let download = with_timeout(files.read_stream(whole("down.bin"))).await;
     let mut download = download.unwrap().into_inner();
-    assert!(bounded(download.message()).await.unwrap().is_some());
-    assert_shown(&pki, server.address, &first).await;
+    assert!(with_timeout(download.message()).await.unwrap().is_some());
+    assert_serves_certificate(&pki, server.address, &first).await;
 
     for name in ["A", "B", "C"] {
         let next = pki.authority.server();
         pki.install(&next);
         tls.reload().unwrap();
-        assert_shown(&pki, server.address, &next).await;
+        assert_serves_certificate(&pki, server.address, &next).await;
         requests.send(hello(name)).await.unwrap();
-        let reply = bounded(replies.message()).await.unwrap().unwrap();
+        let reply = with_timeout(replies.message()).await.unwrap().unwrap();
         assert_eq!(reply.message, format!("Hello, {name}!"));
     }
     upload.chunks(&content, 2_000_000, 64 * 1024).await;
     upload.finish(&content).await;
-    upload.committed().await;
+    upload.wait_committed().await;
     let mut received = Vec::new();
-    while let Some(event) = bounded(download.message()).await.unwrap() {
+    while let Some(event) = with_timeout(download.message()).await.unwrap() {
         if let Some(Event::Chunk(chunk)) = event.event {
             received.extend_from_slice(&chunk.data);
         }
@@ -134,14 +124,14 @@ async fn a_pair_that_is_no_good_changes_nothing_and_a_good_one_later_does() {
         assert!(expected(&error), "{error}");
         let sentence = error.to_string();
         assert!(sentence.contains(&pki.flag("")), "which file? {sentence}");
-        assert_shown(&pki, server.address, &first).await;
+        assert_serves_certificate(&pki, server.address, &first).await;
         // As it was, for the next.
         pki.install(&first);
         pki.write("authority.pem", &pki.authority.pem());
     }
     pki.install(&second);
     tls.reload().unwrap();
-    assert_shown(&pki, server.address, &second).await;
+    assert_serves_certificate(&pki, server.address, &second).await;
     assert_greeted(greet(&https(&server), pki.trust()).await);
 }
 

@@ -8,10 +8,13 @@ use muxs::{
 };
 use tonic::Code;
 
-use super::{drained, eager, staged, start};
-use crate::{
-    streams::{Upload, chunk, content, crc32c, open, put},
-    support::{TestServer, assert_failure, bounded, metadata},
+use crate::support::{
+    TestServer, assert_failure, metadata,
+    upload_stream::{
+        UploadStream, chunk, content, count_staged_files, crc32c, drain_answers, open, put, start,
+        start_checkpointing_every_byte,
+    },
+    with_timeout,
 };
 
 #[tokio::test]
@@ -20,13 +23,13 @@ async fn a_chunk_continues_where_the_last_one_ended() {
     let mut files = server.files().await;
     for offset in [0, 2, 4, 100] {
         let open = || open("a.bin", &offset.to_string(), b"hello");
-        let mut upload = Upload::open(&mut files, open()).await;
+        let mut upload = UploadStream::open(&mut files, open()).await;
         upload.chunk(0, b"hel").await;
         upload.chunk(offset, b"lo").await;
-        let failure = assert_failure(upload.ended().await, Code::Aborted, "OFFSET_MISMATCH");
+        let failure = assert_failure(upload.wait_end().await, Code::Aborted, "OFFSET_MISMATCH");
         assert_eq!(metadata(&failure, "expected"), "3");
         // What came before it is kept.
-        let mut upload = Upload::open(&mut files, open()).await;
+        let mut upload = UploadStream::open(&mut files, open()).await;
         assert_eq!(upload.progress().await.persisted_size, 3);
     }
 }
@@ -35,7 +38,7 @@ async fn a_chunk_continues_where_the_last_one_ended() {
 async fn a_corrupt_chunk_changes_nothing() {
     let server = TestServer::start();
     let mut files = server.files().await;
-    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
     upload.chunk(0, b"hel").await;
     let corrupt = Chunk {
         crc32c: Some(crc32c(b"lo") ^ 1),
@@ -44,10 +47,10 @@ async fn a_corrupt_chunk_changes_nothing() {
     upload.send(Step::Chunk(corrupt)).await;
     // Too late for it.
     upload.chunk(3, b"lo").await;
-    let failure = assert_failure(upload.ended().await, Code::Aborted, "CHUNK_CORRUPT");
+    let failure = assert_failure(upload.wait_end().await, Code::Aborted, "CHUNK_CORRUPT");
     assert_eq!(metadata(&failure, "offset"), "3");
 
-    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
     let progress = upload.progress().await;
     assert_eq!(
         (progress.persisted_size, progress.persisted_crc32c),
@@ -55,14 +58,14 @@ async fn a_corrupt_chunk_changes_nothing() {
     );
     upload.chunk(3, b"lo").await;
     upload.finish(b"hello").await;
-    upload.committed().await;
+    upload.wait_committed().await;
 }
 
 #[tokio::test]
 async fn checksums_are_the_clients_to_leave_out() {
     let server = TestServer::start();
     let mut files = server.files().await;
-    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
     upload
         .send(Step::Chunk(Chunk {
             crc32c: None,
@@ -75,7 +78,7 @@ async fn checksums_are_the_clients_to_leave_out() {
             crc32c: None,
         }))
         .await;
-    upload.committed().await;
+    upload.wait_committed().await;
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), b"hello");
 }
 
@@ -83,11 +86,15 @@ async fn checksums_are_the_clients_to_leave_out() {
 async fn more_than_was_announced_is_too_much() {
     let server = TestServer::start();
     let mut files = server.files().await;
-    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
     upload.chunk(0, b"hello").await;
     upload.chunk(5, b"!").await;
-    assert_failure(upload.ended().await, Code::InvalidArgument, "SIZE_MISMATCH");
-    assert_eq!(staged(&server), 0);
+    assert_failure(
+        upload.wait_end().await,
+        Code::InvalidArgument,
+        "SIZE_MISMATCH",
+    );
+    assert_eq!(count_staged_files(&server), 0);
 }
 
 #[tokio::test]
@@ -98,8 +105,12 @@ async fn the_largest_upload_is_the_servers_to_set() {
     });
     let mut files = server.files().await;
     put(&mut files, "a.bin", b"hello").await;
-    let mut upload = Upload::open(&mut files, open("b.bin", "id", b"hello!")).await;
-    let failure = assert_failure(upload.ended().await, Code::FailedPrecondition, "TOO_LARGE");
+    let mut upload = UploadStream::open(&mut files, open("b.bin", "id", b"hello!")).await;
+    let failure = assert_failure(
+        upload.wait_end().await,
+        Code::FailedPrecondition,
+        "TOO_LARGE",
+    );
     assert_eq!(
         (metadata(&failure, "limit"), metadata(&failure, "size")),
         ("5".into(), "6".into())
@@ -108,10 +119,14 @@ async fn the_largest_upload_is_the_servers_to_set() {
         size: None,
         ..open("b.bin", "id", b"")
     };
-    let mut upload = Upload::open(&mut files, unknown).await;
+    let mut upload = UploadStream::open(&mut files, unknown).await;
     upload.chunk(0, b"hel").await;
     upload.chunk(3, b"lo!").await;
-    let failure = assert_failure(upload.ended().await, Code::FailedPrecondition, "TOO_LARGE");
+    let failure = assert_failure(
+        upload.wait_end().await,
+        Code::FailedPrecondition,
+        "TOO_LARGE",
+    );
     assert_eq!(
         (metadata(&failure, "limit"), metadata(&failure, "size")),
         ("5".into(), "6".into())
@@ -136,7 +151,7 @@ async fn what_is_wrong_first_is_what_the_client_is_told() {
         ];
         let steps = steps.map(|step| WriteStreamRequest { step });
         let answers = files.write_stream(tokio_stream::iter(steps)).await.unwrap();
-        assert_failure(drained(answers).await, Code::Aborted, "CHUNK_CORRUPT");
+        assert_failure(drain_answers(answers).await, Code::Aborted, "CHUNK_CORRUPT");
     }
 }
 
@@ -144,12 +159,12 @@ async fn what_is_wrong_first_is_what_the_client_is_told() {
 async fn progress_comes_a_second_after_bytes_at_the_latest() {
     let server = TestServer::start();
     let mut files = server.files().await;
-    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
     upload.progress().await;
     upload.chunk(0, b"hel").await;
-    upload.persisted(3).await;
+    upload.wait_persisted(3).await;
     upload.chunk(3, b"lo").await;
-    upload.persisted(5).await;
+    upload.wait_persisted(5).await;
 }
 
 #[tokio::test]
@@ -160,7 +175,7 @@ async fn progress_never_goes_back() {
     });
     let mut files = server.files().await;
     let content = content(5_000_000);
-    let mut upload = Upload::open(&mut files, open("a.bin", "id", &content)).await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
     let sender = upload.steps();
     let sending = {
         let content = content.clone();
@@ -180,7 +195,7 @@ async fn progress_never_goes_back() {
         last = progress.persisted_size;
         assert_eq!(progress.persisted_crc32c, crc32c(&content[..last as usize]));
     }
-    bounded(sending).await.unwrap();
+    with_timeout(sending).await.unwrap();
     // More often than each second: after so many bytes.
     assert!(told > begun.elapsed().as_secs() + 2, "{told} times");
 }
@@ -188,20 +203,24 @@ async fn progress_never_goes_back() {
 /// Also when a checkpoint begins at that moment, and by who comes back.
 #[tokio::test]
 async fn too_much_behind_what_is_being_made_durable_ends_the_stream_all_the_same() {
-    let server = eager();
+    let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
     let content = content(40 * 10_000);
     for round in 0..100 {
         let id = round.to_string();
-        let mut upload = Upload::open(&mut files, open("a.bin", &id, &content)).await;
+        let mut upload = UploadStream::open(&mut files, open("a.bin", &id, &content)).await;
         let steps = upload.steps();
         for k in 0..=40 {
             let piece = chunk(k * 10_000, &content[..10_000]);
             let step = Some(Step::Chunk(piece));
-            let _ = bounded(steps.send(WriteStreamRequest { step })).await;
+            let _ = with_timeout(steps.send(WriteStreamRequest { step })).await;
         }
-        assert_failure(upload.ended().await, Code::InvalidArgument, "SIZE_MISMATCH");
-        let mut again = Upload::open(&mut files, open("a.bin", &id, &content)).await;
+        assert_failure(
+            upload.wait_end().await,
+            Code::InvalidArgument,
+            "SIZE_MISMATCH",
+        );
+        let mut again = UploadStream::open(&mut files, open("a.bin", &id, &content)).await;
         assert_eq!(again.progress().await.persisted_size, 0);
     }
     assert!(!server.path("a.bin").exists());
@@ -229,8 +248,8 @@ async fn nothing_behind_a_corrupt_chunk_is_taken() {
             .map(|step| WriteStreamRequest { step: Some(step) })
             .collect();
         let answers = files.write_stream(tokio_stream::iter(steps)).await.unwrap();
-        assert_failure(drained(answers).await, Code::Aborted, "CHUNK_CORRUPT");
-        let mut again = Upload::open(&mut files, open("a.bin", &id, b"hello")).await;
+        assert_failure(drain_answers(answers).await, Code::Aborted, "CHUNK_CORRUPT");
+        let mut again = UploadStream::open(&mut files, open("a.bin", &id, b"hello")).await;
         assert_eq!(again.progress().await.persisted_size, 3, "{round}");
     }
 }

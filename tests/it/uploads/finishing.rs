@@ -7,10 +7,12 @@ use muxs::pb::{
 };
 use tonic::Code;
 
-use super::{abort, drained, eager, staged};
-use crate::{
-    streams::{Upload, chunk, content, open, put},
-    support::{TestServer, assert_failure, metadata},
+use crate::support::{
+    TestServer, assert_failure, metadata,
+    upload_stream::{
+        UploadStream, abort_upload, chunk, content, count_staged_files, drain_answers, open, put,
+        start_checkpointing_every_byte,
+    },
 };
 
 #[tokio::test]
@@ -47,12 +49,12 @@ async fn an_upload_that_is_not_what_the_client_says_is_discarded() {
                 size,
                 ..open("a.bin", "id", b"")
             };
-            let mut upload = Upload::open(&mut files, plan.clone()).await;
+            let mut upload = UploadStream::open(&mut files, plan.clone()).await;
             assert_eq!(upload.progress().await.persisted_size, 0);
             upload.chunk(0, b"hello").await;
             upload.send(Step::Finish(finish)).await;
-            assert_failure(upload.ended().await, Code::InvalidArgument, reason);
-            assert_eq!(staged(&server), 0);
+            assert_failure(upload.wait_end().await, Code::InvalidArgument, reason);
+            assert_eq!(count_staged_files(&server), 0);
         }
     }
     // As many as it says now, but not as many as it said at first.
@@ -60,10 +62,14 @@ async fn an_upload_that_is_not_what_the_client_says_is_discarded() {
         size: Some(6),
         ..open("a.bin", "id", b"")
     };
-    let mut upload = Upload::open(&mut files, plan).await;
+    let mut upload = UploadStream::open(&mut files, plan).await;
     upload.chunk(0, b"hello").await;
     upload.finish(b"hello").await;
-    assert_failure(upload.ended().await, Code::InvalidArgument, "SIZE_MISMATCH");
+    assert_failure(
+        upload.wait_end().await,
+        Code::InvalidArgument,
+        "SIZE_MISMATCH",
+    );
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), b"old");
 }
 
@@ -86,7 +92,11 @@ async fn nothing_comes_after_finish() {
         ];
         let steps = steps.map(|step| WriteStreamRequest { step: Some(step) });
         let answers = files.write_stream(tokio_stream::iter(steps)).await.unwrap();
-        assert_failure(drained(answers).await, Code::InvalidArgument, "BAD_REQUEST");
+        assert_failure(
+            drain_answers(answers).await,
+            Code::InvalidArgument,
+            "BAD_REQUEST",
+        );
     }
 }
 
@@ -95,17 +105,21 @@ async fn steps_that_break_the_contract_are_refused_and_what_came_before_is_kept(
     let server = TestServer::start();
     let mut files = server.files().await;
     let begun = open("a.bin", "id", b"hello");
-    let mut empty = Upload::begin(&mut files).await;
+    let mut empty = UploadStream::begin(&mut files).await;
     empty.half_close();
-    assert_failure(empty.ended().await, Code::InvalidArgument, "BAD_REQUEST");
+    assert_failure(empty.wait_end().await, Code::InvalidArgument, "BAD_REQUEST");
     for first in [
         Some(Step::Chunk(chunk(0, b"hello"))),
         Some(Step::Finish(FinishUpload::default())),
         None,
     ] {
-        let mut upload = Upload::begin(&mut files).await;
+        let mut upload = UploadStream::begin(&mut files).await;
         upload.send_raw(WriteStreamRequest { step: first }).await;
-        assert_failure(upload.ended().await, Code::InvalidArgument, "BAD_REQUEST");
+        assert_failure(
+            upload.wait_end().await,
+            Code::InvalidArgument,
+            "BAD_REQUEST",
+        );
     }
     let too_long = chunk(3, &vec![0; 1024 * 1024 + 1]);
     for next in [
@@ -113,21 +127,29 @@ async fn steps_that_break_the_contract_are_refused_and_what_came_before_is_kept(
         Some(Step::Chunk(too_long)),
         None,
     ] {
-        let mut upload = Upload::open(&mut files, begun.clone()).await;
+        let mut upload = UploadStream::open(&mut files, begun.clone()).await;
         let so_far = upload.progress().await.persisted_size as usize;
         upload.chunk(so_far, &b"hel"[so_far..]).await;
         upload.send_raw(WriteStreamRequest { step: next }).await;
-        assert_failure(upload.ended().await, Code::InvalidArgument, "BAD_REQUEST");
-        let mut upload = Upload::open(&mut files, begun.clone()).await;
+        assert_failure(
+            upload.wait_end().await,
+            Code::InvalidArgument,
+            "BAD_REQUEST",
+        );
+        let mut upload = UploadStream::open(&mut files, begun.clone()).await;
         assert_eq!(upload.progress().await.persisted_size, 3);
     }
     for id in ["a b", "ñ", &"x".repeat(129)] {
-        let mut upload = Upload::open(&mut files, open("a.bin", id, b"hello")).await;
-        assert_failure(upload.ended().await, Code::InvalidArgument, "BAD_REQUEST");
+        let mut upload = UploadStream::open(&mut files, open("a.bin", id, b"hello")).await;
+        assert_failure(
+            upload.wait_end().await,
+            Code::InvalidArgument,
+            "BAD_REQUEST",
+        );
     }
-    let mut upload = Upload::open(&mut files, open("../a", "id", b"hello")).await;
+    let mut upload = UploadStream::open(&mut files, open("../a", "id", b"hello")).await;
     assert_failure(
-        upload.ended().await,
+        upload.wait_end().await,
         Code::InvalidArgument,
         "FILENAME_INVALID",
     );
@@ -138,10 +160,10 @@ async fn the_largest_chunk_is_taken() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let content = content(1024 * 1024);
-    let mut upload = Upload::open(&mut files, open("a.bin", "id", &content)).await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
     upload.chunk(0, &content).await;
     upload.finish(&content).await;
-    upload.committed().await;
+    upload.wait_committed().await;
 }
 
 #[tokio::test]
@@ -153,22 +175,22 @@ async fn a_file_is_created_only_where_there_is_none() {
         if_etag: Some(String::new()),
         ..open("a.bin", id, b"hello")
     };
-    let mut upload = Upload::open(&mut files, create("1")).await;
-    let failure = assert_failure(upload.ended().await, Code::AlreadyExists, "EXISTS");
+    let mut upload = UploadStream::open(&mut files, create("1")).await;
+    let failure = assert_failure(upload.wait_end().await, Code::AlreadyExists, "EXISTS");
     assert_eq!(metadata(&failure, "etag"), old.etag);
 
     // Two at once: one wins, and nothing is left of the other.
     fs::remove_file(server.path("a.bin")).unwrap();
     let (mut one, mut other) = (
-        Upload::open(&mut files, create("2")).await,
-        Upload::open(&mut files, create("3")).await,
+        UploadStream::open(&mut files, create("2")).await,
+        UploadStream::open(&mut files, create("3")).await,
     );
     for upload in [&mut one, &mut other] {
         upload.progress().await;
         upload.chunk(0, b"hello").await;
         upload.finish(b"hello").await;
     }
-    let ends = [one.answer().await, other.answer().await];
+    let ends = [one.next_answer().await, other.next_answer().await];
     let (won, lost): (Vec<_>, Vec<_>) = ends.into_iter().partition(Result::is_ok);
     assert_eq!((won.len(), lost.len()), (1, 1));
     for lost in lost {
@@ -182,7 +204,7 @@ async fn a_file_is_created_only_where_there_is_none() {
         assert_eq!(metadata(&failure, "etag"), there.into_inner().etag);
     }
     // The journals of the first and of the winner.
-    assert_eq!(staged(&server), 2);
+    assert_eq!(count_staged_files(&server), 2);
 }
 
 #[tokio::test]
@@ -194,35 +216,35 @@ async fn a_version_is_replaced_only_by_who_knows_it() {
         if_etag: Some(etag.to_owned()),
         ..open("a.bin", id, b"hello")
     };
-    let mut upload = Upload::open(&mut files, replacing(&first.etag, "1")).await;
+    let mut upload = UploadStream::open(&mut files, replacing(&first.etag, "1")).await;
     upload.chunk(0, b"hello").await;
     upload.finish(b"hello").await;
-    let second = upload.committed().await;
+    let second = upload.wait_committed().await;
     assert_ne!(second.etag, first.etag);
 
-    let mut upload = Upload::open(&mut files, replacing(&first.etag, "2")).await;
+    let mut upload = UploadStream::open(&mut files, replacing(&first.etag, "2")).await;
     let failure = assert_failure(
-        upload.ended().await,
+        upload.wait_end().await,
         Code::FailedPrecondition,
         "ETAG_MISMATCH",
     );
     assert_eq!(metadata(&failure, "etag"), second.etag);
 
     // It is another only by the time the upload finishes.
-    let mut upload = Upload::open(&mut files, replacing(&second.etag, "3")).await;
+    let mut upload = UploadStream::open(&mut files, replacing(&second.etag, "3")).await;
     upload.progress().await;
     let third = put(&mut files, "a.bin", b"third").await;
     upload.chunk(0, b"hello").await;
     upload.finish(b"hello").await;
     let failure = assert_failure(
-        upload.ended().await,
+        upload.wait_end().await,
         Code::FailedPrecondition,
         "ETAG_MISMATCH",
     );
     assert_eq!(metadata(&failure, "etag"), third.etag);
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), b"third");
 
-    let mut upload = Upload::open(
+    let mut upload = UploadStream::open(
         &mut files,
         OpenUpload {
             filename: "missing.bin".into(),
@@ -231,7 +253,7 @@ async fn a_version_is_replaced_only_by_who_knows_it() {
     )
     .await;
     assert_failure(
-        upload.ended().await,
+        upload.wait_end().await,
         Code::FailedPrecondition,
         "ETAG_MISMATCH",
     );
@@ -239,24 +261,24 @@ async fn a_version_is_replaced_only_by_who_knows_it() {
 
 #[tokio::test]
 async fn uploads_of_different_ids_do_not_know_each_other() {
-    let server = eager();
+    let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
     let (mut one, mut other) = (
-        Upload::open(&mut files, open("a.bin", "1", b"hello")).await,
-        Upload::open(&mut files, open("a.bin", "2", b"world!")).await,
+        UploadStream::open(&mut files, open("a.bin", "1", b"hello")).await,
+        UploadStream::open(&mut files, open("a.bin", "2", b"world!")).await,
     );
     one.progress().await;
     other.progress().await;
     one.chunk(0, b"hel").await;
     other.chunk(0, b"world!").await;
-    one.persisted(3).await;
-    other.persisted(6).await;
+    one.wait_persisted(3).await;
+    other.wait_persisted(6).await;
     other.finish(b"world!").await;
-    other.committed().await;
+    other.wait_committed().await;
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), b"world!");
     one.chunk(3, b"lo").await;
     one.finish(b"hello").await;
-    one.committed().await;
+    one.wait_committed().await;
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), b"hello");
 }
 
@@ -288,20 +310,20 @@ async fn what_no_file_can_replace_is_refused_when_the_upload_opens() {
         ("out/a", Code::PermissionDenied, "OUTSIDE_ROOT"),
         (".muxs/a", Code::InvalidArgument, "FILENAME_INVALID"),
     ] {
-        let mut upload = Upload::open(&mut files, open(name, "id", b"hello")).await;
-        assert_failure(upload.ended().await, code, reason);
+        let mut upload = UploadStream::open(&mut files, open(name, "id", b"hello")).await;
+        assert_failure(upload.wait_end().await, code, reason);
     }
-    assert_eq!(staged(&server), 0);
+    assert_eq!(count_staged_files(&server), 0);
 }
 
 #[tokio::test]
 async fn a_read_only_server_takes_no_upload() {
     let server = TestServer::start_read_only(tempfile::tempdir().unwrap());
     let mut files = server.files().await;
-    let mut upload = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
-    assert_failure(upload.ended().await, Code::PermissionDenied, "READ_ONLY");
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
+    assert_failure(upload.wait_end().await, Code::PermissionDenied, "READ_ONLY");
     assert_failure(
-        abort(&mut files, "a.bin", "id").await,
+        abort_upload(&mut files, "a.bin", "id").await,
         Code::PermissionDenied,
         "READ_ONLY",
     );

@@ -8,10 +8,10 @@ use muxs::{
 };
 use tonic::Code;
 
-use super::eager;
-use crate::{
-    streams::{Upload, content, crc32c, open, put},
-    support::{TestServer, assert_failure, bounded},
+use crate::support::{
+    TestServer, assert_failure,
+    upload_stream::{UploadStream, content, crc32c, open, put, start_checkpointing_every_byte},
+    with_timeout,
 };
 
 #[tokio::test]
@@ -22,17 +22,17 @@ async fn a_finished_upload_is_told_again_to_who_opens_it_again() {
     let info = put(&mut files, "a.bin", &content).await;
     let id = format!("put-{}", crc32c(&content));
 
-    let mut again = Upload::open(&mut files, open("a.bin", &id, &content)).await;
+    let mut again = UploadStream::open(&mut files, open("a.bin", &id, &content)).await;
     assert_eq!(
-        again.answer().await.unwrap(),
+        again.next_answer().await.unwrap(),
         Some(State::Committed(info.clone()))
     );
-    assert_eq!(again.answer().await.unwrap(), None);
+    assert_eq!(again.next_answer().await.unwrap(), None);
 
     // Also when the file has since become another.
     put(&mut files, "a.bin", b"newer").await;
-    let mut again = Upload::open(&mut files, open("a.bin", &id, &content)).await;
-    assert_eq!(again.committed().await, info);
+    let mut again = UploadStream::open(&mut files, open("a.bin", &id, &content)).await;
+    assert_eq!(again.wait_committed().await, info);
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), b"newer");
 }
 
@@ -44,12 +44,12 @@ async fn a_finished_upload_of_a_new_file_does_not_find_that_file_in_its_way() {
         if_etag: Some(String::new()),
         ..open("a.bin", "id", b"hello")
     };
-    let mut upload = Upload::open(&mut files, create.clone()).await;
+    let mut upload = UploadStream::open(&mut files, create.clone()).await;
     upload.chunk(0, b"hello").await;
     upload.finish(b"hello").await;
-    let info = upload.committed().await;
-    let mut again = Upload::open(&mut files, create).await;
-    assert_eq!(again.committed().await, info);
+    let info = upload.wait_committed().await;
+    let mut again = UploadStream::open(&mut files, create).await;
+    assert_eq!(again.wait_committed().await, info);
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn an_upload_is_continued_only_as_what_it_was_begun() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let begun = open("a.bin", "id", b"hello");
-    let mut first = Upload::open(&mut files, begun.clone()).await;
+    let mut first = UploadStream::open(&mut files, begun.clone()).await;
     first.progress().await;
     for other in [
         OpenUpload {
@@ -77,9 +77,9 @@ async fn an_upload_is_continued_only_as_what_it_was_begun() {
             ..begun.clone()
         },
     ] {
-        let mut second = Upload::open(&mut files, other.clone()).await;
+        let mut second = UploadStream::open(&mut files, other.clone()).await;
         assert_failure(
-            second.ended().await,
+            second.wait_end().await,
             Code::FailedPrecondition,
             "UPLOAD_MISMATCH",
         );
@@ -87,14 +87,14 @@ async fn an_upload_is_continued_only_as_what_it_was_begun() {
     // It has not even been disturbed.
     first.chunk(0, b"hello").await;
     first.finish(b"hello").await;
-    first.committed().await;
+    first.wait_committed().await;
     let other = OpenUpload {
         size: None,
         ..begun
     };
-    let mut after = Upload::open(&mut files, other).await;
+    let mut after = UploadStream::open(&mut files, other).await;
     assert_failure(
-        after.ended().await,
+        after.wait_end().await,
         Code::FailedPrecondition,
         "UPLOAD_MISMATCH",
     );
@@ -102,17 +102,17 @@ async fn an_upload_is_continued_only_as_what_it_was_begun() {
 
 #[tokio::test]
 async fn the_server_names_an_upload_that_has_no_name() {
-    let server = eager();
+    let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
     let mut ids = Vec::new();
     for _ in 0..2 {
-        let mut upload = Upload::open(&mut files, open("a.bin", "", b"hello")).await;
+        let mut upload = UploadStream::open(&mut files, open("a.bin", "", b"hello")).await;
         let id = upload.progress().await.upload_id;
         assert!(!ids.contains(&id) && !id.is_empty(), "{id}");
         upload.chunk(0, b"hel").await;
-        upload.persisted(3).await;
+        upload.wait_persisted(3).await;
         drop(upload);
-        let mut resumed = Upload::open(&mut files, open("a.bin", &id, b"hello")).await;
+        let mut resumed = UploadStream::open(&mut files, open("a.bin", &id, b"hello")).await;
         assert_eq!(resumed.progress().await.persisted_size, 3);
         ids.push(id);
     }
@@ -120,9 +120,9 @@ async fn the_server_names_an_upload_that_has_no_name() {
 
 #[tokio::test]
 async fn progress_says_all_that_a_client_needs() {
-    let server = eager();
+    let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
-    let mut upload = Upload::open(&mut files, open("a.bin", "my-id", b"hello")).await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "my-id", b"hello")).await;
     let before = std::time::SystemTime::now();
     let progress = upload.progress().await;
     assert_eq!(progress.upload_id, "my-id");
@@ -144,37 +144,37 @@ async fn a_finished_upload_is_told_to_a_client_that_sends_it_all_again_without_a
     let info = put(&mut files, "a.bin", b"hello").await;
     let id = format!("put-{}", crc32c(b"hello"));
     for _ in 0..20 {
-        let mut again = Upload::open(&mut files, open("a.bin", &id, b"hello")).await;
+        let mut again = UploadStream::open(&mut files, open("a.bin", &id, b"hello")).await;
         again.chunk(0, b"hello").await;
         again.finish(b"hello").await;
-        assert_eq!(again.committed().await, info);
-        assert_eq!(again.answer().await.unwrap(), None);
+        assert_eq!(again.wait_committed().await, info);
+        assert_eq!(again.next_answer().await.unwrap(), None);
     }
 }
 
 #[tokio::test]
 async fn the_newest_stream_of_an_upload_is_the_one_that_may_write() {
-    let server = eager();
+    let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
     let content = content(300_000);
-    let mut older = Upload::open(&mut files, open("a.bin", "id", &content)).await;
+    let mut older = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
     older.progress().await;
     older.chunk(0, &content[..100_000]).await;
-    older.persisted(100_000).await;
+    older.wait_persisted(100_000).await;
 
     // On another connection, as a client that comes back has it.
     let mut elsewhere = server.files().await;
-    let mut newer = Upload::open(&mut elsewhere, open("a.bin", "id", &content)).await;
+    let mut newer = UploadStream::open(&mut elsewhere, open("a.bin", "id", &content)).await;
     assert_eq!(newer.progress().await.persisted_size, 100_000);
 
     // The older one sends all the same.
     older.chunk(100_000, &[0; 50_000]).await;
     older.finish(&content).await;
-    assert_failure(older.ended().await, Code::Aborted, "SUPERSEDED");
+    assert_failure(older.wait_end().await, Code::Aborted, "SUPERSEDED");
 
     newer.chunks(&content, 100_000, 64 * 1024).await;
     newer.finish(&content).await;
-    newer.committed().await;
+    newer.wait_committed().await;
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), content);
 }
 
@@ -182,13 +182,13 @@ async fn the_newest_stream_of_an_upload_is_the_one_that_may_write() {
 async fn a_stream_that_hears_nothing_from_its_client_is_ended_by_the_next() {
     let server = TestServer::start();
     let mut files = server.files().await;
-    let mut frozen = Upload::open(&mut files, open("a.bin", "id", b"hello")).await;
+    let mut frozen = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
     frozen.progress().await;
     frozen.chunk(0, b"hel").await;
     let mut elsewhere = server.files().await;
-    let mut newer = Upload::open(&mut elsewhere, open("a.bin", "id", b"hello")).await;
+    let mut newer = UploadStream::open(&mut elsewhere, open("a.bin", "id", b"hello")).await;
     newer.progress().await;
-    assert_failure(frozen.ended().await, Code::Aborted, "SUPERSEDED");
+    assert_failure(frozen.wait_end().await, Code::Aborted, "SUPERSEDED");
 }
 
 /// Whatever a stream has in flight when it is taken over, no byte of it lands behind the new one's
@@ -202,7 +202,7 @@ async fn a_writer_has_stopped_before_the_next_is_told_its_offset() {
     for round in 0..10 {
         let name = format!("{round}.bin");
         let mut files = server.files().await;
-        let mut older = Upload::open(&mut files, open(&name, "id", &content)).await;
+        let mut older = UploadStream::open(&mut files, open(&name, "id", &content)).await;
         older.progress().await;
         let (head, tail) = (content[..1_000_000].to_vec(), wrong[1_000_000..].to_vec());
         let sending = tokio::spawn(async move {
@@ -211,10 +211,10 @@ async fn a_writer_has_stopped_before_the_next_is_told_its_offset() {
             for (k, piece) in tail.chunks(500_000).enumerate() {
                 older.chunk(1_000_000 + k * 500_000, piece).await;
             }
-            older.ended().await
+            older.wait_end().await
         });
         let mut elsewhere = server.files().await;
-        let mut newer = Upload::open(&mut elsewhere, open(&name, "id", &content)).await;
+        let mut newer = UploadStream::open(&mut elsewhere, open(&name, "id", &content)).await;
         let told = newer.progress().await;
         let size = told.persisted_size as usize;
         let so_far: Vec<u8> = content[..size.min(1_000_000)]
@@ -226,9 +226,13 @@ async fn a_writer_has_stopped_before_the_next_is_told_its_offset() {
         let whole = [so_far, content[size..].to_vec()].concat();
         newer.chunks(&whole, size, 500_000).await;
         newer.finish(&whole).await;
-        newer.committed().await;
+        newer.wait_committed().await;
         assert!(fs::read(server.path(&name)).unwrap() == whole);
-        assert_failure(bounded(sending).await.unwrap(), Code::Aborted, "SUPERSEDED");
+        assert_failure(
+            with_timeout(sending).await.unwrap(),
+            Code::Aborted,
+            "SUPERSEDED",
+        );
     }
 }
 
@@ -240,12 +244,12 @@ async fn what_came_into_place_before_a_crash_is_told_whatever_has_replaced_it_si
     let mut files = server.files().await;
     let content = content(100_000);
     let plan = open("a.bin", "id", &content);
-    let mut upload = Upload::open(&mut files, plan.clone()).await;
+    let mut upload = UploadStream::open(&mut files, plan.clone()).await;
     upload.chunks(&content, 0, 64 * 1024).await;
     upload.finish(&content).await;
-    let info = upload.committed().await;
+    let info = upload.wait_committed().await;
     server.stop();
-    server.stopped().await;
+    server.wait_stopped().await;
     let root = server.into_root();
     let mut staged = fs::read_dir(root.path().join(".muxs/uploads")).unwrap();
     let journal = staged.next().unwrap().unwrap().path();
@@ -259,7 +263,10 @@ async fn what_came_into_place_before_a_crash_is_told_whatever_has_replaced_it_si
     let server = TestServer::serve(root, Settings::default(), |_| {});
     let mut files = server.files().await;
     put(&mut files, "a.bin", b"newer").await;
-    let mut again = Upload::open(&mut files, plan).await;
-    assert_eq!(again.answer().await.unwrap(), Some(State::Committed(info)));
+    let mut again = UploadStream::open(&mut files, plan).await;
+    assert_eq!(
+        again.next_answer().await.unwrap(),
+        Some(State::Committed(info))
+    );
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), b"newer");
 }

@@ -10,28 +10,27 @@ use muxs::{
     pb::{FileInfo, write_stream_response::State},
 };
 
-use super::eager;
-use crate::{
-    streams::{Upload, content, crc32c, open},
-    support::TestServer,
+use crate::support::{
+    TestServer,
+    upload_stream::{UploadStream, content, crc32c, open, start_checkpointing_every_byte},
 };
 
 const CHUNK: usize = 10_000;
 
 /// The journal and the bytes of an upload that has three chunks of its four.
 async fn paused() -> (PathBuf, Vec<u8>, Vec<u8>) {
-    let server = eager();
+    let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
     let content = content(4 * CHUNK);
-    let mut upload = Upload::open(&mut files, open("a.bin", "id", &content)).await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
     for k in 0..3 {
         upload
             .chunks(&content[..(k + 1) * CHUNK], k * CHUNK, CHUNK)
             .await;
-        upload.persisted((k + 1) * CHUNK).await;
+        upload.wait_persisted((k + 1) * CHUNK).await;
     }
     upload.half_close();
-    upload.ended().await.unwrap();
+    upload.wait_end().await.unwrap();
     let journal = journal(server.root());
     let bytes = fs::read(journal.with_extension("data")).unwrap();
     let name = journal.file_name().unwrap().into();
@@ -83,13 +82,13 @@ async fn an_upload_goes_on_from_what_is_whole() {
 
             let server = TestServer::serve(root, Settings::default(), |_| {});
             let mut files = server.files().await;
-            let mut upload = Upload::open(&mut files, open("a.bin", "id", &content)).await;
+            let mut upload = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
             let progress = upload.progress().await;
             assert_eq!(progress.persisted_size, expected as u64, "{k}");
             assert_eq!(progress.persisted_crc32c, crc32c(&content[..expected]));
             upload.chunks(&content, expected, CHUNK).await;
             upload.finish(&content).await;
-            upload.committed().await;
+            upload.wait_committed().await;
             assert!(fs::read(server.path("a.bin")).unwrap() == content, "{k}");
         }
     }
@@ -100,12 +99,12 @@ async fn an_upload_goes_on_from_what_is_whole() {
 async fn killed_at_the_rename(content: &[u8], renamed: bool) -> (TestServer, FileInfo) {
     let mut server = TestServer::start();
     let mut files = server.files().await;
-    let mut upload = Upload::open(&mut files, open("a.bin", "id", content)).await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", content)).await;
     upload.chunks(content, 0, CHUNK).await;
     upload.finish(content).await;
-    let info = upload.committed().await;
+    let info = upload.wait_committed().await;
     server.stop();
-    server.stopped().await;
+    server.wait_stopped().await;
     let root = server.into_root();
     let journal = journal(root.path());
     let entries = fs::read_to_string(&journal).unwrap();
@@ -124,8 +123,11 @@ async fn what_came_into_place_before_a_crash_is_told() {
     let content = content(4 * CHUNK);
     let (server, info) = killed_at_the_rename(&content, true).await;
     let mut files = server.files().await;
-    let mut again = Upload::open(&mut files, open("a.bin", "id", &content)).await;
-    assert_eq!(again.answer().await.unwrap(), Some(State::Committed(info)));
+    let mut again = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
+    assert_eq!(
+        again.next_answer().await.unwrap(),
+        Some(State::Committed(info))
+    );
 }
 
 #[tokio::test]
@@ -134,9 +136,9 @@ async fn what_a_crash_kept_from_its_place_can_be_finished() {
     let (server, _) = killed_at_the_rename(&content, false).await;
     assert!(!server.path("a.bin").exists());
     let mut files = server.files().await;
-    let mut again = Upload::open(&mut files, open("a.bin", "id", &content)).await;
+    let mut again = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
     assert_eq!(again.progress().await.persisted_size, 4 * CHUNK as u64);
     again.finish(&content).await;
-    again.committed().await;
+    again.wait_committed().await;
     assert!(fs::read(server.path("a.bin")).unwrap() == content);
 }

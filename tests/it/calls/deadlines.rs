@@ -1,0 +1,206 @@
+//! How long a client is waited for, and how much of it at a time: deadlines, silence, and room for
+//! uploads. Calls as such are tested where the clock stands still, in `src/server/calls`; here is
+//! what becomes of the files.
+
+use std::{fs, path::Path, time::Duration};
+
+use muxs::{
+    files::Settings,
+    pb::{AbortUploadRequest, write_stream_request::Step},
+};
+use tonic::{Code, Request};
+use tonic_types::StatusExt;
+
+use crate::support::{
+    TestServer, assert_failure, hello,
+    upload_stream::{UploadStream, chunk, content, get, open, put, whole},
+    with_timeout,
+};
+
+/// Long enough for what a client has to do in it, on a machine that is busy.
+const SHORT: Duration = Duration::from_secs(2);
+
+fn impatient() -> TestServer {
+    TestServer::start_with(|config| config.limits.idle_timeout = SHORT)
+}
+
+#[tokio::test]
+async fn a_deadline_ends_an_upload_and_what_came_is_kept() {
+    let server = TestServer::start();
+    let mut files = server.files().await;
+    let content = content(100_000);
+    let mut upload = UploadStream::begin_within(&mut files, Some(SHORT)).await;
+    upload.send(Step::Open(open("a.bin", "id", &content))).await;
+    upload.chunks(&content[..60_000], 0, 20_000).await;
+    upload.wait_persisted(60_000).await;
+    // The client keeps its half open: nothing but the deadline ends the call.
+    assert_failure(upload.wait_end().await, Code::DeadlineExceeded, "DEADLINE");
+
+    let mut again = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
+    assert_eq!(again.progress().await.persisted_size, 60_000);
+    again.chunks(&content, 60_000, 20_000).await;
+    again.finish(&content).await;
+    again.wait_committed().await;
+    assert_eq!(fs::read(server.path("a.bin")).unwrap(), content);
+}
+
+/// Its window is full, so it cannot even be told.
+#[tokio::test]
+async fn a_deadline_closes_a_file_that_nobody_reads() {
+    let server = TestServer::start();
+    let file = server.path("a.bin");
+    fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    let mut files = server.files().await;
+    let mut request = Request::new(whole("a.bin"));
+    request.set_timeout(SHORT);
+    let unread = files.read_stream(request).await.unwrap();
+    assert!(is_open(&file));
+    closed(&file).await;
+    drop(unread);
+}
+
+#[tokio::test]
+async fn a_cancel_closes_a_file_that_is_being_read() {
+    let server = TestServer::start();
+    let file = server.path("a.bin");
+    fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
+    let mut files = server.files().await;
+    let mut events = files
+        .read_stream(whole("a.bin"))
+        .await
+        .unwrap()
+        .into_inner();
+    for _ in 0..10 {
+        with_timeout(events.message()).await.unwrap().unwrap();
+    }
+    assert!(is_open(&file));
+    drop(events);
+    closed(&file).await;
+}
+
+/// Waits until nobody in this process has a file open.
+async fn closed(file: &Path) {
+    let closed = async {
+        while is_open(file) {
+            tokio::task::yield_now().await;
+        }
+    };
+    with_timeout(closed).await;
+}
+
+/// Whether this process, and so a server under test in it, has a file open.
+fn is_open(file: &Path) -> bool {
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap();
+    descriptors
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .any(|open| open == file)
+}
+
+#[tokio::test]
+async fn an_upload_that_says_nothing_is_ended_and_can_be_continued() {
+    let server = impatient();
+    let mut files = server.files().await;
+    let content = content(100_000);
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
+    upload.progress().await;
+    upload.chunk(0, &content[..60_000]).await;
+    let status = assert_failure(upload.wait_end().await, Code::Unavailable, "IDLE");
+    assert!(status.get_details_retry_info().is_some());
+    // Not even its first step.
+    let mut silent = UploadStream::begin(&mut files).await;
+    assert_failure(silent.wait_end().await, Code::Unavailable, "IDLE");
+
+    let mut again = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
+    assert_eq!(again.progress().await.persisted_size, 60_000);
+}
+
+/// In twice the time. An empty chunk is a word, too.
+#[tokio::test]
+async fn an_upload_that_says_something_now_and_then_goes_on() {
+    let server = impatient();
+    let mut files = server.files().await;
+    let content = content(3);
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
+    let mut now_and_then = tokio::time::interval(SHORT / 3);
+    for offset in 0..content.len() {
+        now_and_then.tick().await;
+        upload.chunk(offset, &content[offset..][..1]).await;
+        now_and_then.tick().await;
+        upload.send(Step::Chunk(chunk(offset + 1, b""))).await;
+    }
+    upload.finish(&content).await;
+    upload.wait_committed().await;
+}
+
+/// A client that reads slowly, or has a conversation, is no idle one.
+#[tokio::test]
+async fn only_what_the_server_waits_for_is_missed() {
+    let server = impatient();
+    let mut files = server.files().await;
+    let content = content(8 << 20);
+    put(&mut files, "a.bin", &content).await;
+    let mut greeter = server.greeter().await;
+    let (requests, outgoing) = tokio::sync::mpsc::channel(1);
+    let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+    let mut replies = greeter.bidi_hello(outgoing).await.unwrap().into_inner();
+    let mut unread = files
+        .read_stream(whole("a.bin"))
+        .await
+        .unwrap()
+        .into_inner();
+
+    // Long enough for one that says nothing to be ended.
+    let mut silent = UploadStream::begin(&mut files).await;
+    assert_failure(silent.wait_end().await, Code::Unavailable, "IDLE");
+
+    requests.send(hello("you")).await.unwrap();
+    assert!(with_timeout(replies.message()).await.unwrap().is_some());
+    while with_timeout(unread.message()).await.unwrap().is_some() {}
+}
+
+#[tokio::test]
+async fn as_many_uploads_are_open_as_there_is_room_for() {
+    let settings = Settings {
+        max_open_uploads: 1,
+        ..Settings::default()
+    };
+    let server = TestServer::serve(tempfile::tempdir().unwrap(), settings, |_| {});
+    let mut files = server.files().await;
+    let content = content(100_000);
+    let mut first = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
+    first.progress().await;
+    first.chunk(0, &content[..1000]).await;
+
+    let mut second = UploadStream::open(&mut files, open("b.bin", "id", &content)).await;
+    let status = assert_failure(second.wait_end().await, Code::ResourceExhausted, "BUSY");
+    assert!(status.get_details_retry_info().is_some());
+
+    // An old connection that hangs does not keep its own client out.
+    let mut again = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
+    assert_eq!(again.progress().await.persisted_size, 1000);
+    assert_failure(first.wait_end().await, Code::Aborted, "SUPERSEDED");
+    again.chunks(&content, 1000, 50_000).await;
+    again.finish(&content).await;
+    again.wait_committed().await;
+    drop(again);
+
+    // There is room again, after an upload that was finished and one that was aborted.
+    for filename in ["b.bin", "c.bin"] {
+        let mut next = loop {
+            let mut next = UploadStream::open(&mut files, open(filename, "id", &content)).await;
+            // The room is made when the last work on the one before it has ended.
+            match next.next_answer().await {
+                Ok(_) => break next,
+                Err(status) => assert_eq!(status.code(), Code::ResourceExhausted),
+            }
+        };
+        let abort = AbortUploadRequest {
+            filename: filename.to_owned(),
+            upload_id: "id".to_owned(),
+        };
+        files.abort_upload(abort).await.unwrap();
+        assert_failure(next.wait_end().await, Code::Aborted, "SUPERSEDED");
+    }
+    let (_, read) = get(&mut files, whole("a.bin")).await.unwrap();
+    assert!(read == content);
+}

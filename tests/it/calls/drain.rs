@@ -1,0 +1,255 @@
+//! How a server ends, and a connection that is old: calls under way may end, new ones are not taken,
+//! and nobody can make it wait for longer than it says.
+
+use std::{sync::Arc, time::Duration};
+
+use muxs::{pb::HelloRequest, server::Heartbeat};
+use prost::Message;
+use tokio::{net::TcpStream, sync::mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::support::{
+    TEST_TIMEOUT, TestServer, hello,
+    methods::{BIDI_HELLO, LOTS_OF_GREETINGS, REFLECTION, SAY_HELLO, WRITE, WRITE_STREAM},
+    raw_http2::{
+        DATA, GO_AWAY, INITIAL_WINDOW_SIZE, PREFACE, RawConnection, call, connect_h2,
+        connect_without_reading, endless_call, endless_request, frame, message, request,
+    },
+    with_timeout,
+};
+
+/// Longer than any test waits.
+const LONG: Duration = TEST_TIMEOUT.saturating_mul(2);
+
+const SHORT: Duration = Duration::from_millis(50);
+
+fn watch() -> HealthCheckRequest {
+    HealthCheckRequest {
+        service: "muxs.Greeter".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_drain_lets_calls_end_and_takes_no_new_ones() {
+    let mut server = TestServer::start_with(|config| config.shutdown_grace = TEST_TIMEOUT * 2);
+    let mut greeter = server.greeter().await;
+    let mut health = HealthClient::new(server.channel().await);
+    let mut watch = health.watch(watch()).await.unwrap().into_inner();
+    let first = watch.message().await.unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::Serving);
+    let (requests, outgoing) = mpsc::channel(1);
+    let mut replies = greeter
+        .bidi_hello(ReceiverStream::new(outgoing))
+        .await
+        .unwrap()
+        .into_inner();
+    requests.send(hello("A")).await.unwrap();
+    assert!(replies.message().await.unwrap().is_some());
+
+    server.stop();
+    let second = with_timeout(watch.message()).await.unwrap().unwrap();
+    assert_eq!(second.status(), ServingStatus::NotServing);
+    // A watch would never end by itself, and is no reason to wait.
+    assert_eq!(with_timeout(watch.message()).await.unwrap(), None);
+    // The call under way goes on as long as both want.
+    requests.send(hello("B")).await.unwrap();
+    assert_eq!(
+        replies.message().await.unwrap().unwrap().message,
+        "Hello, B!"
+    );
+    drop(requests);
+    assert_eq!(replies.message().await.unwrap(), None);
+    server.wait_stopped().await;
+    assert_eq!(
+        greeter.say_hello(hello("C")).await.unwrap_err().code(),
+        Code::Unavailable
+    );
+}
+
+/// Whoever watches over the server shall not end it while it drains.
+#[tokio::test]
+async fn a_heartbeat_goes_on_in_a_drain_and_does_not_hold_it_up() {
+    let (tell, mut beats) = mpsc::unbounded_channel();
+    let beat = move || {
+        let _ = tell.send(());
+    };
+    let mut server = TestServer::start_with(|config| {
+        config.shutdown_grace = LONG;
+        config.heartbeat = Some(Heartbeat {
+            every: Duration::from_millis(1),
+            beat: Arc::new(beat),
+        });
+    });
+    let mut health = HealthClient::new(server.channel().await);
+    let mut watch = health.watch(watch()).await.unwrap().into_inner();
+    let (requests, outgoing) = mpsc::channel::<HelloRequest>(1);
+    let mut greeter = server.greeter().await;
+    let call = greeter.bidi_hello(ReceiverStream::new(outgoing)).await;
+    with_timeout(beats.recv()).await.unwrap();
+
+    server.stop();
+    while with_timeout(watch.message()).await.unwrap().is_some() {}
+    while beats.try_recv().is_ok() {}
+    for _ in 0..3 {
+        with_timeout(beats.recv()).await.unwrap();
+    }
+    drop((requests, call));
+    server.wait_stopped().await;
+    while with_timeout(beats.recv()).await.is_some() {}
+}
+
+/// The grace is theirs, however long it is: longer than uploads get for their last bytes, for
+/// instance.
+#[tokio::test]
+async fn a_drain_lets_a_call_go_on_that_takes_its_time() {
+    let mut server = TestServer::start_with(|config| config.shutdown_grace = LONG);
+    let mut greeter = server.greeter().await;
+    let request = HelloRequest {
+        replies: 2,
+        interval: Some(prost_types::Duration {
+            seconds: 12,
+            nanos: 0,
+        }),
+        ..hello("you")
+    };
+    let mut replies = greeter.lots_of_replies(request).await.unwrap().into_inner();
+    assert!(replies.message().await.unwrap().is_some());
+    server.stop();
+    assert!(with_timeout(replies.message()).await.unwrap().is_some());
+    assert_eq!(with_timeout(replies.message()).await.unwrap(), None);
+    server.wait_stopped().await;
+}
+
+/// None of these calls ends by itself, and neither does the connection of a peer that never says a
+/// word.
+#[tokio::test]
+async fn a_drain_ends_whatever_a_client_does() {
+    let mut server =
+        TestServer::start_with(|config| config.shutdown_grace = Duration::from_millis(50));
+    let mut greeter = server.greeter().await;
+    let hour = prost_types::Duration {
+        seconds: 3600,
+        nanos: 0,
+    };
+    let pausing = HelloRequest {
+        interval: Some(hour),
+        ..hello("you")
+    };
+    let mut pausing = greeter.lots_of_replies(pausing).await.unwrap().into_inner();
+    assert!(pausing.message().await.unwrap().is_some());
+    let mut unread = greeter
+        .lots_of_replies(endless_request())
+        .await
+        .unwrap()
+        .into_inner();
+    let (_requests, outgoing) = mpsc::channel::<HelloRequest>(1);
+    let replies = greeter.bidi_hello(ReceiverStream::new(outgoing)).await;
+    let mut silent = replies.unwrap().into_inner();
+    let _speechless = TcpStream::connect(server.address).await.unwrap();
+
+    server.stop();
+    server.wait_stopped().await;
+    assert!(with_timeout(pausing.message()).await.is_err());
+    assert!(with_timeout(silent.message()).await.is_err());
+    let cut = async { while unread.message().await.is_ok() {} };
+    with_timeout(cut).await;
+}
+
+/// None of these has a call that could end.
+#[tokio::test]
+async fn a_client_without_a_call_does_not_hold_a_drain_up() {
+    let mut server = TestServer::start_with(|config| {
+        config.shutdown_grace = LONG;
+        config.limits.handshake_timeout = LONG;
+    });
+    let _idle = server.greeter().await;
+    let _speechless = RawConnection::connect(server.address).await;
+    let mut interrupted = RawConnection::connect(server.address).await;
+    interrupted.send(&PREFACE[..10]).await.unwrap();
+    // It hears that it shall go, and does not acknowledge it.
+    let mut deaf = RawConnection::open(server.address).await;
+    deaf.assert_alive().await;
+    let mut health = HealthClient::new(server.channel().await);
+    let _watch = health.watch(watch()).await.unwrap();
+
+    server.stop();
+    server.wait_stopped().await;
+    assert!(deaf.wait_closed().await.count(GO_AWAY) > 0);
+}
+
+/// Each of these calls could go on for ever.
+#[tokio::test]
+async fn a_client_with_a_call_that_does_not_end_is_cut_off_when_the_grace_is_over() {
+    let mut server = TestServer::start_with(|config| config.shutdown_grace = SHORT);
+    let mut stuck = Vec::new();
+    for path in [
+        SAY_HELLO,
+        LOTS_OF_GREETINGS,
+        BIDI_HELLO,
+        WRITE,
+        WRITE_STREAM,
+        REFLECTION,
+    ] {
+        let mut raw = RawConnection::open(server.address).await;
+        // Half of the head of a message.
+        raw.send(&[call(1, path), frame(DATA, 0, 1, &[0; 3])].concat())
+            .await
+            .unwrap();
+        raw.assert_alive().await;
+        stuck.push(raw);
+    }
+    // It takes nothing from the stream.
+    let mut closed_window =
+        RawConnection::open_with(server.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+    closed_window.send(&endless_call()).await.unwrap();
+    closed_window.assert_alive().await;
+    stuck.push(closed_window);
+    let deaf = connect_without_reading(server.address).await;
+
+    server.stop();
+    server.wait_stopped().await;
+    for raw in &mut stuck {
+        raw.wait_closed().await;
+    }
+    drop(deaf);
+}
+
+#[tokio::test]
+async fn an_old_connection_takes_no_new_call_and_lets_the_old_ones_end() {
+    let server = TestServer::start_with(|config| {
+        config.limits.max_connection_age = Some(SHORT);
+        config.shutdown_grace = LONG;
+    });
+    let (client, _connection) = connect_h2(server.address).await;
+    let begin = request(server.address, BIDI_HELLO);
+    let (replies, mut requests) = client.clone().send_request(begin, false).unwrap();
+    let mut replies = with_timeout(replies).await.unwrap().into_body();
+    let told_to_go = async {
+        while client.clone().ready().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    with_timeout(told_to_go).await;
+
+    let greeting = message(&hello("you").encode_to_vec());
+    requests.send_data(greeting.into(), true).unwrap();
+    let reply = with_timeout(replies.data()).await.unwrap().unwrap();
+    assert!(reply.ends_with(b"Hello, you!"));
+    let trailers = with_timeout(replies.trailers()).await.unwrap().unwrap();
+    assert_eq!(trailers["grpc-status"], "0");
+}
+
+#[tokio::test]
+async fn an_old_connection_whose_calls_do_not_end_is_cut_off() {
+    let server = TestServer::start_with(|config| {
+        config.limits.max_connection_age = Some(SHORT);
+        config.shutdown_grace = SHORT;
+    });
+    let mut raw = RawConnection::open(server.address).await;
+    raw.send(&call(1, BIDI_HELLO)).await.unwrap();
+    assert!(raw.wait_closed().await.count(GO_AWAY) > 0);
+}

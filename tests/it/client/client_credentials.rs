@@ -1,0 +1,695 @@
+//! Access tokens: one that expires costs a transfer nothing, one that is refused ends it, and no
+//! secret is told to anybody else.
+
+use std::{error::Error as _, fs, time::Duration};
+
+use muxs::{
+    client::{
+        self, AuthorizedChannel, ClientCredentials, Credentials, Error, Event, Retry, TokenError,
+    },
+    pb::{StatRequest, file_controller_client::FileControllerClient},
+};
+use tokio::net::TcpListener;
+use tonic::{Code, Status};
+
+use crate::support::{
+    scripted_server::{
+        Action, MAX_CHUNK, ReadAction, ScriptedServer, connection_lost, events_from, failure,
+        progress,
+    },
+    token_endpoint::{TokenAction, TokenEndpoint},
+    transfer_dir::{EventLog, TransferDir, assert_failure},
+    with_timeout,
+};
+
+const SECRET: &str = "p%ss wörd:&";
+
+fn refused() -> Status {
+    failure(Code::Unauthenticated, "UNAUTHENTICATED")
+}
+
+fn credentials(issuer: &TokenEndpoint) -> Credentials {
+    Credentials::client_credentials(ClientCredentials {
+        issuer: issuer.url.clone(),
+        client_id: "back:up".to_owned(),
+        client_secret: SECRET.to_owned(),
+        scope: Some("files.read files.write".to_owned()),
+        audience: Some("https://files.example.com".to_owned()),
+    })
+}
+
+/// Does a Stat with what the issuer answers, and fails.
+async fn no_token_from(issuer: &TokenEndpoint) -> TokenError {
+    let server = ScriptedServer::start().await;
+    let error = with_timeout(server.client_with(credentials(issuer)).stat("name"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), None, "{error}");
+    assert!(server.script().authorizations.is_empty());
+    assert_no_secret(&error);
+    match error {
+        Error::Token(error) => error,
+        error => panic!("{error:?}"),
+    }
+}
+
+/// Neither it nor what caused it has what must not be told.
+#[track_caller]
+fn assert_no_secret(error: &(dyn std::error::Error + 'static)) {
+    let mut told = format!("{error:?}");
+    for cause in std::iter::successors(Some(error), |&error| error.source()) {
+        told += &format!(" {cause}");
+    }
+    for secret in [SECRET, "p%25ss", "ss+w", "the-token", "cCUyNXNz"] {
+        assert!(!told.contains(secret), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn one_token_does_for_many_calls_and_all_clones() {
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    let issuer = TokenEndpoint::start([TokenAction::Grant("one", Some(3600))]).await;
+    let client = server.client_with(credentials(&issuer));
+    server
+        .script()
+        .stats
+        .extend([Ok(place.info()), Ok(place.info())]);
+    server
+        .on_write(place.resume_actions(0))
+        .on_read(events_from(&place.content, "etag", 0));
+
+    let other = client.clone();
+    let (one, two) =
+        with_timeout(async { tokio::join!(client.stat("name"), other.stat("name")) }).await;
+    assert_eq!((one.unwrap(), two.unwrap()), (place.info(), place.info()));
+    let upload = client.upload(place.source(), "name");
+    with_timeout(upload.into_future()).await.unwrap();
+    let download = other.download("name", place.target());
+    with_timeout(download.into_future()).await.unwrap();
+
+    assert_eq!(server.script().authorizations, ["Bearer one"; 4]);
+    let script = issuer.script();
+    assert_eq!((script.discoveries, script.requests.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn an_issuer_is_asked_as_the_rfcs_have_it() {
+    let server = ScriptedServer::start().await;
+    let issuer = TokenEndpoint::start([
+        TokenAction::Grant("one", None),
+        TokenAction::Grant("two", None),
+    ])
+    .await;
+    server
+        .script()
+        .stats
+        .push_back(Ok(TransferDir::new().info()));
+    with_timeout(server.client_with(credentials(&issuer)).stat("name"))
+        .await
+        .unwrap();
+    let asked = issuer.script().requests[0].to_ascii_lowercase();
+    // Both are form-urlencoded before they are encoded together: RFC 6749 2.3.1.
+    let basic = "back%3Aup:p%25ss+w%C3%B6rd%3A%26";
+    let head = issuer.script().requests[0].clone();
+    let shown = head
+        .lines()
+        .find_map(|line| line.strip_prefix("authorization: Basic "));
+    assert_eq!(decoded(shown.unwrap()), basic);
+    assert!(asked.contains("content-type: application/x-www-form-urlencoded\r\n"));
+    let body = asked.rsplit("\r\n\r\n").next().unwrap();
+    assert_eq!(
+        body,
+        "grant_type=client_credentials&scope=files.read+files.write\
+         &audience=https%3a%2f%2ffiles.example.com&resource=https%3a%2f%2ffiles.example.com"
+    );
+
+    let named = Credentials::client_credentials(ClientCredentials {
+        issuer: issuer.url.clone(),
+        client_id: "id".to_owned(),
+        client_secret: "x".to_owned(),
+        scope: None,
+        audience: Some("files".to_owned()),
+    });
+    server
+        .script()
+        .stats
+        .push_back(Ok(TransferDir::new().info()));
+    with_timeout(server.client_with(named).stat("name"))
+        .await
+        .unwrap();
+    let asked = issuer.script().requests[1].clone();
+    let body = asked.rsplit("\r\n\r\n").next().unwrap();
+    assert_eq!(body, "grant_type=client_credentials&audience=files");
+}
+
+/// Base64, by the book.
+fn decoded(text: &str) -> String {
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |byte| ALPHABET.iter().position(|letter| *letter == byte);
+    let digits: Vec<usize> = text.bytes().filter_map(digit).collect();
+    let bytes = digits.chunks(4).flat_map(|four| {
+        let bits = (0..4).fold(0, |bits, at| bits << 6 | four.get(at).copied().unwrap_or(0));
+        [bits >> 16, bits >> 8, bits].map(|byte| byte as u8)[..four.len() - 1].to_vec()
+    });
+    String::from_utf8(bytes.collect()).unwrap()
+}
+
+#[tokio::test]
+async fn a_token_is_replaced_before_it_expires() {
+    let server = ScriptedServer::start().await;
+    let tokens = [
+        TokenAction::Grant("one", Some(0)),
+        TokenAction::Grant("two", Some(3600)),
+    ];
+    let issuer = TokenEndpoint::start(tokens).await;
+    let client = server.client_with(credentials(&issuer));
+    for _ in 0..3 {
+        server
+            .script()
+            .stats
+            .push_back(Ok(TransferDir::new().info()));
+        with_timeout(client.stat("name")).await.unwrap();
+    }
+    let shown = ["Bearer one", "Bearer two", "Bearer two"];
+    assert_eq!(server.script().authorizations, shown);
+}
+
+#[tokio::test]
+async fn an_upload_whose_token_expires_goes_on_from_what_is_durable_with_another() {
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    let tokens = [
+        TokenAction::Grant("one", Some(3600)),
+        TokenAction::Grant("two", Some(3600)),
+        TokenAction::Grant("three", Some(3600)),
+    ];
+    let issuer = TokenEndpoint::start(tokens).await;
+    let durable = 2 * MAX_CHUNK + 7;
+    let further = 5 * MAX_CHUNK;
+    server
+        .on_write([
+            progress(&place.content, 0),
+            Action::ReceiveChunks(4),
+            progress(&place.content, durable),
+            Action::Fail(refused()),
+        ])
+        .on_write([
+            progress(&place.content, durable),
+            Action::ReceiveChunks(4),
+            progress(&place.content, further),
+            Action::Fail(refused()),
+        ])
+        .on_write(place.resume_actions(further));
+    let told = EventLog::default();
+    // Of the attempts that fail in passing, there are none: this is none of them.
+    let client = server.client_with(credentials(&issuer)).retry(Retry {
+        attempts: 1,
+        ..Retry::default()
+    });
+    let upload = client.upload(place.source(), "name");
+    with_timeout(upload.on_event(told.listener()).into_future())
+        .await
+        .unwrap();
+    place.assert_sent(&server);
+    assert_eq!(
+        server.script().authorizations,
+        ["Bearer one", "Bearer two", "Bearer three"]
+    );
+    let retrying = "retrying: the server answered Unauthenticated: scripted";
+    assert_eq!(
+        told.entries(),
+        [
+            "opened at 0",
+            retrying,
+            "opened at 2007",
+            retrying,
+            "opened at 5000"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_download_whose_token_expires_goes_on_with_another() {
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    let issuer =
+        TokenEndpoint::start(["one", "two"].map(|token| TokenAction::Grant(token, None))).await;
+    let mut cut = events_from(&place.content, "etag", 0);
+    cut.truncate(4);
+    cut.push(ReadAction::Fail(refused()));
+    server
+        .on_read(cut)
+        .on_read(events_from(&place.content, "etag", 3 * MAX_CHUNK));
+    let client = server.client_with(credentials(&issuer));
+    let download = client.download("name", place.target());
+    with_timeout(download.into_future()).await.unwrap();
+    place.assert_received();
+    assert_eq!(server.script().authorizations, ["Bearer one", "Bearer two"]);
+    assert_eq!(
+        server.script().read_requests[1].offset,
+        3 * MAX_CHUNK as u64
+    );
+}
+
+/// Tokens that are kept may be refused early, once: a new one may help, and if it does not, no
+/// other will.
+#[tokio::test]
+async fn a_token_that_was_kept_is_replaced_once_and_a_new_one_that_is_refused_ends_it() {
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    let tokens = ["one", "two", "three"].map(|token| TokenAction::Grant(token, Some(3600)));
+    let issuer = TokenEndpoint::start(tokens).await;
+    let client = server.client_with(credentials(&issuer));
+    server.script().stats.push_back(Ok(place.info()));
+    with_timeout(client.stat("name")).await.unwrap();
+
+    // A failure that passes in between makes it no endless story.
+    let acts = [refused(), connection_lost(), refused()].map(|status| [Action::Fail(status)]);
+    for acts in acts {
+        server.on_write(acts);
+    }
+    let upload = client.upload(place.source(), "name");
+    let result = with_timeout(upload.into_future()).await;
+    assert_failure(result, Code::Unauthenticated, "UNAUTHENTICATED");
+    let shown = ["Bearer one", "Bearer one", "Bearer two", "Bearer two"];
+    assert_eq!(server.script().authorizations, shown);
+
+    // The one that was refused is not kept. The next is new, and so final at once.
+    server.on_write([Action::Fail(refused())]);
+    let upload = client.upload(place.source(), "name");
+    let result = with_timeout(upload.into_future()).await;
+    assert_failure(result, Code::Unauthenticated, "UNAUTHENTICATED");
+    assert_eq!(server.script().authorizations[4..], ["Bearer three"]);
+}
+
+#[tokio::test]
+async fn a_fixed_token_that_is_refused_ends_it() {
+    let server = ScriptedServer::start().await;
+    for status in [refused(), Status::unauthenticated("by a proxy")] {
+        server.script().stats.push_back(Err(status));
+        let client = server.client_with(Credentials::token(" the-token\n"));
+        let error = with_timeout(client.stat("name")).await.unwrap_err();
+        assert_eq!(error.code(), Some(Code::Unauthenticated));
+        assert_no_secret(&error);
+    }
+    assert_eq!(server.script().authorizations, ["Bearer the-token"; 2]);
+}
+
+#[tokio::test]
+async fn a_client_without_credentials_shows_nothing_and_ends_when_it_is_refused() {
+    let server = ScriptedServer::start().await;
+    server.script().stats.push_back(Err(refused()));
+    let error = with_timeout(server.client().stat("name"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), Some(Code::Unauthenticated));
+    assert_eq!(server.script().authorizations, [""]);
+}
+
+#[tokio::test]
+async fn a_token_in_a_file_is_read_again_for_each_call_and_after_a_refusal() {
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    let file = place.path("token");
+    fs::write(&file, "one\n").unwrap();
+    let client = server.client_with(Credentials::file(&file));
+    for token in ["one", "two"] {
+        fs::write(&file, token).unwrap();
+        server.script().stats.push_back(Ok(place.info()));
+        with_timeout(client.stat("name")).await.unwrap();
+    }
+
+    // Replaced while an upload goes on.
+    server
+        .on_write([progress(&place.content, 0), Action::Fail(refused())])
+        .on_write(place.resume_actions(0));
+    let upload = client.upload(place.source(), "name");
+    let (replaced, mut is_first) = (file.clone(), true);
+    let upload = upload.on_event(move |event| {
+        if let (Event::Opened { .. }, true) = (event, std::mem::take(&mut is_first)) {
+            fs::write(&replaced, "three").unwrap();
+        }
+    });
+    with_timeout(upload.into_future()).await.unwrap();
+    place.assert_sent(&server);
+
+    // The same token would be refused again.
+    server.on_write([Action::Fail(refused())]);
+    let upload = client.upload(place.source(), "name");
+    let result = with_timeout(upload.into_future()).await;
+    assert_failure(result, Code::Unauthenticated, "UNAUTHENTICATED");
+    let shown = ["one", "two", "two", "three", "three"].map(|token| format!("Bearer {token}"));
+    assert_eq!(server.script().authorizations, shown);
+}
+
+#[tokio::test]
+async fn a_file_or_a_command_that_gives_no_token_makes_no_call() {
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    fs::write(place.path("two lines"), "the-token\nthe-token\n").unwrap();
+    fs::write(place.path("empty"), "\n").unwrap();
+    let cases = [
+        (
+            Credentials::file(place.path("nothing")),
+            "cannot read the token in ",
+        ),
+        (Credentials::file(place.path("two lines")), "the token in "),
+        (Credentials::file(place.path("empty")), "the token in "),
+        (
+            Credentials::file("/dev/zero"),
+            "the token in /dev/zero is not one line",
+        ),
+        (Credentials::token(""), "the token is not one line"),
+        (
+            Credentials::command("echo the-token; echo the-token"),
+            "the token that the command printed is not one line",
+        ),
+        (
+            Credentials::command("true"),
+            "the token that the command printed is not one line",
+        ),
+        (
+            Credentials::command("echo the-token; echo 'log in first' >&2; exit 4"),
+            "the command for tokens ended with exit status: 4: log in first",
+        ),
+    ];
+    for (credentials, told) in cases {
+        let upload = server
+            .client_with(credentials)
+            .upload(place.source(), "name");
+        let error = with_timeout(upload.into_future()).await.unwrap_err();
+        assert!(matches!(error, Error::Token(_)), "{error:?}");
+        assert_eq!(error.code(), None);
+        assert!(error.to_string().starts_with(told), "{error}");
+        assert_no_secret(&error);
+    }
+    assert!(server.script().authorizations.is_empty());
+}
+
+/// An opaque token is kept until it is refused, a JWT until it expires.
+#[tokio::test]
+async fn a_command_is_run_again_when_its_token_is_refused_or_expires() {
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    let runs = place.path("runs");
+    let numbered = format!("echo >> '{0}'; wc -l < '{0}'", runs.display());
+    let client = server.client_with(Credentials::command(&numbered));
+    for status in [Ok(place.info()), Err(refused()), Ok(place.info())] {
+        server.script().stats.push_back(status);
+    }
+    for _ in 0..2 {
+        with_timeout(client.stat("name")).await.unwrap();
+    }
+    assert_eq!(
+        server.script().authorizations,
+        ["Bearer 1", "Bearer 1", "Bearer 2"]
+    );
+
+    // {"exp":1}: long over.
+    let jwt = format!("echo >> '{}'; echo 'e30.eyJleHAiOjF9.x'", runs.display());
+    let client = server.client_with(Credentials::command(jwt));
+    for _ in 0..2 {
+        server.script().stats.push_back(Ok(place.info()));
+        with_timeout(client.stat("name")).await.unwrap();
+    }
+    assert_eq!(fs::read(runs).unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_not_what_it_should_be_is_told_nothing() {
+    let issuer = TokenEndpoint::start([]).await;
+    let url = issuer.url.clone();
+    let named = |issuer: &str, endpoint: &str| {
+        format!(r#"{{"issuer":"{issuer}","token_endpoint":"{endpoint}"}}"#)
+    };
+    let endpoint = format!("{url}/token");
+    let cases = [
+        (
+            named("http://127.0.0.1:1/realm", &endpoint),
+            "another issuer",
+        ),
+        // To the letter.
+        (named(&format!("{url}/"), &endpoint), "another issuer"),
+        (named(&url, "http://example.com/token"), "neither https nor"),
+        (named(&url, "ftp://127.0.0.1/token"), "neither https nor"),
+        (
+            named(&url, "https://x:the-token@example.com/"),
+            "a name or password in them",
+        ),
+        (named(&url, "/token"), "not a URL"),
+        (
+            format!(r#"{{"issuer":"{url}"}}"#),
+            "names no token_endpoint",
+        ),
+        ("the-token".to_owned(), "other than the configuration"),
+        ("[".repeat(1 << 20) + "]", "more than 1048576 bytes"),
+    ];
+    for (configuration, told) in cases {
+        issuer.script().configuration = Some(configuration);
+        let error = no_token_from(&issuer).await;
+        assert!(matches!(error, TokenError::Refused(_)), "{error}");
+        assert!(error.to_string().contains(told), "{error}");
+    }
+    assert!(issuer.script().requests.is_empty());
+}
+
+#[tokio::test]
+async fn an_issuer_is_only_asked_where_nobody_listens_in() {
+    let server = ScriptedServer::start().await;
+    for (issuer, told) in [
+        (
+            "http://issuer.example.com",
+            "neither https nor on a loopback host",
+        ),
+        (
+            "http://10.0.0.1:8080/",
+            "neither https nor on a loopback host",
+        ),
+        (
+            "https://x:the-token@issuer.example.com",
+            "a name or password in them",
+        ),
+        ("issuer", "not a URL"),
+    ] {
+        let credentials = Credentials::client_credentials(ClientCredentials {
+            issuer: issuer.to_owned(),
+            client_id: "id".to_owned(),
+            client_secret: SECRET.to_owned(),
+            scope: None,
+            audience: None,
+        });
+        let error = with_timeout(server.client_with(credentials).stat("name"))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, Error::Token(TokenError::Refused(_))),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains(told), "{error}");
+        assert_no_secret(&error);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_issuer_ends_it_and_repeats_only_words_of_the_rfc() {
+    let granted = |token_type: &str, token: &str| {
+        format!(r#"{{"access_token":"{token}","token_type":"{token_type}","expires_in":"60"}}"#)
+    };
+    let cases = [
+        (
+            TokenAction::Answer(
+                "401 Unauthorized",
+                format!(r#"{{"error":"invalid_client","error_description":"{SECRET}"}}"#),
+            ),
+            "/realm/token answered 401 Unauthorized: invalid_client",
+        ),
+        (
+            TokenAction::Answer("400 Bad Request", r#"{"error":"the-token"}"#.to_owned()),
+            "/realm/token answered 400 Bad Request",
+        ),
+        (
+            TokenAction::Redirect,
+            "/realm/token answered 307 Temporary Redirect",
+        ),
+        (
+            TokenAction::Answer("200 OK", granted("MAC", "the-token")),
+            "/realm/token answered something other than a bearer token",
+        ),
+        (
+            TokenAction::Answer("200 OK", granted("Bearer", "the-token the-token")),
+            "/realm/token answered something other than a token of visible ASCII that is not too \
+             long",
+        ),
+        (
+            TokenAction::Answer("200 OK", "the-token".to_owned()),
+            "/realm/token answered something other than a token and its type",
+        ),
+        (
+            TokenAction::Answer("200 OK", "x".repeat((1 << 20) + 1)),
+            "/realm/token answered more than 1048576 bytes",
+        ),
+    ];
+    for (answer, told) in cases {
+        let issuer = TokenEndpoint::start([answer]).await;
+        let error = no_token_from(&issuer).await;
+        assert!(matches!(error, TokenError::Refused(_)), "{error}");
+        let origin = issuer.url.trim_end_matches("/realm");
+        let expected = format!("no token from the issuer: {origin}{told}");
+        assert_eq!(error.to_string(), expected);
+        assert!(issuer.script().other_requests.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_that_cannot_answer_is_asked_again() {
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    let unavailable = |status| TokenAction::Answer(status, "the-token".to_owned());
+    let issuer = TokenEndpoint::start([
+        unavailable("503 Service Unavailable"),
+        TokenAction::Close,
+        unavailable("429 Too Many Requests"),
+        TokenAction::Grant("one", None),
+    ])
+    .await;
+    server.on_write(place.resume_actions(0));
+    let told = EventLog::default();
+    let client = server.client_with(credentials(&issuer));
+    let upload = client.upload(place.source(), "name");
+    with_timeout(upload.on_event(told.listener()).into_future())
+        .await
+        .unwrap();
+    let words = told.entries();
+    assert!(words[0].contains("503 Service Unavailable"), "{words:?}");
+    assert!(words[1].contains("cannot be reached"), "{words:?}");
+    assert!(words[2].contains("429 Too Many Requests"), "{words:?}");
+    assert_eq!(words[3], "opened at 0");
+
+    // Not for ever.
+    let issuer = TokenEndpoint::start((0..4).map(|_| TokenAction::Close)).await;
+    let client = server.client_with(credentials(&issuer));
+    let error = with_timeout(client.stat("name")).await.unwrap_err();
+    assert!(
+        matches!(error, Error::RetriesExhausted { attempts: 4, .. }),
+        "{error:?}"
+    );
+    assert_eq!(error.code(), None);
+    assert_no_secret(&error);
+}
+
+#[tokio::test]
+async fn an_issuer_that_says_nothing_is_not_waited_for_without_end() {
+    let server = ScriptedServer::start().await;
+    let issuer = TokenEndpoint::start([TokenAction::Hang]).await;
+    let client = server.client_with(credentials(&issuer)).retry(Retry {
+        attempts: 1,
+        ..Retry::default()
+    });
+    let stat = tokio::spawn(async move { client.stat("name").await });
+    with_timeout(issuer.hangs.notified()).await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(10)).await;
+    let error = stat.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("cannot be reached"), "{error}");
+    assert_no_secret(&error);
+}
+
+#[tokio::test]
+async fn a_token_is_used_to_its_end_while_the_issuer_cannot_be_reached() {
+    let server = ScriptedServer::start().await;
+    let issuer =
+        TokenEndpoint::start([TokenAction::Grant("one", Some(3600)), TokenAction::Close]).await;
+    let client = server.client_with(credentials(&issuer));
+    let stat = async || {
+        server
+            .script()
+            .stats
+            .push_back(Ok(TransferDir::new().info()));
+        with_timeout(client.stat("name")).await.unwrap();
+    };
+    stat().await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(3570)).await;
+    tokio::time::resume();
+    // The first of them asks the issuer, in vain; the second not yet again.
+    stat().await;
+    stat().await;
+    assert_eq!(server.script().authorizations, ["Bearer one"; 3]);
+    assert_eq!(issuer.script().requests.len(), 2);
+}
+
+#[tokio::test]
+async fn a_token_is_not_sent_where_others_can_read_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // It leads to this machine, and says so to nobody: 0.0.0.0 is any address of it.
+    let endpoint = client::endpoint(format!("http://0.0.0.0:{port}")).unwrap();
+    let channel = endpoint.connect_lazy();
+    let refused = AuthorizedChannel::new(&endpoint, channel, Credentials::token("the-token"));
+    let error = refused.unwrap_err();
+    assert!(
+        matches!(error, Error::Token(TokenError::Plaintext(_))),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("is not encrypted"), "{error}");
+    assert_no_secret(&error);
+    let connected = listener.accept();
+    assert!(futures::poll!(std::pin::pin!(connected)).is_pending());
+}
+
+#[tokio::test]
+async fn every_generated_client_shows_a_token_and_has_another_after_a_refusal() {
+    let server = ScriptedServer::start().await;
+    let info = TransferDir::new().info();
+    let tokens = ["one", "two"].map(|token| TokenAction::Grant(token, None));
+    let issuer = TokenEndpoint::start(tokens).await;
+    let authorized = server.authorized(credentials(&issuer));
+    let mut files = FileControllerClient::new(authorized);
+    let results = [Ok(info.clone()), Err(refused()), Ok(info)];
+    server.script().stats.extend(results);
+    with_timeout(files.stat(StatRequest::default()))
+        .await
+        .unwrap();
+    let status = with_timeout(files.stat(StatRequest::default()))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    with_timeout(files.stat(StatRequest::default()))
+        .await
+        .unwrap();
+    // One that it brings itself.
+    let mut request = tonic::Request::new(StatRequest::default());
+    let own = "Bearer own".parse().unwrap();
+    request.metadata_mut().insert("authorization", own);
+    server
+        .script()
+        .stats
+        .push_back(Ok(TransferDir::new().info()));
+    with_timeout(files.stat(request)).await.unwrap();
+    let shown = ["Bearer one", "Bearer one", "Bearer two", "Bearer own"];
+    assert_eq!(server.script().authorizations, shown);
+}
+
+#[tokio::test]
+async fn a_call_of_a_generated_client_without_a_token_fails_and_says_that_it_was_not_made() {
+    let server = ScriptedServer::start().await;
+    let authorized = server.authorized(Credentials::command("exit 1"));
+    let mut files = FileControllerClient::new(authorized);
+    let status = with_timeout(files.stat(StatRequest::default()))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    let source = status.source().unwrap();
+    assert!(source.is::<TokenError>(), "{source:?}");
+
+    let issuer = TokenEndpoint::start([TokenAction::Close]).await;
+    let authorized = server.authorized(credentials(&issuer));
+    let mut files = FileControllerClient::new(authorized);
+    let status = with_timeout(files.stat(StatRequest::default()))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_no_secret(&status);
+    assert!(server.script().authorizations.is_empty());
+}

@@ -1,0 +1,618 @@
+//! What is answered is on the disk: the order of the system calls behind it, and what becomes of
+//! disks that fail.
+
+use std::{fs, path::Path, process::Command};
+
+use muxs::{
+    files::{Settings, Store},
+    pb::{OpenUpload, WriteStreamRequest, write_stream_request::Step},
+};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
+use tempfile::TempDir;
+use tonic::Code;
+
+use crate::support::{
+    Program, TestServer, assert_failure, file, kill,
+    memory_probe::peak_memory_bytes,
+    report_skip, tree,
+    upload_stream::{UploadStream, chunk, content, crc32c, open, put},
+    with_timeout,
+};
+
+/// The server program over `root`, with its system calls written to `trace`; None where that cannot
+/// be had.
+async fn traced(root: &Path, trace: &Path) -> Option<Program> {
+    let calls = "write,pwrite64,fsync,fdatasync,syncfs,rename,renameat,renameat2,mkdirat,writev";
+    under_strace(root, &["-e", &format!("trace={calls}"), "-o"], trace).await
+}
+
+async fn under_strace(root: &Path, options: &[&str], trace: &Path) -> Option<Program> {
+    if Command::new("strace").arg("--version").output().is_err() {
+        report_skip("no strace, so the system calls are not checked");
+        return None;
+    }
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-y", "-s", "16"])
+        .args(options)
+        .arg(trace)
+        .arg(env!("CARGO_BIN_EXE_server"))
+        .args(["--listen", "127.0.0.1:0", "--root"])
+        .arg(root);
+    Some(Program::start_command(command).await)
+}
+
+/// The process of a traced server: the child of strace, which ends with it.
+fn traced_server(program: &Program) -> u32 {
+    let children = format!("/proc/{0}/task/{0}/children", program.id());
+    let server = fs::read_to_string(children).unwrap();
+    server.trim().parse().unwrap()
+}
+
+/// Stops a traced server, and strace ends with it.
+async fn stop_traced(mut program: Program) {
+    kill(Signal::TERM, traced_server(&program));
+    assert!(program.wait_end().await.success());
+}
+
+/// Kills a traced server, which may have much to do before it would stop; and strace, which would
+/// sit a delay out.
+async fn kill_traced(mut program: Program) {
+    kill(Signal::KILL, traced_server(&program));
+    program.signal(Signal::KILL);
+    program.wait_end().await;
+}
+
+/// Power cuts cannot be had in a test; the calls that withstand them can be watched.
+#[tokio::test]
+async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let Some(program) = traced(&root, &trace).await else {
+        return;
+    };
+    let request = file("new/a.txt", "durable content");
+    let status = program
+        .files()
+        .await
+        .write(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(status.code, 0);
+    stop_traced(program).await;
+
+    let trace = fs::read_to_string(&trace).unwrap();
+    let folder = folder.path().canonicalize().unwrap().display().to_string();
+    let root = format!("{folder}/root");
+    let staged = format!("<{root}/.muxs/writes/0>");
+    let steps = [
+        (
+            "the root's name is synced",
+            vec!["fsync(".to_owned(), format!("<{folder}>")],
+        ),
+        (
+            "the content is written",
+            vec![
+                "pwrite64(".to_owned(),
+                staged.clone(),
+                "durable content".to_owned(),
+            ],
+        ),
+        ("the content is synced", vec!["sync(".to_owned(), staged]),
+        (
+            "the folder is made",
+            vec!["mkdirat(".to_owned(), "\"new\"".to_owned()],
+        ),
+        (
+            "the folder's name is synced",
+            vec!["fsync(".to_owned(), format!("<{root}>")],
+        ),
+        (
+            "the file is put in its place",
+            vec!["rename".to_owned(), "\"a.txt\"".to_owned()],
+        ),
+        (
+            "the file's name is synced",
+            vec!["fsync(".to_owned(), format!("<{root}/new>")],
+        ),
+        (
+            "the call is answered",
+            vec!["writev(".to_owned(), "<socket:".to_owned()],
+        ),
+    ];
+    assert_order(&trace, &steps);
+}
+
+/// Asserts that calls come in an order, each known by some words, and the last before the server
+/// was told to stop.
+fn assert_order(trace: &str, steps: &[(&str, Vec<String>)]) {
+    // What it says afterwards is not the answer.
+    let (trace, _) = trace.split_once("--- SIGTERM").unwrap();
+    let mut lines = trace.lines();
+    for (step, words) in steps {
+        let found = lines.any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(found, "not in its order: {step}\n{trace}");
+    }
+}
+
+/// The same for an upload: before progress is told, and before the file is.
+#[tokio::test]
+async fn an_upload_is_durable_as_far_as_its_answers_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let Some(program) = traced(&root, &trace).await else {
+        return;
+    };
+    let mut files = program.files().await;
+    let content = b"durable content";
+    let mut upload = UploadStream::open(&mut files, open("new/a.bin", "id", content)).await;
+    upload.progress().await;
+    upload.chunk(0, content).await;
+    upload.wait_persisted(content.len()).await;
+    upload.finish(content).await;
+    upload.wait_committed().await;
+    stop_traced(program).await;
+
+    let trace = fs::read_to_string(&trace).unwrap();
+    let folder = folder.path().canonicalize().unwrap().display().to_string();
+    let root = format!("{folder}/root");
+    let uploads = format!("{root}/.muxs/uploads");
+    let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let answered = words(&["writev(", "<socket:"]);
+    let journal_synced = words(&["sync(", &uploads, ".journal>"]);
+    let steps = [
+        (
+            "the bytes are written",
+            words(&["pwrite64(", &uploads, ".data>", "durable content"]),
+        ),
+        (
+            "the bytes are synced",
+            words(&["sync(", &uploads, ".data>"]),
+        ),
+        (
+            "the word for it is written",
+            words(&["pwrite64(", &uploads, ".journal>"]),
+        ),
+        ("the word for it is synced", journal_synced.clone()),
+        (
+            "both names are synced",
+            words(&["fsync(", &format!("<{uploads}>")]),
+        ),
+        ("progress is told", answered.clone()),
+        (
+            "the stamped file is synced",
+            words(&["fsync(", &uploads, ".data>"]),
+        ),
+        (
+            "what it will be is written",
+            words(&["pwrite64(", &uploads, ".journal>"]),
+        ),
+        ("what it will be is synced", journal_synced.clone()),
+        ("the folder is made", words(&["mkdirat(", "\"new\""])),
+        (
+            "the folder's name is synced",
+            words(&["fsync(", &format!("<{root}>")]),
+        ),
+        (
+            "the file is put in its place",
+            words(&["rename", "\"a.bin\""]),
+        ),
+        (
+            "the file's name is synced",
+            words(&["fsync(", &format!("<{root}/new>")]),
+        ),
+        (
+            "the result is written",
+            words(&["pwrite64(", &uploads, ".journal>"]),
+        ),
+        ("the result is synced", journal_synced),
+        ("the file is told", answered),
+    ];
+    assert_order(&trace, &steps);
+}
+
+/// Between the look at what is there and the rename nobody else comes, however long that takes.
+#[tokio::test]
+async fn of_two_uploads_that_replace_the_same_version_one_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let options = [
+        "-e",
+        "trace=renameat",
+        "-e",
+        "inject=renameat:delay_enter=300ms",
+        "-o",
+    ];
+    let Some(program) = under_strace(&root, &options, &trace).await else {
+        return;
+    };
+    let mut files = program.files().await;
+    let old = put(&mut files, "a.bin", b"old").await;
+    let mut uploads = Vec::new();
+    for id in ["1", "2"] {
+        let plan = OpenUpload {
+            if_etag: Some(old.etag.clone()),
+            ..open("a.bin", id, b"hello")
+        };
+        let mut upload = UploadStream::open(&mut files, plan).await;
+        upload.progress().await;
+        upload.chunk(0, b"hello").await;
+        uploads.push(upload);
+    }
+    for upload in &mut uploads {
+        upload.finish(b"hello").await;
+    }
+    let mut lost = Vec::new();
+    for upload in &mut uploads {
+        lost.extend(upload.next_answer().await.err());
+    }
+    assert_eq!(lost.len(), 1, "{lost:?}");
+    for lost in lost {
+        assert_failure(
+            Err::<(), _>(lost),
+            Code::FailedPrecondition,
+            "ETAG_MISMATCH",
+        );
+    }
+    stop_traced(program).await;
+}
+
+/// What a failed sync has lost, a second that succeeds does not bring back: the upload begins anew.
+#[tokio::test]
+async fn a_sync_that_fails_is_not_tried_again_on_the_same_file() {
+    for (call, old) in [("fdatasync", "old"), ("fsync", "old")] {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+        fs::create_dir(&root).unwrap();
+        fs::write(root.join("a.bin"), old).unwrap();
+        let inject = format!("inject={call}:error=EIO");
+        let Some(program) = under_strace(&root, &["-e", &inject, "-o"], &trace).await else {
+            return;
+        };
+        let mut files = program.files().await;
+        let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
+        upload.progress().await;
+        upload.chunk(0, b"hello").await;
+        upload.finish(b"hello").await;
+        let failure = assert_failure(upload.wait_end().await, Code::Internal, "IO");
+        assert!(!failure.message().contains("error"), "{failure:?}");
+        assert!(
+            program.log().contains("Input/output error"),
+            "{}",
+            program.log()
+        );
+        assert_eq!(fs::read_to_string(root.join("a.bin")).unwrap(), old);
+
+        let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
+        assert_eq!(upload.progress().await.persisted_size, 0, "{call}");
+        drop(upload);
+        let status = files
+            .write(file("a.bin", "new"))
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(status.code == 1, call == "fsync");
+        stop_traced(program).await;
+    }
+}
+
+/// On a disk that takes half a minute to sync.
+#[tokio::test]
+async fn a_checkpoint_does_not_stop_the_receiving() {
+    const CHUNK: usize = 64 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let slow = ["-e", "inject=fdatasync:delay_enter=30s", "-o"];
+    let Some(program) = under_strace(&root, &slow, &trace).await else {
+        return;
+    };
+    let mut files = program.files().await;
+    let plan = open("a.bin", "id", &content(1024 * CHUNK));
+    let mut upload = UploadStream::open(&mut files, plan).await;
+    upload.progress().await;
+    let bytes = vec![7; CHUNK];
+    let mut offset = 0;
+    let mut since_it_began = 0;
+    while since_it_began < 32 {
+        upload.chunk(offset, &bytes).await;
+        offset += CHUNK;
+        with_timeout(async {
+            while staged_bytes(&root) < offset as u64 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let began = fs::read_to_string(&trace).unwrap().contains("fdatasync(");
+        since_it_began += usize::from(began);
+    }
+    let trace = fs::read_to_string(&trace).unwrap();
+    assert!(!trace.contains("fdatasync resumed"), "it was over before");
+    kill_traced(program).await;
+}
+
+/// How many bytes are staged of the only upload.
+fn staged_bytes(root: &Path) -> u64 {
+    let staged = fs::read_dir(root.join(".muxs/uploads")).unwrap();
+    let mut data = staged.map(|entry| entry.unwrap().path()).filter(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "data")
+    });
+    data.next().unwrap().metadata().unwrap().len()
+}
+
+/// The folder is there, and its name may not be: who comes next must not take it for durable.
+#[tokio::test]
+async fn a_folder_whose_name_could_not_be_synced_is_not_taken_for_durable() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    fs::create_dir(&root).unwrap();
+    // On each thread the second: the first is that of the content, the next that of the root.
+    let options = [
+        "-e",
+        "trace=fsync,syncfs",
+        "-e",
+        "inject=fsync:error=EIO:when=2",
+        "-o",
+    ];
+    let Some(program) = under_strace(&root, &options, &trace).await else {
+        return;
+    };
+    let mut files = program.files().await;
+    let request = file("new/a.txt", "hello");
+    let failed = files.write(request.clone()).await.unwrap().into_inner();
+    assert_eq!(failed.code, 1);
+    loop {
+        let again = files.write(request.clone()).await.unwrap().into_inner();
+        if again.code == 0 {
+            break;
+        }
+    }
+    stop_traced(program).await;
+
+    let trace = fs::read_to_string(&trace).unwrap();
+    let root = root.canonicalize().unwrap();
+    let of_root = format!("<{}>", root.display());
+    let synced = trace.lines().filter(|line| line.contains(&of_root));
+    let synced = synced.filter(|line| !line.contains("EIO")).count();
+    assert!(synced > 0, "the name of `new` was never synced\n{trace}");
+}
+
+/// What cannot be opened for the moment is not damaged.
+#[tokio::test]
+async fn an_upload_survives_an_open_that_finds_no_descriptor() {
+    let root = tempfile::tempdir().unwrap();
+    let program = Program::start_with(root.path(), &["--checkpoint-bytes", "1B"]).await;
+    let mut files = program.files().await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
+    upload.chunk(0, b"hel").await;
+    upload.wait_persisted(3).await;
+    upload.half_close();
+    upload.wait_end().await.unwrap();
+
+    let process = Pid::from_raw(program.id().cast_signed());
+    let used = fs::read_dir(format!("/proc/{}/fd", program.id()))
+        .unwrap()
+        .count() as u64;
+    for room in 0..8 {
+        let scarce = Rlimit {
+            current: Some(used + room),
+            ..getrlimit(Resource::Nofile)
+        };
+        let plenty = prlimit(process, Resource::Nofile, scarce).unwrap();
+        let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
+        let _ = upload.next_answer().await;
+        drop(upload);
+        prlimit(process, Resource::Nofile, plenty).unwrap();
+        let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
+        let progress = upload.progress().await;
+        assert_eq!(progress.persisted_size, 3, "room for {room} descriptors");
+    }
+}
+
+/// A server whose disk takes its time for one kind of call.
+async fn slow(root: &Path, trace: &Path, call: &str, delay: &str) -> Option<Program> {
+    let (traced, inject) = (
+        format!("trace={call}"),
+        format!("inject={call}:delay_enter={delay}"),
+    );
+    let options = ["-e", &traced, "-e", &inject, "-o"];
+    under_strace(root, &options, trace).await
+}
+
+/// What was on its way to the disk when a checkpoint began has one of its own, even if nothing
+/// follows.
+#[tokio::test]
+async fn bytes_that_are_slow_to_be_written_are_made_durable_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let Some(program) = slow(&root, &trace, "pwrite64", "1300ms").await else {
+        return;
+    };
+    let mut files = program.files().await;
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
+    // The second waits for the first to be written, and the checkpoint comes in between.
+    upload.chunk(0, b"hel").await;
+    upload.chunk(3, b"lo").await;
+    upload.wait_persisted(5).await;
+    kill_traced(program).await;
+}
+
+/// What comes faster than it can be written waits at the client.
+#[tokio::test]
+async fn a_disk_that_is_slow_to_write_does_not_grow_the_server() {
+    const MIB: usize = 1024 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let Some(program) = slow(&root, &trace, "pwrite64", "30ms").await else {
+        return;
+    };
+    let mut files = program.files().await;
+    let server = traced_server(&program);
+    let content = content(48 * MIB);
+    put(&mut files, "first.bin", b"hello").await;
+    let before = peak_memory_bytes(server);
+    put(&mut files, "a.bin", &content).await;
+    let growth = peak_memory_bytes(server) - before;
+    assert!(growth < 24 * MIB as u64, "it grew by {growth} bytes");
+    stop_traced(program).await;
+}
+
+/// What is written and not durable is bounded: a disk that is slow to sync holds up the writing.
+#[tokio::test]
+async fn a_disk_that_is_slow_to_sync_holds_up_the_writing() {
+    const MIB: usize = 1024 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let mut command = Command::new("strace");
+    command
+        .args(["-f", "-e", "trace=fdatasync", "-o"])
+        .arg(&trace)
+        .args(["-e", "inject=fdatasync:delay_enter=1s"])
+        .arg(env!("CARGO_BIN_EXE_server"))
+        .args(["--listen", "127.0.0.1:0", "--checkpoint-bytes", "1MiB"])
+        .arg("--root")
+        .arg(&root);
+    if Command::new("strace").arg("--version").output().is_err() {
+        report_skip("no strace, so no disk is slow");
+        return;
+    }
+    let program = Program::start_command(command).await;
+    let mut files = program.files().await;
+    let content = content(32 * MIB);
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
+    upload.progress().await;
+    let steps = upload.steps();
+    let sending = tokio::spawn(async move {
+        for (k, piece) in content.chunks(MIB).enumerate() {
+            let step = Some(Step::Chunk(chunk(k * MIB, piece)));
+            let _ = steps.send(WriteStreamRequest { step }).await;
+        }
+    });
+    // Two seconds after the first bytes.
+    let persisted = upload.progress().await.persisted_size;
+    let staged = fs::read_dir(root.join(".muxs/uploads")).unwrap();
+    let written: u64 = staged
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .sum();
+    assert!(
+        written < persisted + 8 * MIB as u64,
+        "{written} bytes written, {persisted} durable"
+    );
+    sending.abort();
+    kill_traced(program).await;
+}
+
+/// A small disk of its own, in memory.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn mount(options: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(folder.path())
+            .output();
+        if mounted.is_ok_and(|mounted| mounted.status.success()) {
+            return Some(Self(folder));
+        }
+        report_skip("no right to mount, so a full disk is not tried");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount")
+            .arg("--lazy")
+            .arg(self.0.path())
+            .status();
+        assert!(unmounted.unwrap().success());
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_keeps_what_was_durable_and_the_old_file() {
+    const MIB: usize = 1024 * 1024;
+    let Some(disk) = SmallDisk::mount("size=6m") else {
+        return;
+    };
+    let root = disk.0.path();
+    let store = Store::open(root, Settings::default()).unwrap();
+    let server = TestServer::over(store, |_| {});
+    let mut files = server.files().await;
+    put(&mut files, "a.bin", b"old").await;
+    fs::write(root.join("filler"), vec![1; 3 * MIB]).unwrap();
+
+    let content = content(5 * MIB);
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
+    upload.chunks(&content, 0, 64 * 1024).await;
+    let full = assert_failure(
+        upload.wait_end().await,
+        Code::ResourceExhausted,
+        "DISK_FULL",
+    );
+    assert!(!full.message().is_empty());
+    assert_eq!(fs::read(root.join("a.bin")).unwrap(), b"old");
+
+    // Not even a journal fits.
+    fs::write(root.join("rest"), vec![1; 3 * MIB]).unwrap_err();
+    let mut other = UploadStream::open(&mut files, open("b.bin", "id", b"hello")).await;
+    assert_failure(other.wait_end().await, Code::ResourceExhausted, "DISK_FULL");
+
+    // With room again, it goes on.
+    fs::remove_file(root.join("rest")).unwrap();
+    fs::remove_file(root.join("filler")).unwrap();
+    let mut upload = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
+    let progress = upload.progress().await;
+    let persisted = progress.persisted_size as usize;
+    assert!(persisted > MIB, "{persisted}");
+    assert_eq!(progress.persisted_crc32c, crc32c(&content[..persisted]));
+    upload.chunks(&content, persisted, 64 * 1024).await;
+    upload.finish(&content).await;
+    upload.wait_committed().await;
+    assert!(fs::read(root.join("a.bin")).unwrap() == content);
+}
+
+/// Folders that a killed server made may have no durable names yet, and nobody knows which.
+#[tokio::test]
+async fn a_start_after_a_crash_makes_all_durable_and_another_does_not_wait_for_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
+    let mut killed = Program::start(&root).await;
+    killed.signal(Signal::KILL);
+    killed.wait_end().await;
+    for crashed in [true, false] {
+        let Some(program) = traced(&root, &trace).await else {
+            return;
+        };
+        stop_traced(program).await;
+        let trace = fs::read_to_string(&trace).unwrap();
+        assert_eq!(trace.contains("syncfs("), crashed, "{trace}");
+    }
+}
+
+/// The lock of a killed server is gone with it, and so, at the next start, is what it had not
+/// finished.
+#[tokio::test]
+async fn a_killed_server_leaves_nothing_that_the_next_one_stumbles_over() {
+    let root = tempfile::tempdir().unwrap();
+    let mut first = Program::start(root.path()).await;
+    let request = file("a.txt", "kept");
+    first.files().await.write(request.clone()).await.unwrap();
+    fs::write(root.path().join(".muxs/writes/7"), "half").unwrap();
+    fs::create_dir_all(root.path().join(".muxs/writes/what/ever")).unwrap();
+    first.signal(Signal::KILL);
+    first.wait_end().await;
+
+    let second = Program::start(root.path()).await;
+    let content = second
+        .files()
+        .await
+        .read(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(content.text, "kept");
+    assert!(tree(&root.path().join(".muxs/writes")).is_empty());
+}

@@ -1,0 +1,198 @@
+//! The examples, and the flags that say which access token they show.
+
+use std::fs;
+
+use muxs::pb::FileInfo;
+use tonic::Code;
+
+use crate::support::{
+    program::example,
+    scripted_server::{ScriptedServer, failure},
+};
+
+fn refused() -> Result<FileInfo, tonic::Status> {
+    Err(failure(Code::Unauthenticated, "UNAUTHENTICATED"))
+}
+
+/// A `stat` of the example against a server, off the thread of the server.
+async fn stat(server: &str, flags: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut command = example("stream_file");
+    command.args(["--addr", server]).args(flags);
+    command.args(["stat", "name"]);
+    command.envs(environment.iter().copied());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = output.await.unwrap();
+    (
+        output.status.code(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
+}
+
+#[tokio::test]
+async fn an_example_shows_the_token_of_a_file_of_the_environment_or_of_a_command() {
+    let fake = ScriptedServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    fs::write(&file, "file\n").unwrap();
+    let file = file.to_str().unwrap();
+    let in_environment = [("MUXS_TOKEN", "environment")];
+    type Run<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)]);
+    let runs: [Run; 5] = [
+        (&["--token-file", file], &[]),
+        (&[], &in_environment),
+        (&["--token-command", "echo command"], &[]),
+        (&["--token-file", file], &in_environment),
+        (&[], &[("MUXS_TOKEN", "")]),
+    ];
+    for (flags, environment) in runs {
+        fake.script().stats.push_back(Ok(FileInfo::default()));
+        let (code, told) = stat(&fake.url(), flags, environment).await;
+        assert_eq!(code, Some(0), "{told}");
+    }
+    let shown = [
+        "Bearer file",
+        "Bearer environment",
+        "Bearer command",
+        "Bearer file",
+        "",
+    ];
+    assert_eq!(fake.script().authorizations, shown);
+}
+
+#[tokio::test]
+async fn an_example_that_is_refused_without_a_token_says_how_to_give_one() {
+    let fake = ScriptedServer::start().await;
+    fake.script().stats.push_back(refused());
+    let (code, told) = stat(&fake.url(), &[], &[]).await;
+    assert_eq!(code, Some(80));
+    assert_eq!(
+        told,
+        "Failed: the server answered Unauthenticated: scripted. The server wants an access token, \
+         and none was given: --token-file, MUXS_TOKEN, --token-command, or --issuer with \
+         --client-id give one.\n"
+    );
+    // To whoever gave one, that is no news.
+    fake.script().stats.push_back(refused());
+    let (code, told) = stat(&fake.url(), &[], &[("MUXS_TOKEN", "the-token")]).await;
+    assert_eq!(code, Some(80));
+    assert_eq!(
+        told,
+        "Failed: the server answered Unauthenticated: scripted.\n"
+    );
+}
+
+#[tokio::test]
+async fn an_example_does_not_show_a_token_where_others_can_read_it() {
+    let token = [("MUXS_TOKEN", "the-token")];
+    let (code, told) = stat("http://192.0.2.1:50051", &[], &token).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        told,
+        "Failed: http://192.0.2.1:50051/ is not encrypted, and whoever is on the way there could \
+         read the token; tokens are sent to https://, to unix: and to loopback addresses.\n"
+    );
+}
+
+#[tokio::test]
+async fn an_example_without_a_token_where_there_should_be_one_says_why() {
+    let fake = ScriptedServer::start().await;
+    let cases = [
+        (
+            ["--token-command", "echo 'log in first' >&2; exit 4"],
+            "Failed: the command for tokens ended with exit status: 4: log in first.\n",
+        ),
+        (
+            ["--token-file", "/nonexistent"],
+            "Failed: cannot read the token in /nonexistent: No such file or directory (os error 2).\n",
+        ),
+    ];
+    for (flags, expected) in cases {
+        let (code, told) = stat(&fake.url(), &flags, &[]).await;
+        assert_eq!((code, told.as_str()), (Some(1), expected));
+        // The others make their first call without looking for a file first.
+        let mut hello = example("hello");
+        hello.args(["--addr", &fake.url()]).args(flags);
+        let output = tokio::task::spawn_blocking(move || hello.output().unwrap());
+        let told = String::from_utf8(output.await.unwrap().stderr).unwrap();
+        assert!(told.ends_with(expected), "{told}");
+    }
+    assert!(fake.script().authorizations.is_empty());
+}
+
+#[test]
+fn an_example_that_starts_a_server_of_its_own_shows_it_no_token() {
+    // It would fail if it were run.
+    let mut hello = example("hello");
+    hello.args(["--addr", "http://127.0.0.1:1"]);
+    hello.args(["--token-command", "exit 1"]).assert().success();
+}
+
+#[test]
+fn an_example_takes_one_source_of_tokens_and_no_secret_as_an_argument() {
+    let conflicts: [&[&str]; 9] = [
+        &["--token-file", "x", "--token-command", "y"],
+        &[
+            "--token-file",
+            "x",
+            "--issuer",
+            "https://y",
+            "--client-id",
+            "z",
+        ],
+        &[
+            "--token-command",
+            "x",
+            "--issuer",
+            "https://y",
+            "--client-id",
+            "z",
+        ],
+        &["--client-id", "x"],
+        &["--issuer", "https://x"],
+        &["--scope", "x"],
+        &["--client-secret-file", "x"],
+        &["--token", "x"],
+        &["--client-secret", "x"],
+    ];
+    for name in ["hello", "bidi_chat", "stream_file"] {
+        for flags in conflicts {
+            let output = example(name).args(flags).assert().code(2);
+            let told = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+            assert!(told.starts_with("error: "), "{flags:?}: {told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_secret_of_a_client_comes_from_a_file_or_from_the_environment() {
+    let fake = ScriptedServer::start().await;
+    let client = ["--issuer", "http://127.0.0.1:1", "--client-id", "id"];
+    let (code, told) = stat(&fake.url(), &client, &[]).await;
+    assert_eq!(
+        (code, told.as_str()),
+        (
+            Some(1),
+            "Failed: --client-id needs a secret: in --client-secret-file or in \
+             MUXS_CLIENT_SECRET.\n"
+        )
+    );
+    let missing = [&client[..], &["--client-secret-file", "/nonexistent"]].concat();
+    let (code, told) = stat(&fake.url(), &missing, &[]).await;
+    assert_eq!(code, Some(1));
+    assert!(
+        told.starts_with("Failed: cannot read the secret in /nonexistent: "),
+        "{told}"
+    );
+
+    let mut chat = example("bidi_chat");
+    chat.args(["--addr", &fake.url()]).args(client);
+    chat.env("MUXS_CLIENT_SECRET", "the-secret").write_stdin("");
+    let output = tokio::task::spawn_blocking(move || chat.output().unwrap());
+    let output = output.await.unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let url = "http://127.0.0.1:1/.well-known/openid-configuration";
+    let expected = format!("Failed: no token from the issuer: {url} cannot be reached: ");
+    assert!(told.starts_with(&expected), "{told}");
+    assert!(!told.contains("the-secret"), "{told}");
+}

@@ -1,0 +1,315 @@
+//! The server program as a person or a script meets it.
+
+mod example_credentials;
+mod examples;
+mod systemd;
+mod unix_socket;
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::Stdio,
+};
+
+use assert_cmd::Command;
+use muxs::pb::{HelloRequest, read_stream_response::Event};
+use rustix::process::Signal;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use tonic::Code;
+
+use crate::support::{
+    Program, TEST_TIMEOUT, assert_failure, connect, file, kill, metadata,
+    program::{assert_start_fails, server},
+    tree,
+    upload_stream::{UploadStream, open, whole},
+    with_timeout,
+};
+
+#[test]
+fn a_port_in_use_is_told() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let root = tempfile::tempdir().unwrap();
+    assert_start_fails(
+        server()
+            .args(["--listen", &address, "--root"])
+            .arg(root.path()),
+        &format!("cannot listen on {address}: Address already in use (os error 98)"),
+    );
+    assert!(tree(root.path()).is_empty());
+}
+
+#[test]
+fn an_address_that_is_none_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    assert_start_fails(
+        server()
+            .args(["--listen", "nowhere", "--root"])
+            .arg(root.path()),
+        "cannot listen on nowhere: invalid socket address",
+    );
+}
+
+#[test]
+fn a_root_that_is_a_file_is_told() {
+    let root = tempfile::NamedTempFile::new().unwrap();
+    let sentence = format!("the root {} is not a folder", root.path().display());
+    for read_only in ["false", "true"] {
+        assert_start_fails(
+            server()
+                .env("MUXS_READ_ONLY", read_only)
+                .args(["--listen", "127.0.0.1:0", "--root"])
+                .arg(root.path()),
+            &sentence,
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_root_that_another_server_has_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    let _first = Program::start(root.path()).await;
+    assert_start_fails(
+        server()
+            .args(["--listen", "127.0.0.1:0", "--root"])
+            .arg(root.path()),
+        &format!(
+            "the root {} is in use by another server",
+            root.path().display()
+        ),
+    );
+}
+
+#[test]
+fn a_read_only_server_does_not_create_its_root() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("missing");
+    assert_start_fails(
+        server()
+            .args(["--listen", "127.0.0.1:0", "--read-only", "--root"])
+            .arg(&root),
+        &format!(
+            "the root {} does not exist, and a read-only server does not create it",
+            root.display()
+        ),
+    );
+    assert!(!root.exists());
+}
+
+#[test]
+fn a_root_that_is_not_writable_is_told() {
+    const NOBODY: u32 = 65534;
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    fs::create_dir(&root).unwrap();
+    for path in [folder.path(), &root] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_server"));
+    command
+        .args(["--listen", "127.0.0.1:0", "--root"])
+        .arg(&root);
+    // The superuser may write everywhere.
+    if rustix::process::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    assert_start_fails(
+        Command::from_std(command).timeout(TEST_TIMEOUT),
+        &format!(
+            "the root {} is not writable: Permission denied (os error 13)",
+            root.display()
+        ),
+    );
+}
+
+#[test]
+fn wrong_usage_is_told() {
+    for arguments in [&["--log-format", "xml"][..], &["--nothing"], &["extra"]] {
+        server()
+            .args(arguments)
+            .assert()
+            .failure()
+            .code(2)
+            .stdout("");
+    }
+}
+
+#[test]
+fn help_has_every_flag_its_variable_and_examples() {
+    let output = server()
+        .arg("--help")
+        .assert()
+        .success()
+        .get_output()
+        .clone();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for word in [
+        "--listen",
+        "MUXS_LISTEN",
+        "127.0.0.1:50051",
+        "--root",
+        "MUXS_ROOT",
+        "./muxs-data",
+        "--read-only",
+        "MUXS_READ_ONLY",
+        "--log-format",
+        "MUXS_LOG_FORMAT",
+        "Examples:",
+    ] {
+        assert!(help.contains(word), "no {word} in {help}");
+    }
+}
+
+/// One line for each address, with the real port, and not a word more until the end.
+#[tokio::test]
+async fn standard_output_has_one_line_for_each_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_server"))
+        .args(["--listen", "127.0.0.1:0", "--listen", "localhost:0"])
+        .args(["--root", "./data"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        let line = with_timeout(lines.next_line()).await.unwrap().unwrap();
+        let address = line
+            .strip_prefix("muxs listening on http://")
+            .and_then(|line| line.strip_suffix(", serving ./data"))
+            .unwrap_or_else(|| panic!("{line:?}"));
+        let address: SocketAddr = address.parse().unwrap();
+        assert_ne!(address.port(), 0);
+        greet(address).await;
+    }
+    assert!(folder.path().join("data").is_dir());
+    kill(Signal::TERM, child.id().unwrap());
+    assert_eq!(with_timeout(lines.next_line()).await.unwrap(), None);
+    assert!(with_timeout(child.wait()).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn every_flag_is_also_a_variable() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("from-variable");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("a.txt"), "text").unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_server"));
+    command
+        .env("MUXS_LISTEN", "127.0.0.1:0,127.0.0.1:0")
+        .env("MUXS_ROOT", &root)
+        .env("MUXS_READ_ONLY", "1")
+        .env("MUXS_LOG_FORMAT", "json")
+        .env("RUST_LOG", "debug");
+    let program = Program::start_command(command).await;
+    let request = file("a.txt", "new");
+    let mut files = program.files().await;
+    let content = files.read(request.clone()).await.unwrap().into_inner();
+    assert_eq!(content.text, "text");
+    let status = files.write(request).await.unwrap().into_inner();
+    assert_eq!(status.failure.unwrap().reason, "READ_ONLY");
+    let log = stop(program, Signal::TERM).await;
+    assert!(log.contains("disconnected"), "{log}");
+    assert!(
+        log.lines()
+            .all(|line| line.starts_with('{') && line.ends_with('}')),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn sigint_and_sigterm_end_it_with_success() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let root = tempfile::tempdir().unwrap();
+        let program = Program::start(root.path()).await;
+        greet(program.address).await;
+        stop(program, signal).await;
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let root = tempfile::tempdir().unwrap();
+    let mut program = Program::start(root.path()).await;
+    let (_requests, outgoing) = tokio::sync::mpsc::channel::<HelloRequest>(1);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+    let mut greeter = program.greeter().await;
+    let mut call = greeter.bidi_hello(requests).await.unwrap().into_inner();
+    program.signal(Signal::TERM);
+    // The port is closed: the first signal has arrived.
+    while std::net::TcpStream::connect(program.address).is_ok() {
+        tokio::task::yield_now().await;
+    }
+    program.signal(Signal::TERM);
+    assert!(call.message().await.is_err());
+    assert_eq!(program.wait_end().await.code(), Some(1));
+}
+
+async fn greet(address: SocketAddr) {
+    let mut greeter = muxs::pb::greeter_client::GreeterClient::new(connect(address).await);
+    let reply = greeter.say_hello(HelloRequest::default()).await.unwrap();
+    assert_eq!(reply.into_inner().message, "Hello, !");
+}
+
+/// Stops it with a signal, and returns its log.
+async fn stop(mut program: Program, signal: Signal) -> String {
+    program.signal(signal);
+    let status = program.wait_end().await;
+    assert!(status.success(), "{status} after {signal:?}");
+    program.log()
+}
+
+#[tokio::test]
+async fn the_flags_for_large_files_are_obeyed() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("a.bin"), vec![0; 3000]).unwrap();
+    let flags = [
+        "--max-upload-bytes=1KiB",
+        "--chunk-bytes=2kB",
+        "--checkpoint-bytes=1B",
+        "--upload-ttl=100000y",
+    ];
+    let server = Program::start_with(root.path(), &flags).await;
+    let mut files = server.files().await;
+
+    let too_large = open("b.bin", "id", &[0; 1025]);
+    let mut upload = UploadStream::open(&mut files, too_large).await;
+    let failure = upload.wait_end().await;
+    let failure = assert_failure(failure, Code::FailedPrecondition, "TOO_LARGE");
+    assert_eq!(metadata(&failure, "limit"), "1024");
+
+    let mut upload = UploadStream::open(&mut files, open("b.bin", "id", b"hello")).await;
+    // For as long as anybody can count.
+    let expires_at = upload.progress().await.expires_at.unwrap();
+    assert!(expires_at.seconds > 4_000_000_000);
+    upload.chunk(0, b"hel").await;
+    upload.wait_persisted(3).await;
+
+    let events = files.read_stream(whole("a.bin")).await.unwrap();
+    let mut events = events.into_inner();
+    let mut sizes = Vec::new();
+    while let Some(event) = with_timeout(events.message()).await.unwrap() {
+        if let Some(Event::Chunk(chunk)) = event.event {
+            sizes.push(chunk.data.len());
+        }
+    }
+    assert_eq!(sizes, [2000, 1000]);
+}
+
+#[test]
+fn sizes_and_durations_that_are_none_are_refused() {
+    for flag in [
+        "--chunk-bytes=0",
+        "--chunk-bytes=2MiB",
+        "--chunk-bytes=x",
+        "--checkpoint-bytes=-1",
+        "--max-upload-bytes=many",
+        "--upload-ttl=1",
+    ] {
+        server().arg(flag).assert().code(2);
+    }
+}

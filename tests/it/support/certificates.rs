@@ -1,0 +1,89 @@
+//! Authorities and the certificates they give out.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
+};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tonic::transport::Identity;
+
+/// Whoever trusts it trusts what it has signed.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// A certificate and its key, in PEM.
+pub(crate) struct Pem {
+    pub(crate) cert: String,
+    pub(crate) key: String,
+}
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = named(name, &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().unwrap();
+        Self(CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
+        self.0.der().clone()
+    }
+
+    /// For a server on this machine. Each is another.
+    pub(crate) fn server(&self) -> Pem {
+        self.signed(local(), ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    pub(crate) fn server_for(&self, name: &str) -> Pem {
+        let params = named("a server", &[name]);
+        self.signed(params, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    pub(crate) fn expired_server(&self) -> Pem {
+        self.signed(expired(local()), ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    pub(crate) fn client(&self) -> Pem {
+        self.signed(local(), ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    pub(crate) fn expired_client(&self) -> Pem {
+        self.signed(expired(local()), ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    fn signed(&self, mut params: CertificateParams, purpose: ExtendedKeyUsagePurpose) -> Pem {
+        params.extended_key_usages = vec![purpose];
+        let key = KeyPair::generate().unwrap();
+        Pem {
+            cert: params.signed_by(&key, &self.0).unwrap().pem(),
+            key: key.serialize_pem(),
+        }
+    }
+}
+
+impl Pem {
+    pub(crate) fn identity(&self) -> Identity {
+        Identity::from_pem(&self.cert, &self.key)
+    }
+}
+
+fn local() -> CertificateParams {
+    named("somebody", &["localhost", "127.0.0.1"])
+}
+
+fn named(name: &str, alternatives: &[&str]) -> CertificateParams {
+    let alternatives: Vec<String> = alternatives.iter().copied().map(str::to_owned).collect();
+    let mut params = CertificateParams::new(alternatives).unwrap();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+fn expired(mut params: CertificateParams) -> CertificateParams {
+    params.not_after = date_time_ymd(2001, 1, 1);
+    params
+}

@@ -1,0 +1,159 @@
+//! The server program and the built examples, as child processes.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::OnceLock,
+    thread,
+};
+
+use assert_cmd::Command;
+use muxs::pb::{file_controller_client::FileControllerClient, greeter_client::GreeterClient};
+use rustix::process::{Pid, Signal};
+use tempfile::NamedTempFile;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Child,
+};
+use tonic::transport::Channel;
+
+use super::{TEST_TIMEOUT, assertions::with_timeout, connect};
+
+/// The server program, on a free port. Dropping it kills it, and fails the test if it panicked.
+pub(crate) struct Program {
+    pub(crate) address: SocketAddr,
+    /// The same as clients spell it, with `http://` or `https://`.
+    pub(crate) url: String,
+    child: Child,
+    log: NamedTempFile,
+}
+
+impl Program {
+    pub(crate) async fn start(root: &Path) -> Self {
+        Self::start_with(root, &[]).await
+    }
+
+    pub(crate) async fn start_with(root: &Path, flags: &[&str]) -> Self {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_server"));
+        command
+            .args(["--listen", "127.0.0.1:0", "--root"])
+            .arg(root)
+            .args(flags);
+        Self::start_command(command).await
+    }
+
+    /// Starts `command`, which is or becomes the server program, and waits until it listens. The first
+    /// address that it listens on is of TCP.
+    pub(crate) async fn start_command(command: std::process::Command) -> Self {
+        let log = NamedTempFile::new().unwrap();
+        let mut child = tokio::process::Command::from(command)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log.reopen().unwrap())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = with_timeout(lines.next_line())
+            .await
+            .unwrap()
+            .unwrap_or_default();
+        let announced = line
+            .strip_prefix("muxs listening on ")
+            .and_then(|rest| rest.split_once(','))
+            .and_then(|(url, _)| Some((url, url.split_once("://")?.1.parse().ok()?)));
+        let Some((url, address)) = announced else {
+            let log = fs::read_to_string(log.path()).unwrap();
+            panic!("the server said {line:?}, and logged {log}");
+        };
+        Self {
+            address,
+            url: url.to_owned(),
+            child,
+            log,
+        }
+    }
+
+    /// What it has written to standard error so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.log.path()).unwrap()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    pub(crate) async fn greeter(&self) -> GreeterClient<Channel> {
+        GreeterClient::new(connect(self.address).await)
+    }
+
+    pub(crate) async fn files(&self) -> FileControllerClient<Channel> {
+        FileControllerClient::new(connect(self.address).await)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(signal, self.id());
+    }
+
+    pub(crate) async fn wait_end(&mut self) -> ExitStatus {
+        with_timeout(self.child.wait()).await.unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let log = self.log();
+        assert!(thread::panicking() || !log.contains("panicked"), "{log}");
+    }
+}
+
+/// Sends a signal to a process.
+pub(crate) fn kill(signal: Signal, process: u32) {
+    let process = Pid::from_raw(process.cast_signed()).unwrap();
+    rustix::process::kill_process(process, signal).unwrap();
+}
+
+pub(crate) fn server() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
+    command.timeout(TEST_TIMEOUT);
+    command
+}
+
+/// Asserts that the server does not start, says why in one line, and nothing else.
+#[track_caller]
+pub(crate) fn assert_start_fails(command: &mut Command, sentence: &str) {
+    let output = command.assert().failure().get_output().clone();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(errors, format!("error: {sentence}\n"));
+    assert_eq!(output.stdout, b"");
+}
+
+/// The folder of the built examples. `cargo test` has built them; a run of this test alone may not
+/// have.
+pub(crate) fn built() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_BIN_EXE_server")).with_file_name("examples");
+        let mut build = std::process::Command::new(env!("CARGO"));
+        build
+            .args(["build", "--quiet", "--examples"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        if folder.parent().unwrap().ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().unwrap().success());
+        folder
+    })
+}
+
+pub(crate) fn example(name: &str) -> Command {
+    let mut command = Command::new(built().join(name));
+    command.timeout(TEST_TIMEOUT);
+    // Those of whoever runs the tests are not for these servers.
+    command
+        .env_remove("MUXS_TOKEN")
+        .env_remove("MUXS_CLIENT_SECRET");
+    command
+}

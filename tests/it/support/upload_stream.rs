@@ -1,0 +1,278 @@
+//! The two ends of a transfer, for tests that say themselves what is sent and when.
+
+use std::{fs, time::Duration};
+
+use muxs::{
+    files::Settings,
+    pb::{
+        AbortUploadRequest, Chunk, FileInfo, FinishUpload, OpenUpload, ReadStreamRequest,
+        UploadProgress, WriteStreamRequest, WriteStreamResponse,
+        file_controller_client::FileControllerClient, read_stream_response::Event,
+        write_stream_request::Step, write_stream_response::State,
+    },
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
+
+use super::{TestServer, assertions::with_timeout};
+
+pub(crate) type FilesClient = FileControllerClient<Channel>;
+
+/// One stream of an upload. What has been sent is taken out of the test's hands at once, up to some
+/// chunks.
+pub(crate) struct UploadStream {
+    steps: Option<mpsc::Sender<WriteStreamRequest>>,
+    answers: Streaming<WriteStreamResponse>,
+}
+
+impl UploadStream {
+    /// A stream on which nothing has been sent.
+    pub(crate) async fn begin(files: &mut FilesClient) -> Self {
+        Self::begin_within(files, None).await
+    }
+
+    /// The same, with a deadline that only the server keeps.
+    pub(crate) async fn begin_within(files: &mut FilesClient, timeout: Option<Duration>) -> Self {
+        let adjust = |request: &mut Request<_>| {
+            if let Some(timeout) = timeout {
+                request.set_timeout(timeout);
+            }
+        };
+        Self::begin_with(files, adjust).await
+    }
+
+    /// The same with an access token.
+    pub(crate) async fn begin_as(files: &mut FilesClient, token: &str) -> Self {
+        let authorization = format!("Bearer {token}").parse().unwrap();
+        let adjust = |request: &mut Request<_>| {
+            let metadata = request.metadata_mut();
+            metadata.insert("authorization", authorization);
+        };
+        Self::begin_with(files, adjust).await
+    }
+
+    async fn begin_with(
+        files: &mut FilesClient,
+        adjust: impl FnOnce(&mut Request<ReceiverStream<WriteStreamRequest>>),
+    ) -> Self {
+        let (steps, outgoing) = mpsc::channel(8);
+        let mut request = Request::new(ReceiverStream::new(outgoing));
+        adjust(&mut request);
+        let answers = with_timeout(files.write_stream(request)).await;
+        Self {
+            steps: Some(steps),
+            answers: answers.unwrap().into_inner(),
+        }
+    }
+
+    /// A stream that begins like a client does.
+    pub(crate) async fn open(files: &mut FilesClient, open: OpenUpload) -> Self {
+        let mut upload = Self::begin(files).await;
+        upload.send(Step::Open(open)).await;
+        upload
+    }
+
+    /// The same as [`UploadStream::open`], with an access token.
+    pub(crate) async fn open_as(files: &mut FilesClient, token: &str, open: OpenUpload) -> Self {
+        let mut upload = Self::begin_as(files, token).await;
+        upload.send(Step::Open(open)).await;
+        upload
+    }
+
+    pub(crate) async fn send(&mut self, step: Step) {
+        self.send_raw(WriteStreamRequest { step: Some(step) }).await;
+    }
+
+    pub(crate) async fn send_raw(&mut self, step: WriteStreamRequest) {
+        let steps = self.steps.as_ref().expect("not half-closed");
+        // Where the server has ended the call, its answer says so.
+        let _ = with_timeout(steps.send(step)).await;
+    }
+
+    /// A chunk as a careful client sends it.
+    pub(crate) async fn chunk(&mut self, offset: usize, bytes: &[u8]) {
+        self.send(Step::Chunk(chunk(offset, bytes))).await;
+    }
+
+    /// All of `content` from `offset` on, in chunks of `size` bytes.
+    pub(crate) async fn chunks(&mut self, content: &[u8], offset: usize, size: usize) {
+        for (k, piece) in content[offset..].chunks(size).enumerate() {
+            self.chunk(offset + k * size, piece).await;
+        }
+    }
+
+    pub(crate) async fn finish(&mut self, content: &[u8]) {
+        let step = Step::Finish(FinishUpload {
+            size: content.len() as u64,
+            crc32c: Some(crc32c(content)),
+        });
+        self.send(step).await;
+    }
+
+    /// Another sender of its steps, for a test that reads meanwhile.
+    pub(crate) fn steps(&self) -> mpsc::Sender<WriteStreamRequest> {
+        self.steps.clone().expect("not half-closed")
+    }
+
+    pub(crate) fn half_close(&mut self) {
+        self.steps.take();
+    }
+
+    pub(crate) async fn next_answer(&mut self) -> Result<Option<State>, Status> {
+        let answer = with_timeout(self.answers.message()).await?;
+        Ok(answer.map(|answer| answer.state.expect("an answer says something")))
+    }
+
+    /// The next answer, which has to be progress.
+    pub(crate) async fn progress(&mut self) -> UploadProgress {
+        match self.next_answer().await {
+            Ok(Some(State::Progress(progress))) => progress,
+            other => panic!("{other:?} instead of progress"),
+        }
+    }
+
+    /// Waits for progress to a size, which it may not pass.
+    pub(crate) async fn wait_persisted(&mut self, size: usize) -> UploadProgress {
+        loop {
+            let progress = self.progress().await;
+            if progress.persisted_size >= size as u64 {
+                assert_eq!(progress.persisted_size, size as u64);
+                return progress;
+            }
+        }
+    }
+
+    /// Waits for the file.
+    pub(crate) async fn wait_committed(&mut self) -> FileInfo {
+        loop {
+            match self.next_answer().await {
+                Ok(Some(State::Progress(_))) => {}
+                Ok(Some(State::Committed(info))) => return info,
+                other => panic!("{other:?} instead of the file"),
+            }
+        }
+    }
+
+    /// Waits for the end of the call, over whatever progress there is.
+    pub(crate) async fn wait_end(&mut self) -> Result<(), Status> {
+        while let Some(state) = self.next_answer().await? {
+            assert!(matches!(state, State::Progress(_)), "{state:?}");
+        }
+        Ok(())
+    }
+}
+
+/// An upload like most: of known id and size, whatever it replaces.
+pub(crate) fn open(filename: &str, id: &str, content: &[u8]) -> OpenUpload {
+    OpenUpload {
+        filename: filename.to_owned(),
+        upload_id: id.to_owned(),
+        if_etag: None,
+        size: Some(content.len() as u64),
+    }
+}
+
+pub(crate) fn chunk(offset: usize, bytes: &[u8]) -> Chunk {
+    Chunk {
+        offset: offset as u64,
+        crc32c: Some(crc32c(bytes)),
+        data: bytes.to_vec().into(),
+    }
+}
+
+/// A file, uploaded in one go.
+pub(crate) async fn put(files: &mut FilesClient, filename: &str, content: &[u8]) -> FileInfo {
+    let id = format!("put-{}", crc32c(content));
+    let mut upload = UploadStream::open(files, open(filename, &id, content)).await;
+    upload.chunks(content, 0, 256 * 1024).await;
+    upload.finish(content).await;
+    upload.wait_committed().await
+}
+
+/// A file, or a part of it, each chunk checked.
+pub(crate) async fn get(
+    files: &mut FilesClient,
+    request: ReadStreamRequest,
+) -> Result<(FileInfo, Vec<u8>), Status> {
+    let start = request.offset;
+    let mut events = files.read_stream(request).await?.into_inner();
+    let Some(Event::Info(info)) = with_timeout(events.message()).await?.unwrap().event else {
+        panic!("info comes first");
+    };
+    let mut content = Vec::new();
+    while let Some(next) = with_timeout(events.message()).await? {
+        let Some(Event::Chunk(chunk)) = next.event else {
+            panic!("chunks come after info");
+        };
+        assert_eq!(chunk.offset, start + content.len() as u64);
+        assert_eq!(chunk.crc32c, Some(crc32c(&chunk.data)));
+        assert!(!chunk.data.is_empty());
+        content.extend_from_slice(&chunk.data);
+    }
+    Ok((info, content))
+}
+
+/// A request for a whole file.
+pub(crate) fn whole(filename: &str) -> ReadStreamRequest {
+    ReadStreamRequest {
+        filename: filename.to_owned(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+/// Bytes of which no piece is like another.
+pub(crate) fn content(size: usize) -> Vec<u8> {
+    let mut state = size as u64 ^ 0x9e37_79b9_7f4a_7c15;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes
+}
+
+/// Each byte that is written makes for a checkpoint.
+pub(crate) fn start_checkpointing_every_byte() -> TestServer {
+    start(Settings {
+        checkpoint_bytes: 1,
+        ..Settings::default()
+    })
+}
+
+pub(crate) fn start(settings: Settings) -> TestServer {
+    TestServer::serve(tempfile::tempdir().unwrap(), settings, |_| {})
+}
+
+pub(crate) async fn abort_upload(
+    files: &mut FilesClient,
+    filename: &str,
+    id: &str,
+) -> Result<(), Status> {
+    let request = AbortUploadRequest {
+        filename: filename.to_owned(),
+        upload_id: id.to_owned(),
+    };
+    files.abort_upload(request).await.map(drop)
+}
+
+/// How many files are staged for uploads.
+pub(crate) fn count_staged_files(server: &TestServer) -> usize {
+    fs::read_dir(server.path(".muxs/uploads")).unwrap().count()
+}
+
+/// Waits for the end of a call whose answers do not matter.
+pub(crate) async fn drain_answers(
+    answers: Response<Streaming<WriteStreamResponse>>,
+) -> Result<(), Status> {
+    let mut answers = answers.into_inner();
+    while with_timeout(answers.message()).await?.is_some() {}
+    Ok(())
+}
