@@ -16,6 +16,7 @@ pub(crate) mod scrape;
 pub(crate) mod scripted_server;
 pub(crate) mod signing;
 pub(crate) mod token_endpoint;
+pub(crate) mod token_rows;
 pub(crate) mod transfer_dir;
 pub(crate) mod upload_stream;
 
