@@ -90,7 +90,7 @@ async fn square_of_a_negative_number_is_refused() {
 }
 
 #[tokio::test]
-async fn the_quick_start_service_is_served_too() {
+async fn quick_start_service_is_served() {
     let server = TestServer::start();
     let mut greeter = HelloworldClient::new(server.channel().await);
     let reply = greeter.say_hello(hello("you")).await.unwrap().into_inner();
@@ -102,7 +102,7 @@ async fn the_quick_start_service_is_served_too() {
 }
 
 #[tokio::test]
-async fn lots_of_replies_greets_once_in_each_language_english_first() {
+async fn lots_of_replies_greets_in_each_language_english_first() {
     let server = TestServer::start();
     let mut greeter = server.greeter().await;
     let replies = greeter.lots_of_replies(hello("you")).await.unwrap();
@@ -117,7 +117,7 @@ async fn lots_of_replies_greets_once_in_each_language_english_first() {
 }
 
 #[tokio::test]
-async fn lots_of_replies_sends_exactly_as_many_as_asked_round_and_round() {
+async fn lots_of_replies_cycles_to_the_requested_count() {
     let server = TestServer::start();
     let mut greeter = server.greeter().await;
     let one_round = greeter.lots_of_replies(hello("you")).await.unwrap();
@@ -140,7 +140,7 @@ async fn lots_of_replies_sends_exactly_as_many_as_asked_round_and_round() {
 }
 
 #[tokio::test]
-async fn an_interval_that_is_no_pause_is_refused() {
+async fn invalid_interval_is_refused() {
     let server = TestServer::start();
     let mut greeter = server.greeter().await;
     for (seconds, nanos) in [
@@ -160,7 +160,7 @@ async fn an_interval_that_is_no_pause_is_refused() {
 }
 
 #[tokio::test]
-async fn the_longest_pause_is_legal_and_the_first_reply_does_not_wait_for_it() {
+async fn longest_interval_does_not_delay_the_first_reply() {
     let server = TestServer::start();
     let request = HelloRequest {
         interval: Some(prost_types::Duration {
@@ -182,7 +182,7 @@ async fn the_longest_pause_is_legal_and_the_first_reply_does_not_wait_for_it() {
 /// A drain waits for every call and every task of it, so it ends at once only if all of the
 /// cancelled ones have.
 #[tokio::test]
-async fn a_cancelled_call_stops_at_once() {
+async fn cancelled_call_stops_at_once() {
     let mut server = TestServer::start_with(|config| config.shutdown_grace = TEST_TIMEOUT * 2);
     let mut greeter = server.greeter().await;
     let request = HelloRequest {
@@ -203,7 +203,7 @@ async fn a_cancelled_call_stops_at_once() {
 }
 
 #[tokio::test]
-async fn lots_of_greetings_answers_once_for_all() {
+async fn lots_of_greetings_answers_once() {
     let server = TestServer::start();
     let mut greeter = server.greeter().await;
     let mut answer = async |names: Vec<&'static str>| {
@@ -231,7 +231,7 @@ async fn lots_of_greetings_answers_once_for_all() {
 }
 
 #[tokio::test]
-async fn every_name_of_lots_of_greetings_is_checked() {
+async fn lots_of_greetings_validates_every_name() {
     let server = TestServer::start();
     let mut greeter = server.greeter().await;
     for place in 0..5 {
@@ -261,7 +261,7 @@ async fn bidi_hello_answers_in_order() {
 /// Each request is sent only when the reply before it is there, and the call begins before the
 /// first.
 #[tokio::test]
-async fn bidi_hello_answers_as_soon_as_a_request_arrives() {
+async fn bidi_hello_answers_each_request_immediately() {
     let server = TestServer::start();
     let (requests, mut replies) = conversation(&mut server.greeter().await).await;
     for name in ["A", "B", "C"] {
@@ -276,7 +276,7 @@ async fn bidi_hello_answers_as_soon_as_a_request_arrives() {
 /// The client's window is the smallest there is, so the names wait unread at the server, each in a
 /// frame of its own: what h2 takes for an attack when the connection's window is not large.
 #[tokio::test]
-async fn a_client_may_send_everything_before_it_reads() {
+async fn client_may_send_everything_before_reading() {
     const COUNT: usize = 20_000;
     let server = TestServer::start();
     let channel = Endpoint::from_shared(format!("http://{}", server.address))
@@ -300,7 +300,7 @@ async fn a_client_may_send_everything_before_it_reads() {
 }
 
 #[tokio::test]
-async fn the_server_may_end_bidi_hello_early() {
+async fn server_can_end_bidi_hello_early() {
     let server = TestServer::start();
     let (requests, mut replies) = conversation(&mut server.greeter().await).await;
     requests.send(hello("A")).await.unwrap();
@@ -323,7 +323,7 @@ async fn the_server_may_end_bidi_hello_early() {
 }
 
 #[tokio::test]
-async fn a_name_may_have_4096_bytes_and_no_more_in_every_shape() {
+async fn name_limit_is_4096_bytes_in_every_shape() {
     let server = TestServer::start();
     let mut greeter = server.greeter().await;
     for shape in [say_hello, lots_of_replies, lots_of_greetings, bidi_hello] {
@@ -372,7 +372,7 @@ async fn a_name_may_have_4096_bytes_and_no_more_in_every_shape() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_does_not_disturb_the_others() {
+async fn disconnecting_client_does_not_disturb_others() {
     let server = TestServer::start();
     let mut greeter = server.greeter().await;
     for _ in 0..100 {

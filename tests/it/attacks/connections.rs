@@ -59,7 +59,7 @@ async fn room(server: &MemoryProbe) {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_are_told_or_closed() {
+async fn connections_beyond_the_limit_are_answered_busy_or_closed() {
     const CROWD: usize = 200;
     let mut server = MemoryProbe::start_with(&["--max-connections", "10"]).await;
     let served = served(&server, 9).await;
@@ -89,7 +89,7 @@ async fn connections_beyond_the_limit_are_told_or_closed() {
 }
 
 #[tokio::test]
-async fn one_address_does_not_take_the_room_of_another() {
+async fn connection_limit_is_per_address() {
     let flags = ["--max-connections-per-address", "4"];
     let mut server = MemoryProbe::start_with(&flags).await;
     let served = served(&server, 3).await;
@@ -110,7 +110,7 @@ fn time_of_the_main_thread(process: u32) -> u64 {
 }
 
 #[tokio::test]
-async fn a_server_without_descriptors_waits_for_some() {
+async fn server_without_descriptors_accepts_again_later() {
     const PAUSE: i32 = 100_000_000;
     const PAUSES: u32 = 10;
     let mut server = MemoryProbe::start().await;

@@ -14,7 +14,7 @@ use crate::support::{
 
 /// A client that takes the answers may ask for them.
 #[tokio::test]
-async fn pings_and_settings_without_end_cost_no_memory() {
+async fn endless_pings_and_settings_cost_no_memory() {
     const BURSTS: u64 = 100;
     const BURST: u64 = 1000;
     for (kind, asked) in [(PING, ping()), (SETTINGS, settings(&[(3, 100); 4]))] {
@@ -35,7 +35,7 @@ async fn pings_and_settings_without_end_cost_no_memory() {
 /// The answers that nobody takes are not gathered: the server stops to read, and after a while it
 /// has had enough.
 #[tokio::test]
-async fn a_client_that_takes_no_answers_to_its_pings_and_settings_is_closed() {
+async fn client_that_never_reads_its_ping_answers_is_closed() {
     for asked in [ping(), settings(&[])] {
         let mut server = MemoryProbe::start_with(&["--write-stall-timeout", "1s"]).await;
         let mut deaf = TcpStream::connect(server.program.address).await.unwrap();
@@ -65,7 +65,7 @@ async fn blocked(server: &MemoryProbe) -> RawConnection {
 
 /// They do not count for the windows.
 #[tokio::test]
-async fn a_client_that_sends_empty_data_is_cut_off() {
+async fn flood_of_empty_data_frames_is_cut_off() {
     let mut server = MemoryProbe::start().await;
     let mut raw = blocked(&server).await;
     let received = raw.send_until_closed(|_| frame(DATA, 0, 1, b"")).await;
@@ -76,7 +76,7 @@ async fn a_client_that_sends_empty_data_is_cut_off() {
 
 /// Each costs the server far more than the byte that the windows count.
 #[tokio::test]
-async fn a_client_that_sends_its_data_byte_by_byte_is_cut_off() {
+async fn flood_of_one_byte_data_frames_is_cut_off() {
     let mut server = MemoryProbe::start().await;
     let mut raw = blocked(&server).await;
     let bytes = frame(DATA, 0, 1, b"\0").repeat(1000);
@@ -87,7 +87,7 @@ async fn a_client_that_sends_its_data_byte_by_byte_is_cut_off() {
 }
 
 #[tokio::test]
-async fn windows_that_open_bit_by_bit_cost_no_memory() {
+async fn flood_of_small_window_updates_costs_no_memory() {
     let mut server = MemoryProbe::start().await;
     let mut raw = blocked(&server).await;
     let bits = [window_update(0, 1), window_update(1, 1)].concat();

@@ -14,7 +14,7 @@ const MAX_FRAME: usize = 16 * 1024;
 
 /// CVE-2024-27316 and its like. Each of the frames may be empty.
 #[tokio::test]
-async fn a_client_that_never_ends_its_headers_is_cut_off() {
+async fn endless_continuation_frames_are_cut_off() {
     let mut server = MemoryProbe::start().await;
     // With `x: yy...`, as many as there is room for.
     let fields = [&[0][..], &string("x"), &string(&"y".repeat(100))].concat();
@@ -40,7 +40,7 @@ async fn a_client_that_never_ends_its_headers_is_cut_off() {
 
 /// One byte for each repetition of a header that the table of HPACK has.
 #[tokio::test]
-async fn headers_that_are_larger_than_they_look_are_not_unpacked() {
+async fn header_bomb_is_not_decompressed() {
     let mut server = MemoryProbe::start().await;
     let mut raw = RawConnection::open(server.program.address).await;
     let indexed = [&[0x40][..], &string("x"), &string(&"y".repeat(4000))].concat();
@@ -57,7 +57,7 @@ async fn headers_that_are_larger_than_they_look_are_not_unpacked() {
 }
 
 #[tokio::test]
-async fn a_header_without_end_is_not_gathered() {
+async fn endless_header_is_not_buffered() {
     let mut server = MemoryProbe::start().await;
     let mut raw = RawConnection::open(server.program.address).await;
     let endless = [&[0][..], &string("x"), &[127, 0xff, 0xff, 0xff, 0x07]].concat();
@@ -73,7 +73,7 @@ async fn a_header_without_end_is_not_gathered() {
 
 /// What is too large is refused, without harm to the other calls of the connection.
 #[tokio::test]
-async fn a_call_with_too_many_headers_is_refused() {
+async fn call_with_too_many_headers_is_refused() {
     let mut server = MemoryProbe::start().await;
     let mut raw = RawConnection::open(server.program.address).await;
     let field = [&[0][..], &string("x"), &string(&"y".repeat(9000))].concat();

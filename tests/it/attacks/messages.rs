@@ -32,7 +32,7 @@ async fn status(requests: &mut SendRequest<Bytes>, head: Request<()>, body: Byte
 }
 
 #[tokio::test]
-async fn a_message_that_is_announced_as_too_large_is_not_waited_for() {
+async fn oversized_message_is_refused_by_its_prefix() {
     let paths = [SAY_HELLO, LOTS_OF_GREETINGS, BIDI_HELLO, WRITE_STREAM];
     let mut server = MemoryProbe::start().await;
     let (mut requests, _connection) = connect_h2(server.program.address).await;
@@ -60,7 +60,7 @@ fn bomb() -> Bytes {
 }
 
 #[tokio::test]
-async fn a_message_that_is_larger_than_it_looks_is_not_unpacked() {
+async fn decompression_bomb_is_refused() {
     let mut server = MemoryProbe::start().await;
     let (mut requests, _connection) = connect_h2(server.program.address).await;
     for path in [SAY_HELLO, LOTS_OF_GREETINGS] {

@@ -38,7 +38,7 @@ fn downloads(server: &MemoryProbe) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn downloads_that_no_window_lets_out_stay_small() {
+async fn downloads_with_closed_windows_stay_small() {
     let mut server = MemoryProbe::start().await;
     let downloads = downloads(&server);
     let mut raw =
@@ -57,7 +57,7 @@ async fn downloads_that_no_window_lets_out_stay_small() {
 
 /// Whatever windows it opens, if it takes nothing from its socket.
 #[tokio::test]
-async fn a_client_that_takes_nothing_from_its_socket_is_closed() {
+async fn client_that_never_reads_its_socket_is_closed() {
     let mut server = MemoryProbe::start_with(&["--write-stall-timeout", "1s"]).await;
     let mut deaf = TcpStream::connect(server.program.address).await.unwrap();
     let windows = [
@@ -79,7 +79,7 @@ async fn a_client_that_takes_nothing_from_its_socket_is_closed() {
 }
 
 #[tokio::test]
-async fn a_client_may_take_its_replies_as_slowly_as_it_likes() {
+async fn slow_reader_is_served() {
     const REPLIES: u32 = 20_000;
     let mut server = MemoryProbe::start_with(&["--write-stall-timeout", "1s"]).await;
     let mut raw =

@@ -23,7 +23,7 @@ fn burst(number: u32) -> impl Iterator<Item = u32> {
 
 /// CVE-2023-44487, "rapid reset".
 #[tokio::test]
-async fn a_client_that_resets_calls_before_they_begin_is_cut_off() {
+async fn rapid_reset_is_cut_off() {
     let mut server = MemoryProbe::start().await;
     let mut raw = RawConnection::open(server.program.address).await;
     let received = raw
@@ -40,7 +40,7 @@ async fn a_client_that_resets_calls_before_they_begin_is_cut_off() {
 /// As any client may that changes its mind. What the calls held is free again: there is room for
 /// few of them at a time.
 #[tokio::test]
-async fn calls_that_are_reset_while_they_run_leave_nothing_behind() {
+async fn calls_reset_while_running_leave_no_memory() {
     let mut server = MemoryProbe::start_with(&["--max-calls", "250"]).await;
     let mut raw = RawConnection::open(server.program.address).await;
     for number in 0..100 {
@@ -65,7 +65,7 @@ async fn calls_that_are_reset_while_they_run_leave_nothing_behind() {
 
 /// As many as it may have are served; the server resets all others, until it has had enough of it.
 #[tokio::test]
-async fn a_client_that_opens_more_calls_than_it_may_is_cut_off() {
+async fn client_that_exceeds_max_streams_is_cut_off() {
     let mut server = MemoryProbe::start().await;
     let mut raw = RawConnection::open(server.program.address).await;
     let begun = u64::from(MAX_STREAMS);
@@ -120,7 +120,7 @@ async fn assert_goaway(misdeeds: &[(&str, Misdeed)], reason: u32, word: &str) {
 
 /// CVE-2025-8671, "MadeYouReset": what is wrong with one stream only makes the server reset it.
 #[tokio::test]
-async fn a_client_that_makes_the_server_reset_its_calls_is_cut_off() {
+async fn client_that_provokes_server_resets_is_cut_off() {
     let misdeeds: &[(&str, Misdeed)] = &[
         ("a window of more than there can be", |id| {
             [call(id, BIDI_HELLO), window_update(id, MAX_WINDOW)].concat()
@@ -135,7 +135,7 @@ async fn a_client_that_makes_the_server_reset_its_calls_is_cut_off() {
 
 /// The server has forgotten which of them there were, and resets each anew.
 #[tokio::test]
-async fn a_client_that_goes_on_with_calls_that_are_over_is_cut_off() {
+async fn data_for_closed_streams_is_cut_off() {
     let mut server = MemoryProbe::start().await;
     let mut raw = RawConnection::open(server.program.address).await;
     let ids: Vec<u32> = streams(2 * MAX_LOCAL_RESETS as u32).collect();
@@ -167,7 +167,7 @@ async fn a_client_that_goes_on_with_calls_that_are_over_is_cut_off() {
 
 /// These are no matter of one stream.
 #[tokio::test]
-async fn a_client_whose_frames_make_no_sense_is_cut_off_at_once() {
+async fn malformed_frames_are_cut_off_at_once() {
     let misdeeds: &[(&str, Misdeed)] = &[
         ("an increment of nothing", |id| {
             [call(id, BIDI_HELLO), window_update(id, 0)].concat()

@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn clients_that_do_not_begin_to_speak_are_closed() {
+async fn clients_that_send_nothing_are_closed() {
     const EACH: usize = 100;
     let mut server = MemoryProbe::start_with(&["--handshake-timeout", "200ms"]).await;
     let begun: [&[u8]; 4] = [b"", b"P", &PREFACE[..12], PREFACE];
@@ -33,7 +33,7 @@ async fn clients_that_do_not_begin_to_speak_are_closed() {
 
 /// A byte now and then does not buy time.
 #[tokio::test]
-async fn clients_that_begin_to_speak_byte_by_byte_are_closed() {
+async fn clients_with_a_slow_preface_are_closed() {
     const CLIENTS: usize = 100;
     let mut server = MemoryProbe::start_with(&["--handshake-timeout", "200ms"]).await;
     let connects = (0..CLIENTS).map(|_| RawConnection::connect(server.program.address));
@@ -54,7 +54,7 @@ async fn clients_that_begin_to_speak_byte_by_byte_are_closed() {
 
 /// One that does not hear it, and one that is asked in the middle of a frame.
 #[tokio::test]
-async fn a_client_that_does_not_answer_whether_it_is_there_is_closed() {
+async fn client_that_does_not_answer_keepalive_is_closed() {
     let flags = ["--keepalive-interval", "200ms", "--keepalive-timeout", "1s"];
     let mut server = MemoryProbe::start_with(&flags).await;
     let (mut requests, connection) = connect_h2(server.program.address).await;
@@ -79,7 +79,7 @@ async fn a_client_that_does_not_answer_whether_it_is_there_is_closed() {
 
 /// Calls that wait for their message are given up. Streams that may be silent are not.
 #[tokio::test]
-async fn calls_that_are_opened_and_left_are_ended() {
+async fn abandoned_calls_end_after_the_idle_timeout() {
     const CONNECTIONS: u32 = 4;
     // Without an end to them, there is no room for an honest client.
     let max_calls = (CONNECTIONS * MAX_STREAMS).to_string();
@@ -114,7 +114,7 @@ async fn calls_that_are_opened_and_left_are_ended() {
 }
 
 #[tokio::test]
-async fn streams_that_are_opened_and_left_are_small() {
+async fn abandoned_streams_stay_small() {
     const CONNECTIONS: u32 = 4;
     let mut server = MemoryProbe::start_with(&["--idle-timeout", "200ms"]).await;
     let address = server.program.address;

@@ -15,7 +15,7 @@ use crate::support::{
 const MAX_CONNECTION: u64 = 128 * MIB;
 
 #[tokio::test]
-async fn a_million_small_messages_may_come_as_fast_as_they_are_read() {
+async fn million_small_messages_pass_in_constant_memory() {
     const MILLION: u64 = 1_000_000;
     const BURST: u64 = 1000;
     // `HelloRequest { name: "somebody" }`.
@@ -47,7 +47,7 @@ async fn a_million_small_messages_may_come_as_fast_as_they_are_read() {
 
 /// The smallest messages, which cost the most.
 #[tokio::test]
-async fn a_client_may_fill_the_window_of_a_stream_before_it_reads() {
+async fn client_may_fill_a_stream_window_before_it_reads() {
     let greeting = message(b"");
     let count = STREAM_WINDOW / greeting.len() as u64;
     let reply = message(b"\x0a\x08Hello, !").len() as u64;
@@ -89,7 +89,7 @@ async fn blocked(server: &MemoryProbe) -> RawConnection {
 }
 
 #[tokio::test]
-async fn one_connection_takes_no_more_memory_than_its_window() {
+async fn connection_memory_is_bounded_by_its_window() {
     const FRAME: usize = 16 * 1024;
     let mut server = MemoryProbe::start().await;
     let mut raw = blocked(&server).await;
@@ -112,7 +112,7 @@ async fn one_connection_takes_no_more_memory_than_its_window() {
 /// A frame has a cost of its own, which the windows do not count. It is kept only until its call takes
 /// it in, and h2 bounds how many such frames there are.
 #[tokio::test]
-async fn one_connection_takes_no_more_memory_however_small_its_frames() {
+async fn connection_memory_is_bounded_for_small_frames() {
     const STREAMS: u64 = 4;
     let mut server = MemoryProbe::start().await;
     let mut raw = blocked(&server).await;
@@ -130,7 +130,7 @@ async fn one_connection_takes_no_more_memory_however_small_its_frames() {
 
 /// The small frames of calls that were ended before they read them do not count for ever.
 #[tokio::test]
-async fn what_a_call_left_unread_is_forgotten_with_it() {
+async fn unread_data_of_a_call_is_freed_with_it() {
     const CALLS: u32 = 500;
     let mut server = MemoryProbe::start().await;
     let mut raw =
@@ -149,7 +149,7 @@ async fn what_a_call_left_unread_is_forgotten_with_it() {
 
 /// What waits came in a larger piece, with bytes that do not.
 #[tokio::test]
-async fn what_is_ignored_is_not_kept_with_what_is_not() {
+async fn ignored_data_is_not_kept_beside_unread_data() {
     const UNKNOWN: u8 = 0xfa;
     let mut server = MemoryProbe::start().await;
     let mut raw = blocked(&server).await;
@@ -164,7 +164,7 @@ async fn what_is_ignored_is_not_kept_with_what_is_not() {
 
 /// The same with nothing that is against the rules: one call that reads, and one that does not.
 #[tokio::test]
-async fn what_one_call_has_read_is_not_kept_with_what_another_has_not() {
+async fn read_data_is_not_kept_beside_unread_data_of_another_call() {
     let mut server = MemoryProbe::start().await;
     let mut raw =
         RawConnection::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;

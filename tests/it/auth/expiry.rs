@@ -35,7 +35,7 @@ fn assert_expired<T>(result: Result<T, Status>) {
 }
 
 #[tokio::test]
-async fn an_endless_stream_of_replies_ends_with_its_token() {
+async fn endless_reply_stream_ends_at_token_expiry() {
     let server = server_with_key(rsa());
     let mut request = hello("World");
     request.replies = u32::MAX;
@@ -54,7 +54,7 @@ async fn an_endless_stream_of_replies_ends_with_its_token() {
 }
 
 #[tokio::test]
-async fn a_talk_that_pauses_ends_with_its_token() {
+async fn idle_bidi_call_ends_at_token_expiry() {
     let server = server_with_key(rsa());
     let (names, outgoing) = mpsc::channel(1);
     let request = with_token(&short(), ReceiverStream::new(outgoing));
@@ -67,7 +67,7 @@ async fn a_talk_that_pauses_ends_with_its_token() {
 
 /// Before there is any answer.
 #[tokio::test]
-async fn a_call_that_waits_for_its_request_ends_with_its_token() {
+async fn call_waiting_for_its_request_ends_at_token_expiry() {
     let server = server_with_key(rsa());
     let (_names, outgoing) = mpsc::channel(1);
     let request = with_token(&short(), ReceiverStream::new(outgoing));
@@ -77,7 +77,7 @@ async fn a_call_that_waits_for_its_request_ends_with_its_token() {
 /// The word waits behind what its client has not taken, but the call does not wait for it: what
 /// comes after that is cut off.
 #[tokio::test]
-async fn a_download_that_nobody_reads_ends_with_its_token() {
+async fn unread_download_ends_at_token_expiry() {
     let server = server_with_key(rsa());
     fs::write(server.path("a.bin"), content(8 * 1024 * 1024)).unwrap();
     let token = short();
@@ -119,7 +119,7 @@ async fn a_download_that_nobody_reads_ends_with_its_token() {
 }
 
 #[tokio::test]
-async fn an_upload_ends_with_its_token_and_goes_on_with_another() {
+async fn upload_pauses_at_token_expiry_and_resumes_with_a_new_token() {
     // No checkpoint is due before.
     let key = KeyFile::new(&[rsa().jwk()]);
     let server = TestServer::start_with(require_tokens(key.settings()));
@@ -142,7 +142,7 @@ async fn an_upload_ends_with_its_token_and_goes_on_with_another() {
 
 /// Bytes keep coming, and do not keep it from being noticed.
 #[tokio::test]
-async fn an_upload_that_never_rests_ends_with_its_token() {
+async fn busy_upload_ends_at_token_expiry() {
     let server = server_with_key(rsa());
     let mut files = server.files().await;
     let plan = muxs::pb::OpenUpload {
@@ -172,7 +172,7 @@ async fn an_upload_that_never_rests_ends_with_its_token() {
 }
 
 #[tokio::test]
-async fn a_deadline_that_comes_first_is_a_deadline() {
+async fn deadline_before_token_expiry_is_deadline_exceeded() {
     let server = server_with_key(rsa());
     let mut caller = HeaderClient::connect(&server).await;
     let headers = [bearer_value(&short())];

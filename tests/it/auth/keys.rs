@@ -88,7 +88,7 @@ fn assert_no_keys(headers: &HeaderMap) {
 }
 
 #[tokio::test]
-async fn a_new_key_is_known_to_the_first_call_that_needs_it() {
+async fn first_call_with_a_new_key_fetches_the_keys() {
     let (old, new) = (key("old"), key("new"));
     let issuer = Issuer::start(Behavior::serve_keys(&[old.jwk()])).await;
     let server = TestServer::start_with(require_tokens(issuer.settings()));
@@ -112,7 +112,7 @@ async fn a_new_key_is_known_to_the_first_call_that_needs_it() {
 }
 
 #[tokio::test]
-async fn a_new_key_in_the_file_is_known_to_the_first_call_that_needs_it() {
+async fn first_call_with_a_new_key_rereads_the_key_file() {
     let (old, new) = (key("old"), key("new"));
     let file = KeyFile::new(&[old.jwk()]);
     let server = TestServer::start_with(require_tokens(file.settings()));
@@ -128,7 +128,7 @@ async fn a_new_key_in_the_file_is_known_to_the_first_call_that_needs_it() {
 }
 
 #[tokio::test]
-async fn calls_wait_together_for_keys_that_are_being_read() {
+async fn concurrent_calls_share_one_key_refresh() {
     let (old, new) = (key("old"), key("new"));
     let mut issuer = Issuer::start(Behavior::serve_keys(&[old.jwk()])).await;
     let server = TestServer::start_with(require_tokens(issuer.settings()));
@@ -150,7 +150,7 @@ async fn calls_wait_together_for_keys_that_are_being_read() {
 
 /// Some of them have seen the old keys, and ask when the new ones are there.
 #[tokio::test]
-async fn no_call_misses_keys_that_came_while_it_looked() {
+async fn call_sees_keys_that_arrive_during_its_check() {
     let old = key("old");
     for round in 0..20 {
         let new = key("new");
@@ -176,7 +176,7 @@ async fn no_call_misses_keys_that_came_while_it_looked() {
 }
 
 #[tokio::test]
-async fn the_tokens_of_a_key_that_is_gone_are_no_good() {
+async fn tokens_of_a_removed_key_are_refused() {
     let (kept, gone) = (key("kept"), key("gone"));
     let mut issuer = Issuer::start(Behavior::serve_keys(&[kept.jwk(), gone.jwk()])).await;
     let server = TestServer::start_with(require_tokens(often(issuer.settings())));
@@ -204,7 +204,7 @@ async fn the_tokens_of_a_key_that_is_gone_are_no_good() {
 }
 
 #[tokio::test]
-async fn the_last_keys_are_believed_in_for_a_while_and_then_no_token_is() {
+async fn cached_keys_expire_when_the_issuer_stays_away() {
     let key = key("key");
     let mut issuer = Issuer::start(Behavior::serve_keys(&[key.jwk()])).await;
     let settings = AuthSettings {
@@ -238,7 +238,7 @@ async fn the_last_keys_are_believed_in_for_a_while_and_then_no_token_is() {
 
 /// They are read again before they are too old, however seldom that was asked for.
 #[tokio::test]
-async fn keys_do_not_get_too_old_where_the_issuer_answers() {
+async fn keys_are_refreshed_before_they_expire() {
     let key = key("key");
     let mut issuer = Issuer::start(Behavior::serve_keys(&[key.jwk()])).await;
     let settings = AuthSettings {
@@ -263,7 +263,7 @@ async fn keys_do_not_get_too_old_where_the_issuer_answers() {
 
 /// A mistake in a flag is no attack on the issuer.
 #[tokio::test]
-async fn keys_are_not_read_without_a_pause() {
+async fn key_refresh_has_a_cooldown() {
     let key = key("key");
     let mut issuer = Issuer::start(Behavior::serve_keys(&[key.jwk()])).await;
     let settings = AuthSettings {
@@ -283,7 +283,7 @@ async fn keys_are_not_read_without_a_pause() {
 }
 
 #[tokio::test]
-async fn a_server_starts_while_its_issuer_is_away() {
+async fn server_starts_while_the_issuer_is_down() {
     let key = key("key");
     let issuer = Issuer::start(Behavior::Close).await;
     for settings in [issuer.settings(), issuer.discovery()] {
@@ -305,7 +305,7 @@ async fn a_server_starts_while_its_issuer_is_away() {
 
 /// Also when it went away at the moment that its keys were wanted.
 #[tokio::test]
-async fn a_new_key_is_known_when_the_issuer_is_back() {
+async fn new_key_is_fetched_when_the_issuer_returns() {
     let (old, new) = (key("old"), key("new"));
     let issuer = Issuer::start(Behavior::serve_keys(&[old.jwk()])).await;
     let server = TestServer::start_with(require_tokens(issuer.settings()));
@@ -321,7 +321,7 @@ async fn a_new_key_is_known_when_the_issuer_is_back() {
 }
 
 #[tokio::test]
-async fn a_configuration_that_is_not_the_issuers_is_not_believed() {
+async fn metadata_of_another_issuer_is_rejected() {
     let key = key("key");
     let mut issuer = Issuer::start(Behavior::Close).await;
     let server = TestServer::start_with(require_tokens(often(issuer.discovery())));
@@ -386,7 +386,7 @@ fn nonsense(key: &Key, elsewhere: &Issuer) -> Vec<Behavior> {
 }
 
 #[tokio::test]
-async fn what_is_no_set_of_keys_changes_nothing() {
+async fn invalid_jwks_keeps_the_old_keys() {
     let key = key("key");
     let elsewhere = Issuer::start(Behavior::serve_keys(&[key.jwk()])).await;
     let mut issuer = Issuer::start(Behavior::Close).await;
@@ -408,7 +408,7 @@ async fn what_is_no_set_of_keys_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_broken_does_not_keep_out_the_others() {
+async fn broken_key_does_not_exclude_the_others() {
     let key = key("key");
     let mut broken = Key::new("broken", ES256).jwk();
     broken["x"] = json!("***");
@@ -443,7 +443,7 @@ async fn a_key_that_is_broken_does_not_keep_out_the_others() {
 }
 
 #[tokio::test]
-async fn a_call_does_not_wait_for_keys_beyond_its_deadline_or_its_client() {
+async fn wait_for_keys_ends_with_the_deadline_or_the_client() {
     let (old, new) = (key("old"), key("new"));
     let mut issuer = Issuer::start(Behavior::serve_keys(&[old.jwk()])).await;
     let server = TestServer::start_with(require_tokens(issuer.settings()));

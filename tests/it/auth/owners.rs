@@ -66,7 +66,7 @@ async fn begins_at(files: &mut FilesClient, token: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn uploads_of_the_same_name_are_each_their_own() {
+async fn owners_have_separate_uploads_of_one_filename() {
     let server = start_with_auth(tempfile::tempdir().unwrap());
     let mut files = server.files().await;
     let (ann, bob) = (sign_for("ann"), sign_for("bob"));
@@ -114,7 +114,7 @@ async fn uploads_of_the_same_name_are_each_their_own() {
 
 /// Subjects and ids that look alike when they are put together.
 #[tokio::test]
-async fn no_subject_can_be_spelled_to_be_another() {
+async fn subjects_cannot_collide() {
     let server = start_with_auth(tempfile::tempdir().unwrap());
     let mut files = server.files().await;
     paused(&mut files, &sign_for("ann")).await;
@@ -142,7 +142,7 @@ async fn no_subject_can_be_spelled_to_be_another() {
 }
 
 #[tokio::test]
-async fn a_new_token_of_the_same_subject_goes_on_with_an_upload() {
+async fn new_token_of_the_same_subject_resumes_the_upload() {
     let server = start_with_auth(tempfile::tempdir().unwrap());
     let mut files = server.files().await;
     let mut first = begun(&mut files, &sign_for("ann")).await;
@@ -167,7 +167,7 @@ async fn restarted(mut server: TestServer, serve: fn(TempDir) -> TestServer) -> 
 }
 
 #[tokio::test]
-async fn a_server_that_starts_again_knows_whose_an_upload_is() {
+async fn upload_owner_survives_a_restart() {
     let server = start_with_auth(tempfile::tempdir().unwrap());
     let (ann, bob) = (sign_for("ann"), sign_for("bob"));
     paused(&mut server.files().await, &ann).await;
@@ -198,7 +198,7 @@ async fn a_server_that_starts_again_knows_whose_an_upload_is() {
 }
 
 #[tokio::test]
-async fn an_upload_with_an_owner_is_nobodys_where_nobody_is_asked_and_the_other_way_round() {
+async fn owned_uploads_are_invisible_without_auth_and_vice_versa() {
     let open_to_all = |root| TestServer::serve(root, eager(), |_| {});
     let server = start_with_auth(tempfile::tempdir().unwrap());
     let ann = sign_for("ann");

@@ -173,7 +173,7 @@ fn assert_insufficient(headers: &http::HeaderMap, scope: &str, path: &str) {
 }
 
 #[tokio::test]
-async fn each_method_asks_for_what_the_table_says() {
+async fn each_method_requires_its_scope() {
     for reflection in [
         Reflection::Public,
         Reflection::Authenticated,
@@ -184,13 +184,13 @@ async fn each_method_asks_for_what_the_table_says() {
 }
 
 #[tokio::test]
-async fn scopes_have_the_names_that_are_configured() {
+async fn configured_scope_names_are_required() {
     let names = ["https://scopes.example/greet", "read:files", "a,b!#[]~"];
     assert_matrix(Reflection::Public, names).await;
 }
 
 #[tokio::test]
-async fn a_scope_counts_only_as_a_whole_word() {
+async fn scope_matches_whole_words_only() {
     let server = server_with_key(rsa());
     let mut caller = HeaderClient::connect(&server).await;
     for scope in [
@@ -230,7 +230,7 @@ async fn a_scope_counts_only_as_a_whole_word() {
 
 /// Whoever looks for a way around the table finds no handler behind it.
 #[tokio::test]
-async fn what_is_not_known_asks_for_a_token_and_is_nothing() {
+async fn unknown_method_requires_a_token_then_is_unimplemented() {
     let server = server_with_key(rsa());
     let mut caller = HeaderClient::connect(&server).await;
     let before = tree(server.root());
@@ -339,7 +339,7 @@ async fn upload(files: &mut FilesClient, token: &str, name: &str) -> UploadStrea
 }
 
 #[tokio::test]
-async fn a_token_for_a_folder_is_good_for_what_lies_in_it() {
+async fn folder_token_reaches_files_in_its_folder() {
     let server = with_folders();
     let mut files = server.files().await;
     for folder in ["team-a", "team-a/", "deep/er/folder", "名前 ñ"] {
@@ -359,7 +359,7 @@ async fn a_token_for_a_folder_is_good_for_what_lies_in_it() {
 }
 
 #[tokio::test]
-async fn a_token_for_a_folder_is_good_for_nothing_else() {
+async fn folder_token_reaches_nothing_else() {
     let server = with_folders();
     for folder in ["team-a", "team-a-evil", "team-b", "team", "TEAM-A"] {
         fs::create_dir(server.path(folder)).unwrap();
@@ -418,7 +418,7 @@ async fn a_token_for_a_folder_is_good_for_nothing_else() {
 
 /// Out of the folder is not always out of the root.
 #[tokio::test]
-async fn no_link_leads_out_of_the_folder_of_a_token() {
+async fn link_does_not_lead_out_of_the_token_folder() {
     let server = with_folders();
     fs::create_dir_all(server.path("team-a/folder")).unwrap();
     fs::create_dir(server.path("team-b")).unwrap();
@@ -477,7 +477,7 @@ async fn no_link_leads_out_of_the_folder_of_a_token() {
 
 /// The link appears while the upload is under way.
 #[tokio::test]
-async fn an_upload_is_not_finished_through_a_link_out_of_the_folder() {
+async fn upload_does_not_finish_through_a_link_out_of_the_folder() {
     let server = with_folders();
     fs::create_dir_all(server.path("team-a/folder")).unwrap();
     fs::create_dir(server.path("team-b")).unwrap();
@@ -498,7 +498,7 @@ async fn an_upload_is_not_finished_through_a_link_out_of_the_folder() {
 
 /// Not even where the folder is the root by another name.
 #[tokio::test]
-async fn the_servers_own_folder_is_in_nobodys() {
+async fn server_directory_is_outside_every_token_folder() {
     let server = with_folders();
     symlink(".", server.path("all")).unwrap();
     fs::create_dir(server.path("folder")).unwrap();
@@ -529,7 +529,7 @@ async fn the_servers_own_folder_is_in_nobodys() {
 }
 
 #[tokio::test]
-async fn a_claim_that_is_no_folder_refuses_the_token() {
+async fn invalid_folder_claim_refuses_the_token() {
     let server = with_folders();
     let mut caller = HeaderClient::connect(&server).await;
     for folder in [
@@ -587,7 +587,7 @@ async fn a_claim_that_is_no_folder_refuses_the_token() {
 
 /// A folder for each subject, for instance.
 #[tokio::test]
-async fn any_claim_can_name_the_folder() {
+async fn folder_claim_is_configurable() {
     for claim in [
         "sub",
         "client_id",

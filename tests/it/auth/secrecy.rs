@@ -58,7 +58,7 @@ fn pieces(header: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn no_token_is_in_a_log_or_in_an_answer() {
+async fn tokens_are_not_logged_or_answered() {
     let root = tempfile::tempdir().unwrap();
     for format in ["text", "json"] {
         let keys = KeyFile::new(&[rsa().jwk()]);

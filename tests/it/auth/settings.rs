@@ -17,7 +17,7 @@ fn of(keys: KeySource) -> AuthSettings {
 }
 
 #[test]
-fn only_algorithms_with_key_pairs_can_be_chosen() {
+fn symmetric_algorithms_are_rejected() {
     let file = KeyFile::new(&[rsa().jwk()]);
     for name in [
         "HS256", "HS384", "HS512", "none", "", "RS255", "rs256", "ES256 ", "ES512",
@@ -40,7 +40,7 @@ fn only_algorithms_with_key_pairs_can_be_chosen() {
 }
 
 #[test]
-fn the_issuer_is_asked_where_nobody_can_listen_in() {
+fn issuer_url_must_be_https_or_loopback() {
     for address in [
         "http://issuer.example",
         "http://10.0.0.1/keys",
@@ -71,7 +71,7 @@ fn the_issuer_is_asked_where_nobody_can_listen_in() {
 }
 
 #[test]
-fn a_file_of_keys_has_some() {
+fn key_file_without_keys_is_rejected() {
     let missing = PathBuf::from("/nowhere/at/all");
     let error = Auth::load(of(KeySource::File(missing.clone()))).unwrap_err();
     assert!(matches!(error, AuthError::Keys { file, .. } if file == missing));
@@ -117,7 +117,7 @@ fn a_file_of_keys_has_some() {
 }
 
 #[test]
-fn what_is_no_name_of_a_scope_is_refused() {
+fn invalid_scope_name_is_rejected() {
     for name in ["", " ", "a b", "a\"b", "a\n", "ñ", "a\\b", "\u{7f}"] {
         let error = name.parse::<Scope>().unwrap_err();
         assert!(
@@ -129,7 +129,7 @@ fn what_is_no_name_of_a_scope_is_refused() {
 
 /// They would be good for tokens that say nothing.
 #[test]
-fn neither_issuer_nor_audience_is_empty() {
+fn empty_issuer_or_audience_is_rejected() {
     let file = KeyFile::new(&[rsa().jwk()]);
     for (issuer, audience) in [("", AUDIENCE), (ISSUER, "")] {
         let settings = AuthSettings {

@@ -149,7 +149,7 @@ async fn assert_all_shapes(
 }
 
 #[tokio::test]
-async fn a_client_that_compresses_is_understood_and_answered_in_kind() {
+async fn compressing_client_gets_compressed_answers() {
     let server = TestServer::start();
     let wire = Wire::default();
     let greeter = GreeterClient::new(wire.watch(server.channel().await, None))
@@ -168,7 +168,7 @@ async fn a_client_that_compresses_is_understood_and_answered_in_kind() {
 }
 
 #[tokio::test]
-async fn a_client_that_compresses_and_does_not_take_the_same_is_answered_as_it_wants() {
+async fn answer_encoding_follows_accept_encoding() {
     let server = TestServer::start();
     let wire = Wire::default();
     let greeter =
@@ -177,7 +177,7 @@ async fn a_client_that_compresses_and_does_not_take_the_same_is_answered_as_it_w
 }
 
 #[tokio::test]
-async fn a_client_that_only_could_take_it_is_answered_uncompressed() {
+async fn uncompressed_request_gets_an_uncompressed_answer() {
     let server = TestServer::start();
     for encoding in [None, Some("identity")] {
         let wire = Wire::default();
@@ -188,7 +188,7 @@ async fn a_client_that_only_could_take_it_is_answered_uncompressed() {
 }
 
 #[tokio::test]
-async fn another_compression_than_gzip_is_refused() {
+async fn compression_other_than_gzip_is_refused() {
     let server = TestServer::start();
     for encoding in ["zstd", "deflate", "nonsense"] {
         let channel = Wire::default().watch(server.channel().await, Some(encoding));
@@ -204,7 +204,7 @@ async fn another_compression_than_gzip_is_refused() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_small_only_as_it_travels_is_too_large() {
+async fn message_limit_counts_decompressed_bytes() {
     let server = TestServer::start();
     let mut greeter = server.greeter().await.send_compressed(Gzip);
     let bomb = hello("x".repeat(64 * 1024 * 1024));
@@ -214,7 +214,7 @@ async fn a_message_that_is_small_only_as_it_travels_is_too_large() {
 }
 
 #[tokio::test]
-async fn a_client_that_compresses_cannot_call_the_file_service() {
+async fn file_service_refuses_compressed_requests() {
     let server = TestServer::start();
     std::fs::write(server.path("a"), "text").unwrap();
     let mut files = server.files().await;
@@ -244,7 +244,7 @@ fn assert_refused<T>(result: Result<T, Status>) {
 }
 
 #[tokio::test]
-async fn files_are_not_compressed_whatever_the_client_takes() {
+async fn file_answers_are_never_compressed() {
     let server = TestServer::start();
     std::fs::write(server.path("a"), content(1_000_000)).unwrap();
     let wire = Wire::default();

@@ -25,7 +25,7 @@ fn impatient() -> TestServer {
 }
 
 #[tokio::test]
-async fn a_deadline_ends_an_upload_and_what_came_is_kept() {
+async fn deadline_ends_an_upload_and_keeps_received_bytes() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let content = content(100_000);
@@ -46,7 +46,7 @@ async fn a_deadline_ends_an_upload_and_what_came_is_kept() {
 
 /// Its window is full, so it cannot even be told.
 #[tokio::test]
-async fn a_deadline_closes_a_file_that_nobody_reads() {
+async fn deadline_closes_the_file_of_an_unread_download() {
     let server = TestServer::start();
     let file = server.path("a.bin");
     fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
@@ -60,7 +60,7 @@ async fn a_deadline_closes_a_file_that_nobody_reads() {
 }
 
 #[tokio::test]
-async fn a_cancel_closes_a_file_that_is_being_read() {
+async fn cancel_closes_the_file_of_a_download() {
     let server = TestServer::start();
     let file = server.path("a.bin");
     fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
@@ -97,7 +97,7 @@ fn is_open(file: &Path) -> bool {
 }
 
 #[tokio::test]
-async fn an_upload_that_says_nothing_is_ended_and_can_be_continued() {
+async fn idle_upload_ends_and_can_be_resumed() {
     let server = impatient();
     let mut files = server.files().await;
     let content = content(100_000);
@@ -116,7 +116,7 @@ async fn an_upload_that_says_nothing_is_ended_and_can_be_continued() {
 
 /// In twice the time. An empty chunk is a word, too.
 #[tokio::test]
-async fn an_upload_that_says_something_now_and_then_goes_on() {
+async fn slow_upload_within_the_idle_timeout_continues() {
     let server = impatient();
     let mut files = server.files().await;
     let content = content(3);
@@ -134,7 +134,7 @@ async fn an_upload_that_says_something_now_and_then_goes_on() {
 
 /// A client that reads slowly, or has a conversation, is no idle one.
 #[tokio::test]
-async fn only_what_the_server_waits_for_is_missed() {
+async fn idle_timeout_spares_slow_readers_and_open_conversations() {
     let server = impatient();
     let mut files = server.files().await;
     let content = content(8 << 20);
@@ -159,7 +159,7 @@ async fn only_what_the_server_waits_for_is_missed() {
 }
 
 #[tokio::test]
-async fn as_many_uploads_are_open_as_there_is_room_for() {
+async fn uploads_beyond_the_limit_are_busy() {
     let settings = Settings {
         max_open_uploads: 1,
         ..Settings::default()

@@ -34,7 +34,7 @@ fn watch() -> HealthCheckRequest {
 }
 
 #[tokio::test]
-async fn a_drain_lets_calls_end_and_takes_no_new_ones() {
+async fn drain_finishes_calls_and_refuses_new_ones() {
     let mut server = TestServer::start_with(|config| config.shutdown_grace = TEST_TIMEOUT * 2);
     let mut greeter = server.greeter().await;
     let mut health = HealthClient::new(server.channel().await);
@@ -72,7 +72,7 @@ async fn a_drain_lets_calls_end_and_takes_no_new_ones() {
 
 /// Whoever watches over the server shall not end it while it drains.
 #[tokio::test]
-async fn a_heartbeat_goes_on_in_a_drain_and_does_not_hold_it_up() {
+async fn heartbeat_continues_during_a_drain_without_delaying_it() {
     let (tell, mut beats) = mpsc::unbounded_channel();
     let beat = move || {
         let _ = tell.send(());
@@ -105,7 +105,7 @@ async fn a_heartbeat_goes_on_in_a_drain_and_does_not_hold_it_up() {
 /// The grace is theirs, however long it is: longer than uploads get for their last bytes, for
 /// instance.
 #[tokio::test]
-async fn a_drain_lets_a_call_go_on_that_takes_its_time() {
+async fn drain_waits_for_a_slow_call() {
     let mut server = TestServer::start_with(|config| config.shutdown_grace = LONG);
     let mut greeter = server.greeter().await;
     let request = HelloRequest {
@@ -127,7 +127,7 @@ async fn a_drain_lets_a_call_go_on_that_takes_its_time() {
 /// None of these calls ends by itself, and neither does the connection of a peer that never says a
 /// word.
 #[tokio::test]
-async fn a_drain_ends_whatever_a_client_does() {
+async fn drain_ends_despite_stuck_clients() {
     let mut server =
         TestServer::start_with(|config| config.shutdown_grace = Duration::from_millis(50));
     let mut greeter = server.greeter().await;
@@ -161,7 +161,7 @@ async fn a_drain_ends_whatever_a_client_does() {
 
 /// None of these has a call that could end.
 #[tokio::test]
-async fn a_client_without_a_call_does_not_hold_a_drain_up() {
+async fn idle_connection_does_not_delay_a_drain() {
     let mut server = TestServer::start_with(|config| {
         config.shutdown_grace = LONG;
         config.limits.handshake_timeout = LONG;
@@ -183,7 +183,7 @@ async fn a_client_without_a_call_does_not_hold_a_drain_up() {
 
 /// Each of these calls could go on for ever.
 #[tokio::test]
-async fn a_client_with_a_call_that_does_not_end_is_cut_off_when_the_grace_is_over() {
+async fn endless_call_is_cut_off_after_the_shutdown_grace() {
     let mut server = TestServer::start_with(|config| config.shutdown_grace = SHORT);
     let mut stuck = Vec::new();
     for path in [
@@ -219,7 +219,7 @@ async fn a_client_with_a_call_that_does_not_end_is_cut_off_when_the_grace_is_ove
 }
 
 #[tokio::test]
-async fn an_old_connection_takes_no_new_call_and_lets_the_old_ones_end() {
+async fn aged_connection_refuses_new_calls_and_finishes_old_ones() {
     let server = TestServer::start_with(|config| {
         config.limits.max_connection_age = Some(SHORT);
         config.shutdown_grace = LONG;
@@ -244,7 +244,7 @@ async fn an_old_connection_takes_no_new_call_and_lets_the_old_ones_end() {
 }
 
 #[tokio::test]
-async fn an_old_connection_whose_calls_do_not_end_is_cut_off() {
+async fn aged_connection_with_endless_calls_is_cut_off() {
     let server = TestServer::start_with(|config| {
         config.limits.max_connection_age = Some(SHORT);
         config.shutdown_grace = SHORT;

@@ -28,7 +28,7 @@ const MAX_DOWNLOAD: u64 = MIB;
 const LARGE: u64 = 4096 * MIB;
 
 #[tokio::test]
-async fn a_file_of_any_size_does_not_grow_the_server_on_its_way_out() {
+async fn large_download_runs_in_constant_memory() {
     let server = MemoryProbe::start().await;
     let file = fs::File::create(server.root.path().join("a.bin")).unwrap();
     file.set_len(LARGE).unwrap();
@@ -44,7 +44,7 @@ async fn a_file_of_any_size_does_not_grow_the_server_on_its_way_out() {
 }
 
 #[tokio::test]
-async fn a_file_of_any_size_does_not_grow_the_server_on_its_way_in() {
+async fn large_upload_runs_in_constant_memory() {
     let server = MemoryProbe::start().await;
     let disk = rustix::fs::statvfs(server.root.path()).unwrap();
     let size = match disk.f_bavail * disk.f_frsize > 2 * LARGE {
@@ -76,7 +76,7 @@ async fn a_file_of_any_size_does_not_grow_the_server_on_its_way_in() {
 }
 
 #[tokio::test]
-async fn readers_that_do_not_read_do_not_grow_the_server_beyond_their_share() {
+async fn unread_downloads_stay_within_their_buffers() {
     const READERS: u64 = 64;
     let mut server = MemoryProbe::start().await;
     let file = fs::File::create(server.root.path().join("a.bin")).unwrap();
@@ -94,7 +94,7 @@ async fn readers_that_do_not_read_do_not_grow_the_server_beyond_their_share() {
 }
 
 #[tokio::test]
-async fn many_small_chunks_take_no_more_than_few_large_ones() {
+async fn small_chunks_take_no_more_memory_than_large_ones() {
     let server = MemoryProbe::start().await;
     let mut files = server.program.files().await;
     let mut upload = of_unknown_size(&mut files).await;
@@ -118,7 +118,7 @@ async fn many_small_chunks_take_no_more_than_few_large_ones() {
 }
 
 #[tokio::test]
-async fn a_million_replies_do_not_grow_the_server() {
+async fn million_replies_run_in_constant_memory() {
     let mut server = MemoryProbe::start().await;
     let request = HelloRequest {
         replies: MILLION,
@@ -135,7 +135,7 @@ async fn a_million_replies_do_not_grow_the_server() {
 }
 
 #[tokio::test]
-async fn a_million_greetings_do_not_grow_the_server() {
+async fn million_greetings_run_in_constant_memory() {
     let mut server = MemoryProbe::start().await;
     let names = tokio_stream::iter(0..MILLION).map(|number| hello(number.to_string()));
     let reply = server.greeter.lots_of_greetings(names).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_million_greetings_do_not_grow_the_server() {
 
 /// Four kilobytes a reply, and 4 billion of them, for a client that reads none.
 #[tokio::test]
-async fn replies_that_nobody_reads_are_not_made() {
+async fn lots_of_replies_stops_producing_for_a_full_window() {
     let mut server = MemoryProbe::start().await;
     let request = HelloRequest {
         replies: u32::MAX,
@@ -162,7 +162,7 @@ async fn replies_that_nobody_reads_are_not_made() {
 
 /// What is said to a server whose replies nobody reads waits at the client.
 #[tokio::test]
-async fn greetings_that_nobody_reads_are_not_made() {
+async fn bidi_hello_stops_producing_for_a_full_window() {
     let mut server = MemoryProbe::start().await;
     let (requests, outgoing) = mpsc::channel(1);
     let outgoing = ReceiverStream::new(outgoing);

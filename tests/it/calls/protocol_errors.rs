@@ -86,7 +86,7 @@ async fn call(
 }
 
 #[tokio::test]
-async fn what_is_no_message_is_refused_by_every_method() {
+async fn every_method_refuses_malformed_messages() {
     let server = TestServer::start();
     let before = tree(server.root());
     let paths = [
@@ -162,18 +162,18 @@ async fn oversize_write(size: u32, mebibytes: usize) -> bool {
 
 /// A client that is answered while it still sends may take that for a broken connection.
 #[tokio::test]
-async fn a_write_that_is_too_large_is_answered_when_it_has_been_sent() {
+async fn oversized_write_is_answered_after_its_body() {
     assert!(oversize_write(16 << 20, 16).await);
 }
 
 #[tokio::test]
-async fn a_write_without_end_is_answered_all_the_same() {
+async fn endless_write_is_answered() {
     oversize_write(u32::MAX, 65).await;
 }
 
 /// A drain waits for every call, so it ends at once only if the cancelled one has.
 #[tokio::test]
-async fn a_write_may_be_cancelled_before_its_message_is_over() {
+async fn partial_write_can_be_cancelled() {
     for pieces in [
         &b""[..],
         b"\0\0",
@@ -200,7 +200,7 @@ async fn a_write_may_be_cancelled_before_its_message_is_over() {
 }
 
 #[tokio::test]
-async fn an_unknown_method_or_service_is_unimplemented() {
+async fn unknown_method_or_service_is_unimplemented() {
     let server = TestServer::start();
     for path in [
         "/muxs.Greeter/Nothing",
@@ -213,7 +213,7 @@ async fn an_unknown_method_or_service_is_unimplemented() {
 }
 
 #[tokio::test]
-async fn a_client_that_speaks_another_protocol_disturbs_nobody() {
+async fn other_protocols_do_not_disturb_other_clients() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let server = TestServer::start();
     for nonsense in [

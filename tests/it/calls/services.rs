@@ -37,7 +37,7 @@ fn check(service: &str) -> HealthCheckRequest {
 }
 
 #[tokio::test]
-async fn health_is_told_of_the_server_and_of_each_service() {
+async fn health_reports_the_server_and_each_service() {
     let server = TestServer::start();
     let mut health = HealthClient::new(server.channel().await);
     for service in [
@@ -54,7 +54,7 @@ async fn health_is_told_of_the_server_and_of_each_service() {
 }
 
 #[tokio::test]
-async fn reflection_v1_lists_every_service_and_describes_them() {
+async fn reflection_v1_lists_and_describes_every_service() {
     use v1::{
         ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
         server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
@@ -131,7 +131,7 @@ fn contains(descriptor: &[u8], text: &str) -> bool {
 
 /// Nobody waits for such a server to drain, so nothing of it may stay behind.
 #[tokio::test]
-async fn a_server_that_is_dropped_lets_go_of_its_port_and_its_calls() {
+async fn dropped_server_releases_its_port_and_calls() {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path(), Settings::default()).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -165,7 +165,7 @@ async fn a_server_that_is_dropped_lets_go_of_its_port_and_its_calls() {
 }
 
 #[tokio::test]
-async fn a_port_is_free_again_when_the_server_has_stopped() {
+async fn stopped_server_releases_its_port() {
     let mut server = TestServer::start();
     let address = server.address;
     let _client = server.channel().await;
@@ -177,7 +177,7 @@ async fn a_port_is_free_again_when_the_server_has_stopped() {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 #[tokio::test]
-async fn a_client_is_told_how_much_it_may_send() {
+async fn server_announces_its_limits_in_settings() {
     let server = TestServer::start();
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(PREFACE).await.unwrap();

@@ -66,7 +66,7 @@ fn assert_no_secret(error: &(dyn std::error::Error + 'static)) {
 }
 
 #[tokio::test]
-async fn one_token_does_for_many_calls_and_all_clones() {
+async fn cached_token_serves_many_calls_and_all_clones() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let issuer = TokenEndpoint::start([TokenAction::Grant("one", Some(3600))]).await;
@@ -94,7 +94,7 @@ async fn one_token_does_for_many_calls_and_all_clones() {
 }
 
 #[tokio::test]
-async fn an_issuer_is_asked_as_the_rfcs_have_it() {
+async fn token_request_follows_rfc_6749() {
     let server = ScriptedServer::start().await;
     let issuer = TokenEndpoint::start([
         TokenAction::Grant("one", None),
@@ -156,7 +156,7 @@ fn decoded(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_token_is_replaced_before_it_expires() {
+async fn token_is_replaced_before_it_expires() {
     let server = ScriptedServer::start().await;
     let tokens = [
         TokenAction::Grant("one", Some(0)),
@@ -176,7 +176,7 @@ async fn a_token_is_replaced_before_it_expires() {
 }
 
 #[tokio::test]
-async fn an_upload_whose_token_expires_goes_on_from_what_is_durable_with_another() {
+async fn upload_resumes_from_the_durable_prefix_with_a_new_token() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let tokens = [
@@ -230,7 +230,7 @@ async fn an_upload_whose_token_expires_goes_on_from_what_is_durable_with_another
 }
 
 #[tokio::test]
-async fn a_download_whose_token_expires_goes_on_with_another() {
+async fn download_resumes_with_a_new_token() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let issuer =
@@ -255,7 +255,7 @@ async fn a_download_whose_token_expires_goes_on_with_another() {
 /// Tokens that are kept may be refused early, once: a new one may help, and if it does not, no
 /// other will.
 #[tokio::test]
-async fn a_token_that_was_kept_is_replaced_once_and_a_new_one_that_is_refused_ends_it() {
+async fn refused_cached_token_is_replaced_once() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let tokens = ["one", "two", "three"].map(|token| TokenAction::Grant(token, Some(3600)));
@@ -284,7 +284,7 @@ async fn a_token_that_was_kept_is_replaced_once_and_a_new_one_that_is_refused_en
 }
 
 #[tokio::test]
-async fn a_fixed_token_that_is_refused_ends_it() {
+async fn refused_fixed_token_ends_the_call() {
     let server = ScriptedServer::start().await;
     for status in [refused(), Status::unauthenticated("by a proxy")] {
         server.script().stats.push_back(Err(status));
@@ -297,7 +297,7 @@ async fn a_fixed_token_that_is_refused_ends_it() {
 }
 
 #[tokio::test]
-async fn a_client_without_credentials_shows_nothing_and_ends_when_it_is_refused() {
+async fn client_without_credentials_sends_no_token() {
     let server = ScriptedServer::start().await;
     server.script().stats.push_back(Err(refused()));
     let error = with_timeout(server.client().stat("name"))
@@ -308,7 +308,7 @@ async fn a_client_without_credentials_shows_nothing_and_ends_when_it_is_refused(
 }
 
 #[tokio::test]
-async fn a_token_in_a_file_is_read_again_for_each_call_and_after_a_refusal() {
+async fn token_file_is_reread_for_each_call_and_after_a_refusal() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let file = place.path("token");
@@ -344,7 +344,7 @@ async fn a_token_in_a_file_is_read_again_for_each_call_and_after_a_refusal() {
 }
 
 #[tokio::test]
-async fn a_file_or_a_command_that_gives_no_token_makes_no_call() {
+async fn token_source_failure_prevents_the_call() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     fs::write(place.path("two lines"), "the-token\nthe-token\n").unwrap();
@@ -389,7 +389,7 @@ async fn a_file_or_a_command_that_gives_no_token_makes_no_call() {
 
 /// An opaque token is kept until it is refused, a JWT until it expires.
 #[tokio::test]
-async fn a_command_is_run_again_when_its_token_is_refused_or_expires() {
+async fn token_command_is_rerun_on_refusal_or_expiry() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let runs = place.path("runs");
@@ -417,7 +417,7 @@ async fn a_command_is_run_again_when_its_token_is_refused_or_expires() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_not_what_it_should_be_is_told_nothing() {
+async fn mismatched_issuer_gets_no_secret() {
     let issuer = TokenEndpoint::start([]).await;
     let url = issuer.url.clone();
     let named = |issuer: &str, endpoint: &str| {
@@ -455,7 +455,7 @@ async fn an_issuer_that_is_not_what_it_should_be_is_told_nothing() {
 }
 
 #[tokio::test]
-async fn an_issuer_is_only_asked_where_nobody_listens_in() {
+async fn token_endpoint_must_be_https_or_loopback() {
     let server = ScriptedServer::start().await;
     for (issuer, told) in [
         (
@@ -492,7 +492,7 @@ async fn an_issuer_is_only_asked_where_nobody_listens_in() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_issuer_ends_it_and_repeats_only_words_of_the_rfc() {
+async fn token_endpoint_refusal_repeats_only_rfc_error_codes() {
     let granted = |token_type: &str, token: &str| {
         format!(r#"{{"access_token":"{token}","token_type":"{token_type}","expires_in":"60"}}"#)
     };
@@ -542,7 +542,7 @@ async fn a_refusal_of_the_issuer_ends_it_and_repeats_only_words_of_the_rfc() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_cannot_answer_is_asked_again() {
+async fn unavailable_token_endpoint_is_retried() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let unavailable = |status| TokenAction::Answer(status, "the-token".to_owned());
@@ -579,7 +579,7 @@ async fn an_issuer_that_cannot_answer_is_asked_again() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_says_nothing_is_not_waited_for_without_end() {
+async fn silent_token_endpoint_times_out() {
     let server = ScriptedServer::start().await;
     let issuer = TokenEndpoint::start([TokenAction::Hang]).await;
     let client = server.client_with(credentials(&issuer)).retry(Retry {
@@ -596,7 +596,7 @@ async fn an_issuer_that_says_nothing_is_not_waited_for_without_end() {
 }
 
 #[tokio::test]
-async fn a_token_is_used_to_its_end_while_the_issuer_cannot_be_reached() {
+async fn cached_token_is_used_until_it_expires_without_an_issuer() {
     let server = ScriptedServer::start().await;
     let issuer =
         TokenEndpoint::start([TokenAction::Grant("one", Some(3600)), TokenAction::Close]).await;
@@ -620,7 +620,7 @@ async fn a_token_is_used_to_its_end_while_the_issuer_cannot_be_reached() {
 }
 
 #[tokio::test]
-async fn a_token_is_not_sent_where_others_can_read_it() {
+async fn token_is_not_sent_in_plain_text() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     // It leads to this machine, and says so to nobody: 0.0.0.0 is any address of it.
@@ -639,7 +639,7 @@ async fn a_token_is_not_sent_where_others_can_read_it() {
 }
 
 #[tokio::test]
-async fn every_generated_client_shows_a_token_and_has_another_after_a_refusal() {
+async fn generated_client_sends_tokens_and_replaces_refused_ones() {
     let server = ScriptedServer::start().await;
     let info = TransferDir::new().info();
     let tokens = ["one", "two"].map(|token| TokenAction::Grant(token, None));
@@ -672,7 +672,7 @@ async fn every_generated_client_shows_a_token_and_has_another_after_a_refusal() 
 }
 
 #[tokio::test]
-async fn a_call_of_a_generated_client_without_a_token_fails_and_says_that_it_was_not_made() {
+async fn generated_client_without_a_token_fails_before_the_call() {
     let server = ScriptedServer::start().await;
     let authorized = server.authorized(Credentials::command("exit 1"));
     let mut files = FileControllerClient::new(authorized);

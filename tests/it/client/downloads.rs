@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_download_has_the_bytes_and_leaves_nothing_else() {
+async fn download_writes_the_bytes_and_nothing_else() {
     for size in [0, 1, MAX_CHUNK, 9 * MAX_CHUNK + 1] {
         let place = TransferDir::with(size);
         let server = ScriptedServer::start().await;
@@ -30,7 +30,7 @@ async fn a_download_has_the_bytes_and_leaves_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_download_refuses_chunks_that_are_not_right_and_goes_on_from_the_last_that_was() {
+async fn download_resumes_after_the_last_valid_chunk() {
     let place = TransferDir::new();
     let right = chunk(&place.content, 2 * MAX_CHUNK);
     let mut damaged = right.clone();
@@ -62,7 +62,7 @@ async fn a_download_refuses_chunks_that_are_not_right_and_goes_on_from_the_last_
 }
 
 #[tokio::test]
-async fn a_download_that_ends_early_goes_on() {
+async fn truncated_download_resumes() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let mut parts = events_from(&place.content, "etag", 0);
@@ -80,7 +80,7 @@ async fn a_download_that_ends_early_goes_on() {
 }
 
 #[tokio::test]
-async fn a_download_starts_over_when_the_file_changed() {
+async fn download_restarts_when_the_file_changed() {
     let place = TransferDir::new();
     let reasons = [
         (Code::FailedPrecondition, "ETAG_MISMATCH"),
@@ -117,7 +117,7 @@ async fn a_download_starts_over_when_the_file_changed() {
 
 /// A server that takes no notice of `if_etag` mixes no versions either.
 #[tokio::test]
-async fn a_download_never_goes_on_with_another_version() {
+async fn download_never_mixes_versions() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let mut old = events_from(&vec![1; 20 * MAX_CHUNK], "old", 0);
@@ -133,7 +133,7 @@ async fn a_download_never_goes_on_with_another_version() {
 }
 
 #[tokio::test]
-async fn a_download_that_gives_up_is_continued_by_the_next() {
+async fn download_after_exhausted_retries_can_be_resumed() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let mut cut = events_from(&place.content, "etag", 0);
@@ -162,7 +162,7 @@ async fn a_download_that_gives_up_is_continued_by_the_next() {
 }
 
 #[tokio::test]
-async fn a_part_that_was_damaged_or_is_of_another_file_is_not_continued() {
+async fn damaged_partial_file_is_not_resumed() {
     let spoil: [fn(&TransferDir); 4] = [
         |place| fs::write(place.path("target.part"), vec![3; 5 * MAX_CHUNK]).unwrap(),
         |place| fs::write(place.path("target.part"), b"short").unwrap(),
@@ -193,7 +193,7 @@ async fn a_part_that_was_damaged_or_is_of_another_file_is_not_continued() {
 }
 
 #[tokio::test]
-async fn a_part_of_another_remote_file_is_not_continued() {
+async fn partial_file_of_another_remote_file_is_not_resumed() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let mut cut = events_from(&vec![1; 9 * MAX_CHUNK], "etag", 0);
@@ -211,7 +211,7 @@ async fn a_part_of_another_remote_file_is_not_continued() {
 }
 
 #[tokio::test]
-async fn two_downloads_do_not_mix() {
+async fn concurrent_downloads_do_not_mix() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     server.on_read([ReadAction::Info(place.info()), ReadAction::Hang]);
@@ -235,7 +235,7 @@ async fn two_downloads_do_not_mix() {
 }
 
 #[tokio::test]
-async fn a_download_that_is_dropped_resets_its_call() {
+async fn dropped_download_resets_its_call() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     server.on_read([ReadAction::Info(place.info()), ReadAction::Hang]);
@@ -252,7 +252,7 @@ async fn a_download_that_is_dropped_resets_its_call() {
 }
 
 #[tokio::test]
-async fn a_target_that_cannot_be_written_is_a_local_failure() {
+async fn unwritable_target_is_a_local_error() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let targets = [place.path("missing/target"), place.folder.path().to_owned()];
@@ -267,7 +267,7 @@ async fn a_target_that_cannot_be_written_is_a_local_failure() {
 }
 
 #[tokio::test]
-async fn a_failure_that_will_not_pass_is_not_tried_again() {
+async fn permanent_failure_is_not_retried() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     server.on_read([ReadAction::Fail(failure(Code::NotFound, "NOT_FOUND"))]);
@@ -279,7 +279,7 @@ async fn a_failure_that_will_not_pass_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_given_up_on() {
+async fn unreachable_server_exhausts_the_retries() {
     let place = TransferDir::new();
     let nobody = client::endpoint("http://127.0.0.1:1").unwrap();
     let nobody = Client::new(nobody.connect_lazy()).retry(Retry {
@@ -298,7 +298,7 @@ async fn a_server_that_is_not_there_is_given_up_on() {
 }
 
 #[tokio::test]
-async fn a_writer_gets_the_bytes_across_a_cut() {
+async fn download_to_a_writer_survives_a_broken_connection() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let mut cut = events_from(&place.content, "etag", 0);
@@ -314,7 +314,7 @@ async fn a_writer_gets_the_bytes_across_a_cut() {
 }
 
 #[tokio::test]
-async fn a_writer_gets_no_mixture_of_versions() {
+async fn download_to_a_writer_never_mixes_versions() {
     let place = TransferDir::new();
     let reasons = [
         (Code::FailedPrecondition, "ETAG_MISMATCH"),

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_reader_is_sent_to_its_end_without_a_size() {
+async fn reader_is_uploaded_without_a_known_size() {
     for size in [0, 1, MAX_CHUNK, 9 * MAX_CHUNK + 1] {
         let place = TransferDir::with(size);
         let server = ScriptedServer::start().await;
@@ -30,7 +30,7 @@ async fn a_reader_is_sent_to_its_end_without_a_size() {
 }
 
 #[tokio::test]
-async fn a_reader_is_sent_across_cuts() {
+async fn upload_from_a_reader_survives_broken_connections() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let full = &place.content;
@@ -55,7 +55,7 @@ async fn a_reader_is_sent_across_cuts() {
 }
 
 #[tokio::test]
-async fn a_reader_of_which_the_server_lost_what_was_durable_fails() {
+async fn upload_from_a_reader_fails_when_durable_bytes_are_lost() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     server
@@ -77,7 +77,7 @@ async fn a_reader_of_which_the_server_lost_what_was_durable_fails() {
 }
 
 #[tokio::test]
-async fn a_reader_that_fails_discards_its_upload() {
+async fn failing_reader_aborts_its_upload() {
     let server = ScriptedServer::start().await;
     server.on_write([progress(b"", 0), Action::ReceiveAll]);
     let reader = broken_reader();
@@ -88,7 +88,7 @@ async fn a_reader_that_fails_discards_its_upload() {
 
 /// A server ends an upload of which nothing comes.
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_has_nothing_for_long_is_spoken_for() {
+async fn idle_reader_sends_keepalive_chunks() {
     let place = TransferDir::with(MAX_CHUNK + 1);
     let server = ScriptedServer::start().await;
     server.on_write([

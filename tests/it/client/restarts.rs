@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn an_upload_survives_the_death_of_its_server() {
+async fn upload_survives_a_killed_server() {
     let mut server = RestartableServer::start().await;
     let content = server.file("source");
     let killer = Killer::of(&server);
@@ -30,7 +30,7 @@ async fn an_upload_survives_the_death_of_its_server() {
 
 /// What was durable is not read again from a reader that could not give it again.
 #[tokio::test]
-async fn an_upload_from_a_reader_survives_the_death_of_its_server() {
+async fn upload_from_a_reader_survives_a_killed_server() {
     let mut server = RestartableServer::start().await;
     let killer = Killer::of(&server);
     let (mut input, reader) = tokio::io::duplex(1024 * 1024);
@@ -52,7 +52,7 @@ async fn an_upload_from_a_reader_survives_the_death_of_its_server() {
 }
 
 #[tokio::test]
-async fn a_download_survives_the_death_of_its_server() {
+async fn download_survives_a_killed_server() {
     let mut server = RestartableServer::start().await;
     let content = server.file("root/name");
     let killer = Killer::of(&server);
@@ -73,7 +73,7 @@ async fn a_download_survives_the_death_of_its_server() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_dropped_is_continued_by_the_next_run() {
+async fn dropped_upload_is_resumed_by_the_next_run() {
     let server = RestartableServer::start().await;
     let content = server.file("source");
     let client = server.client();
@@ -104,7 +104,7 @@ async fn an_upload_that_is_dropped_is_continued_by_the_next_run() {
 }
 
 #[tokio::test]
-async fn what_is_uploaded_is_downloaded_under_any_condition_that_holds() {
+async fn uploaded_file_downloads_under_matching_preconditions() {
     let server = RestartableServer::start().await;
     let client = server.client();
     let source = server.path("source");

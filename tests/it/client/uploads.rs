@@ -24,7 +24,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn an_upload_sends_checked_chunks_and_finishes_with_the_checksum_of_all() {
+async fn upload_sends_checksums_of_chunks_and_of_the_file() {
     for size in [0, 1, MAX_CHUNK - 1, MAX_CHUNK, MAX_CHUNK + 1, 9 * MAX_CHUNK] {
         let place = TransferDir::with(size);
         let server = ScriptedServer::start().await;
@@ -46,7 +46,7 @@ async fn an_upload_sends_checked_chunks_and_finishes_with_the_checksum_of_all() 
 }
 
 #[tokio::test]
-async fn the_same_upload_has_the_same_id_and_any_other_another() {
+async fn upload_id_identifies_source_and_target() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let client = server.client();
@@ -83,7 +83,7 @@ async fn the_same_upload_has_the_same_id_and_any_other_another() {
 }
 
 #[tokio::test]
-async fn an_upload_continues_where_an_earlier_run_ended() {
+async fn upload_resumes_where_an_earlier_run_ended() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     server.on_write(place.resume_actions(3333));
@@ -101,7 +101,7 @@ async fn an_upload_continues_where_an_earlier_run_ended() {
 }
 
 #[tokio::test]
-async fn an_upload_continues_after_a_cut_at_what_is_durable() {
+async fn upload_resumes_at_the_durable_prefix_after_a_cut() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     server
@@ -119,7 +119,7 @@ async fn an_upload_continues_after_a_cut_at_what_is_durable() {
 }
 
 #[tokio::test]
-async fn an_upload_whose_prefix_differs_is_aborted_and_starts_over() {
+async fn upload_with_a_different_prefix_restarts() {
     let place = TransferDir::new();
     let other = vec![1; 2 * MAX_CHUNK];
     let server = ScriptedServer::start().await;
@@ -144,7 +144,7 @@ async fn an_upload_whose_prefix_differs_is_aborted_and_starts_over() {
 }
 
 #[tokio::test]
-async fn an_upload_of_which_the_server_has_too_much_starts_over() {
+async fn upload_longer_on_the_server_than_its_source_restarts() {
     let place = TransferDir::new();
     let longer = vec![1; 20 * MAX_CHUNK];
     let server = ScriptedServer::start().await;
@@ -158,7 +158,7 @@ async fn an_upload_of_which_the_server_has_too_much_starts_over() {
 }
 
 #[tokio::test]
-async fn an_upload_of_other_parameters_is_aborted_and_starts_over() {
+async fn upload_with_other_parameters_restarts() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let mismatch = failure(Code::FailedPrecondition, "UPLOAD_MISMATCH");
@@ -171,7 +171,7 @@ async fn an_upload_of_other_parameters_is_aborted_and_starts_over() {
 }
 
 #[tokio::test]
-async fn an_upload_that_fails_the_last_check_starts_over_but_not_for_ever() {
+async fn upload_that_fails_the_final_check_restarts_boundedly() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     for _ in 0..10 {
@@ -187,7 +187,7 @@ async fn an_upload_that_fails_the_last_check_starts_over_but_not_for_ever() {
 }
 
 #[tokio::test]
-async fn an_upload_that_was_taken_over_is_not_tried_again() {
+async fn superseded_upload_is_not_retried() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let superseded = failure(Code::Aborted, "SUPERSEDED");
@@ -203,7 +203,7 @@ async fn an_upload_that_was_taken_over_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn an_upload_that_gets_nowhere_gives_up_after_its_attempts() {
+async fn upload_without_progress_exhausts_its_retries() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     for _ in 0..10 {
@@ -222,7 +222,7 @@ async fn an_upload_that_gets_nowhere_gives_up_after_its_attempts() {
 }
 
 #[tokio::test]
-async fn an_upload_that_gets_further_each_time_goes_on() {
+async fn upload_with_progress_keeps_retrying() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     for round in 0..9 {
@@ -239,7 +239,7 @@ async fn an_upload_that_gets_further_each_time_goes_on() {
 }
 
 #[tokio::test]
-async fn a_full_server_is_tried_again_only_when_it_says_when() {
+async fn busy_server_is_retried_only_with_retry_info() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     server.on_write([Action::Fail(failure(Code::ResourceExhausted, "DISK_FULL"))]);
@@ -259,7 +259,7 @@ async fn a_full_server_is_tried_again_only_when_it_says_when() {
 }
 
 #[tokio::test]
-async fn an_upload_whose_last_answer_was_lost_succeeds() {
+async fn upload_with_a_lost_final_answer_succeeds() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     server
@@ -277,7 +277,7 @@ async fn an_upload_whose_last_answer_was_lost_succeeds() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_there_since_an_earlier_run_is_not_sent_again() {
+async fn file_committed_by_an_earlier_run_is_not_resent() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     server.on_write([commit(place.info())]);
@@ -291,7 +291,7 @@ async fn a_file_that_is_there_since_an_earlier_run_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_replaced_or_removed_since_an_earlier_run_is_sent_again() {
+async fn file_replaced_or_removed_since_is_resent() {
     let place = TransferDir::new();
     for now in [Ok(info(b"", "other")), Err(Status::not_found(""))] {
         let server = ScriptedServer::start().await;
@@ -313,7 +313,7 @@ async fn a_file_that_was_replaced_or_removed_since_an_earlier_run_is_sent_again(
 }
 
 #[tokio::test]
-async fn an_error_in_the_middle_ends_the_sending_at_once() {
+async fn server_error_stops_the_upload_at_once() {
     // Far more than the buffers on the way hold.
     let place = TransferDir::with(8 * 1024 * 1024);
     let server = ScriptedServer::start().await;
@@ -329,7 +329,7 @@ async fn an_error_in_the_middle_ends_the_sending_at_once() {
 }
 
 #[tokio::test]
-async fn a_source_that_changes_while_it_is_sent_is_aborted() {
+async fn changing_source_aborts_the_upload() {
     let changes: [fn(&File); 3] = [
         |file| file.set_len(10).unwrap(),
         |mut file| file.write_all(b"more").unwrap(),
@@ -359,7 +359,7 @@ async fn a_source_that_changes_while_it_is_sent_is_aborted() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_dropped_resets_its_call() {
+async fn dropped_upload_resets_its_call() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     server.on_write([
@@ -383,7 +383,7 @@ async fn an_upload_that_is_dropped_resets_its_call() {
 /// As above, seen in the frames of HTTP/2: the requests are reset, and do not just end, which a
 /// server would take for a pause on purpose.
 #[tokio::test]
-async fn an_upload_that_is_dropped_does_not_seem_to_pause() {
+async fn dropped_upload_does_not_half_close() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = async {
@@ -453,7 +453,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_source_that_is_no_file_is_refused_before_any_call() {
+async fn source_that_is_not_a_file_is_refused_before_any_call() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     for source in [place.path("missing"), place.folder.path().to_owned()] {

@@ -14,7 +14,7 @@ use crate::support::{
 const CHUNK: usize = 256 * 1024;
 
 #[tokio::test]
-async fn any_part_of_a_file_can_be_read() {
+async fn any_range_of_a_file_can_be_read() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let size = 3 * CHUNK + 17;
@@ -40,7 +40,7 @@ async fn any_part_of_a_file_can_be_read() {
 }
 
 #[tokio::test]
-async fn an_empty_file_is_its_info_and_no_chunk() {
+async fn empty_file_is_info_without_chunks() {
     let server = TestServer::start();
     fs::write(server.path("a.bin"), "").unwrap();
     let (info, content) = get(&mut server.files().await, whole("a.bin"))
@@ -50,7 +50,7 @@ async fn an_empty_file_is_its_info_and_no_chunk() {
 }
 
 #[tokio::test]
-async fn chunks_have_the_size_that_was_asked_for_within_the_servers_bounds() {
+async fn chunk_size_follows_the_request_within_bounds() {
     let server = TestServer::start_with(|config| config.chunk_bytes = 1000);
     let mut files = server.files().await;
     fs::write(server.path("a.bin"), content(3 * 1024 * 1024)).unwrap();
@@ -72,7 +72,7 @@ async fn chunks_have_the_size_that_was_asked_for_within_the_servers_bounds() {
 }
 
 #[tokio::test]
-async fn a_download_is_continued_only_on_the_version_it_began_with() {
+async fn download_resumes_only_on_the_same_version() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let old = put(&mut files, "a.bin", b"old content").await;
@@ -91,7 +91,7 @@ async fn a_download_is_continued_only_on_the_version_it_began_with() {
 }
 
 #[tokio::test]
-async fn an_offset_beyond_the_end_is_refused_with_the_size() {
+async fn offset_beyond_the_end_is_refused_with_the_size() {
     let server = TestServer::start();
     let mut files = server.files().await;
     fs::write(server.path("a.bin"), "hello").unwrap();
@@ -107,7 +107,7 @@ async fn an_offset_beyond_the_end_is_refused_with_the_size() {
 }
 
 #[tokio::test]
-async fn what_is_no_file_is_refused_before_the_first_byte() {
+async fn non_file_is_refused_before_the_first_byte() {
     let server = TestServer::start();
     let mut files = server.files().await;
     fs::create_dir(server.path("folder")).unwrap();
@@ -136,7 +136,7 @@ async fn what_is_no_file_is_refused_before_the_first_byte() {
 const LARGE: usize = 16 * 1024 * 1024;
 
 #[tokio::test]
-async fn a_download_goes_on_with_the_old_version_when_the_file_is_replaced() {
+async fn download_keeps_its_version_when_the_file_is_replaced() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let old = content(LARGE);
@@ -156,7 +156,7 @@ async fn a_download_goes_on_with_the_old_version_when_the_file_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_file_that_changes_while_it_is_read_ends_the_download() {
+async fn file_changed_in_place_ends_the_download() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let path = server.path("a.bin");
@@ -184,7 +184,7 @@ async fn a_file_that_changes_while_it_is_read_ends_the_download() {
 }
 
 #[tokio::test]
-async fn a_download_that_nobody_reads_does_not_hold_up_another() {
+async fn unread_download_does_not_block_another() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let content = content(LARGE);

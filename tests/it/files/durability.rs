@@ -65,7 +65,7 @@ async fn kill_traced(mut program: Program) {
 
 /// Power cuts cannot be had in a test; the calls that withstand them can be watched.
 #[tokio::test]
-async fn a_write_is_synced_renamed_and_synced_before_it_is_answered() {
+async fn write_is_synced_renamed_and_synced_before_it_is_answered() {
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
     let Some(program) = traced(&root, &trace).await else {
@@ -138,7 +138,7 @@ fn assert_order(trace: &str, steps: &[(&str, Vec<String>)]) {
 
 /// The same for an upload: before progress is told, and before the file is.
 #[tokio::test]
-async fn an_upload_is_durable_as_far_as_its_answers_say() {
+async fn upload_progress_is_durable() {
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
     let Some(program) = traced(&root, &trace).await else {
@@ -214,7 +214,7 @@ async fn an_upload_is_durable_as_far_as_its_answers_say() {
 
 /// Between the look at what is there and the rename nobody else comes, however long that takes.
 #[tokio::test]
-async fn of_two_uploads_that_replace_the_same_version_one_does() {
+async fn one_of_two_uploads_with_the_same_if_etag_commits() {
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
     let options = [
@@ -260,7 +260,7 @@ async fn of_two_uploads_that_replace_the_same_version_one_does() {
 
 /// What a failed sync has lost, a second that succeeds does not bring back: the upload begins anew.
 #[tokio::test]
-async fn a_sync_that_fails_is_not_tried_again_on_the_same_file() {
+async fn failed_sync_is_not_retried_on_the_same_file() {
     for (call, old) in [("fdatasync", "old"), ("fsync", "old")] {
         let folder = tempfile::tempdir().unwrap();
         let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
@@ -299,7 +299,7 @@ async fn a_sync_that_fails_is_not_tried_again_on_the_same_file() {
 
 /// On a disk that takes half a minute to sync.
 #[tokio::test]
-async fn a_checkpoint_does_not_stop_the_receiving() {
+async fn checkpoint_does_not_block_receiving() {
     const CHUNK: usize = 64 * 1024;
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
@@ -343,7 +343,7 @@ fn staged_bytes(root: &Path) -> u64 {
 
 /// The folder is there, and its name may not be: who comes next must not take it for durable.
 #[tokio::test]
-async fn a_folder_whose_name_could_not_be_synced_is_not_taken_for_durable() {
+async fn directory_with_a_failed_sync_is_synced_again() {
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
     fs::create_dir(&root).unwrap();
@@ -380,7 +380,7 @@ async fn a_folder_whose_name_could_not_be_synced_is_not_taken_for_durable() {
 
 /// What cannot be opened for the moment is not damaged.
 #[tokio::test]
-async fn an_upload_survives_an_open_that_finds_no_descriptor() {
+async fn upload_survives_running_out_of_descriptors() {
     let root = tempfile::tempdir().unwrap();
     let program = Program::start_with(root.path(), &["--checkpoint-bytes", "1B"]).await;
     let mut files = program.files().await;
@@ -423,7 +423,7 @@ async fn slow(root: &Path, trace: &Path, call: &str, delay: &str) -> Option<Prog
 /// What was on its way to the disk when a checkpoint began has one of its own, even if nothing
 /// follows.
 #[tokio::test]
-async fn bytes_that_are_slow_to_be_written_are_made_durable_too() {
+async fn slowly_written_bytes_become_durable() {
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
     let Some(program) = slow(&root, &trace, "pwrite64", "1300ms").await else {
@@ -440,7 +440,7 @@ async fn bytes_that_are_slow_to_be_written_are_made_durable_too() {
 
 /// What comes faster than it can be written waits at the client.
 #[tokio::test]
-async fn a_disk_that_is_slow_to_write_does_not_grow_the_server() {
+async fn slow_disk_writes_do_not_grow_memory() {
     const MIB: usize = 1024 * 1024;
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
@@ -460,7 +460,7 @@ async fn a_disk_that_is_slow_to_write_does_not_grow_the_server() {
 
 /// What is written and not durable is bounded: a disk that is slow to sync holds up the writing.
 #[tokio::test]
-async fn a_disk_that_is_slow_to_sync_holds_up_the_writing() {
+async fn slow_disk_sync_applies_backpressure() {
     const MIB: usize = 1024 * 1024;
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
@@ -532,7 +532,7 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test]
-async fn a_full_disk_keeps_what_was_durable_and_the_old_file() {
+async fn full_disk_keeps_durable_bytes_and_the_old_file() {
     const MIB: usize = 1024 * 1024;
     let Some(disk) = SmallDisk::mount("size=6m") else {
         return;
@@ -576,7 +576,7 @@ async fn a_full_disk_keeps_what_was_durable_and_the_old_file() {
 
 /// Folders that a killed server made may have no durable names yet, and nobody knows which.
 #[tokio::test]
-async fn a_start_after_a_crash_makes_all_durable_and_another_does_not_wait_for_that() {
+async fn only_a_start_after_a_crash_syncs_the_filesystem() {
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
     let mut killed = Program::start(&root).await;
@@ -595,7 +595,7 @@ async fn a_start_after_a_crash_makes_all_durable_and_another_does_not_wait_for_t
 /// The lock of a killed server is gone with it, and so, at the next start, is what it had not
 /// finished.
 #[tokio::test]
-async fn a_killed_server_leaves_nothing_that_the_next_one_stumbles_over() {
+async fn start_after_a_kill_succeeds() {
     let root = tempfile::tempdir().unwrap();
     let mut first = Program::start(root.path()).await;
     let request = file("a.txt", "kept");

@@ -81,7 +81,7 @@ const WRITTEN: Status = Status {
 };
 
 #[tokio::test]
-async fn a_text_is_read_as_it_was_written() {
+async fn written_text_reads_back() {
     let server = TestServer::start();
     let mut files = server.files().await;
     for text in ["37183714ghgjh243", "", "ñ🦀\r\n\0", "Error: read failed"] {
@@ -93,7 +93,7 @@ async fn a_text_is_read_as_it_was_written() {
 }
 
 #[tokio::test]
-async fn write_creates_the_folders_on_the_way() {
+async fn write_creates_missing_folders() {
     let server = TestServer::start();
     let mut files = server.files().await;
     fs::create_dir(server.path("a")).unwrap();
@@ -102,7 +102,7 @@ async fn write_creates_the_folders_on_the_way() {
 }
 
 #[tokio::test]
-async fn write_leaves_nothing_but_the_file() {
+async fn write_leaves_only_the_file() {
     let server = TestServer::start();
     let before = tree(server.root());
     write(&mut server.files().await, "a.txt", "text").await;
@@ -115,7 +115,7 @@ async fn write_leaves_nothing_but_the_file() {
 }
 
 #[tokio::test]
-async fn the_longest_filename_works() {
+async fn longest_filename_works() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let longest = format!("{}/{}", vec!["x".repeat(254); 16].join("/"), "y".repeat(16));
@@ -126,7 +126,7 @@ async fn the_longest_filename_works() {
 }
 
 #[tokio::test]
-async fn the_longest_text_works_and_one_byte_more_does_not() {
+async fn text_size_limit_is_exact() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let name = "n".repeat(255);
@@ -157,7 +157,7 @@ async fn the_longest_text_works_and_one_byte_more_does_not() {
 
 /// Above its limit gRPC would refuse the message itself, with a status that helps nobody.
 #[tokio::test]
-async fn a_write_of_any_size_is_told_that_it_is_too_large() {
+async fn oversized_write_is_too_large() {
     let server = TestServer::start();
     let mut files = server.files().await;
     write(&mut files, "a.txt", "old").await;
@@ -171,7 +171,7 @@ async fn a_write_of_any_size_is_told_that_it_is_too_large() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_not_found() {
+async fn missing_file_is_not_found() {
     let server = TestServer::start();
     let mut files = server.files().await;
     fs::write(server.path("file"), "").unwrap();
@@ -191,7 +191,7 @@ async fn what_is_not_there_is_not_found() {
 }
 
 #[tokio::test]
-async fn read_refuses_what_is_not_text() {
+async fn read_refuses_non_utf8() {
     let server = TestServer::start();
     fs::write(server.path("binary"), [b'a', 0xff, b'b']).unwrap();
     let content = read(&mut server.files().await, "binary").await;
@@ -199,7 +199,7 @@ async fn read_refuses_what_is_not_text() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_regular_file_is_refused_at_once_and_left_alone() {
+async fn special_file_is_refused_at_once_and_untouched() {
     let server = TestServer::start();
     let mut files = server.files().await;
     fs::create_dir(server.path("folder")).unwrap();
@@ -231,7 +231,7 @@ async fn what_is_not_a_regular_file_is_refused_at_once_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_link_inside_the_root_is_followed_and_stays_a_link() {
+async fn link_inside_the_root_is_followed_and_kept() {
     let server = TestServer::start();
     let mut files = server.files().await;
     fs::create_dir_all(server.path("real/folder")).unwrap();
@@ -261,7 +261,7 @@ async fn a_link_inside_the_root_is_followed_and_stays_a_link() {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_opened_the_file_keeps_the_old_version() {
+async fn open_reader_keeps_the_old_version() {
     let server = TestServer::start();
     let mut files = server.files().await;
     write(&mut files, "a.txt", "old").await;
@@ -273,7 +273,7 @@ async fn a_reader_that_has_opened_the_file_keeps_the_old_version() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_replaced_keeps_its_permissions_but_lends_no_rights() {
+async fn replaced_file_keeps_permissions_without_setuid() {
     let server = TestServer::start();
     let mut files = server.files().await;
     for (before, after) in [(0o600, 0o600), (0o444, 0o444), (0o6755, 0o755)] {
@@ -288,7 +288,7 @@ async fn a_file_that_is_replaced_keeps_its_permissions_but_lends_no_rights() {
 }
 
 #[tokio::test]
-async fn the_servers_own_folder_is_for_its_user_alone() {
+async fn server_directory_is_private() {
     let server = TestServer::start();
     for folder in [".muxs", ".muxs/writes"] {
         let mode = fs::metadata(server.path(folder))
@@ -301,7 +301,7 @@ async fn the_servers_own_folder_is_for_its_user_alone() {
 
 /// Whichever comes first, the other is told that a file cannot be a folder.
 #[tokio::test]
-async fn a_file_and_a_folder_of_one_name_exclude_each_other() {
+async fn file_and_folder_of_one_name_exclude_each_other() {
     let server = TestServer::start();
     let mut files = server.files().await;
     for round in 0..100 {
@@ -321,7 +321,7 @@ async fn a_file_and_a_folder_of_one_name_exclude_each_other() {
 }
 
 #[tokio::test]
-async fn readers_beside_writers_see_whole_versions_only() {
+async fn concurrent_readers_see_whole_versions() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let versions = ["a".repeat(300_000), "b".repeat(100), "c".repeat(70_000)];
@@ -379,7 +379,7 @@ async fn read_until_it_fails(files: &mut Client, filename: &str) -> Content {
 }
 
 #[tokio::test]
-async fn a_file_that_grows_while_it_is_read_is_not_passed_on() {
+async fn file_growing_during_read_is_refused() {
     let server = TestServer::start();
     let path = server.path("growing");
     let mut file = fs::File::options()
@@ -399,7 +399,7 @@ async fn a_file_that_grows_while_it_is_read_is_not_passed_on() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_rewritten_in_place_while_it_is_read_is_not_passed_on() {
+async fn file_rewritten_during_read_is_refused() {
     let server = TestServer::start();
     let path = server.path("rewritten");
     let content = vec![b'x'; 2_000_000];
@@ -414,7 +414,7 @@ async fn a_file_that_is_rewritten_in_place_while_it_is_read_is_not_passed_on() {
 /// What takes the place of a file between the look at it and its opening is not waited for, and not
 /// read.
 #[tokio::test]
-async fn a_file_that_becomes_something_else_while_it_is_opened_is_refused() {
+async fn file_replaced_by_a_special_file_during_open_is_refused() {
     let server = TestServer::start();
     let mut files = server.files().await;
     fs::write(server.path("a"), "text").unwrap();
@@ -442,7 +442,7 @@ async fn a_file_that_becomes_something_else_while_it_is_opened_is_refused() {
 }
 
 #[tokio::test]
-async fn stat_tells_size_time_and_version() {
+async fn stat_returns_size_time_and_etag() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let before = SystemTime::now() - Duration::from_secs(1);
@@ -460,7 +460,7 @@ async fn stat_tells_size_time_and_version() {
 }
 
 #[tokio::test]
-async fn each_version_has_an_etag_of_its_own() {
+async fn each_version_has_its_own_etag() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let mut etags = std::collections::HashSet::new();
@@ -476,7 +476,7 @@ async fn each_version_has_an_etag_of_its_own() {
 
 /// The kernel may stamp files by a clock that ticks every few milliseconds, and late.
 #[tokio::test]
-async fn the_time_of_a_write_is_exact() {
+async fn modification_time_is_exact() {
     let server = TestServer::start();
     let mut files = server.files().await;
     for _ in 0..100 {
@@ -492,7 +492,7 @@ async fn the_time_of_a_write_is_exact() {
 
 /// Another file, another size, another time: each alone makes a version.
 #[tokio::test]
-async fn a_file_that_is_changed_behind_the_servers_back_has_another_etag() {
+async fn file_changed_by_another_program_has_a_new_etag() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let (path, other) = (server.path("a.txt"), server.path("b.txt"));
@@ -522,7 +522,7 @@ async fn a_file_that_is_changed_behind_the_servers_back_has_another_etag() {
 }
 
 #[tokio::test]
-async fn a_read_only_server_refuses_to_write_and_touches_nothing() {
+async fn read_only_server_refuses_writes_and_touches_nothing() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("a.txt"), "old").unwrap();
     let before = tree(root.path());
@@ -538,7 +538,7 @@ async fn a_read_only_server_refuses_to_write_and_touches_nothing() {
 }
 
 #[tokio::test]
-async fn a_root_has_one_writing_server_and_any_number_that_only_read() {
+async fn root_has_one_writer_and_any_number_of_readers() {
     let server = TestServer::start();
     let second = Store::open(server.root(), Settings::default());
     assert!(matches!(second, Err(OpenError::InUse(_))), "{second:?}");
@@ -547,7 +547,7 @@ async fn a_root_has_one_writing_server_and_any_number_that_only_read() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_system_is_told_without_its_words() {
+async fn os_error_text_is_not_sent_to_the_client() {
     let server = TestServer::start();
     fs::remove_dir(server.path(".muxs/writes")).unwrap();
     let status = write(&mut server.files().await, "a.txt", "text").await;
@@ -561,7 +561,7 @@ async fn a_refusal_of_the_system_is_told_without_its_words() {
 
 /// The shell's limit for the size of a file stands in for a full disk: the write fails half-way.
 #[tokio::test]
-async fn a_write_that_does_not_fit_the_disk_leaves_the_old_content() {
+async fn failed_write_on_a_full_disk_keeps_the_old_content() {
     let root = tempfile::tempdir().unwrap();
     let mut command = std::process::Command::new("sh");
     command

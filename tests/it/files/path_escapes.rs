@@ -41,7 +41,7 @@ async fn assert_refused(server: &TestServer, names: &[&str], code: Code, reason:
 }
 
 #[tokio::test]
-async fn what_is_no_filename_is_refused() {
+async fn invalid_filename_is_refused() {
     let long_component = "x".repeat(256);
     let long = format!("{}/x", vec!["x".repeat(255); 16].join("/"));
     let longer = "x/".repeat(20_000) + "x";
@@ -84,7 +84,7 @@ async fn what_is_no_filename_is_refused() {
 }
 
 #[tokio::test]
-async fn no_link_leads_out_of_the_root() {
+async fn link_does_not_lead_out_of_the_root() {
     let outside = tempfile::tempdir().unwrap();
     fs::write(outside.path().join("secret"), "secret").unwrap();
     let beside = outside.path().file_name().unwrap().to_str().unwrap();
@@ -136,7 +136,7 @@ async fn no_link_leads_out_of_the_root() {
 }
 
 #[tokio::test]
-async fn no_link_leads_into_the_servers_own_folder() {
+async fn link_does_not_lead_into_the_server_directory() {
     let server = TestServer::start();
     fs::create_dir(server.path("folder")).unwrap();
     symlink(".muxs", server.path("own")).unwrap();

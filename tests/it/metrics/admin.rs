@@ -31,7 +31,7 @@ fn server() -> TestServer {
 }
 
 #[tokio::test]
-async fn a_server_that_serves_is_well_and_ready() {
+async fn serving_server_is_healthy_and_ready() {
     let server = server();
     for (path, text) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
         let answer = get(server.admin_address(), path).await;
@@ -60,7 +60,7 @@ async fn a_server_that_serves_is_well_and_ready() {
 }
 
 #[tokio::test]
-async fn calls_and_administration_do_not_mix() {
+async fn admin_and_call_listeners_are_separate() {
     let server = server();
     let mut raw = RawConnection::connect(server.admin_address()).await;
     raw.send(crate::support::raw_http2::PREFACE).await.unwrap();
@@ -76,7 +76,7 @@ async fn calls_and_administration_do_not_mix() {
 }
 
 #[tokio::test]
-async fn a_drain_is_told_to_its_end_and_waits_for_no_administrator() {
+async fn admin_listener_reports_a_drain_without_delaying_it() {
     let mut server = TestServer::with_admin(Settings::default(), |config| {
         config.shutdown_grace = TEST_TIMEOUT * 2;
     });
@@ -111,7 +111,7 @@ async fn a_drain_is_told_to_its_end_and_waits_for_no_administrator() {
 
 /// Two of each, so that nothing is shared that should not be.
 #[tokio::test]
-async fn it_listens_wherever_a_server_can() {
+async fn admin_listener_accepts_tcp_and_unix_sockets() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root");
     let socket = folder.path().join("admin.sock");
@@ -139,7 +139,7 @@ async fn it_listens_wherever_a_server_can() {
 
 /// Who asks for something has to wait until these are sent away, and no longer.
 #[tokio::test]
-async fn clients_that_ask_slowly_are_sent_away() {
+async fn slow_admin_clients_are_closed() {
     let server = server();
     let mut slow = Vec::new();
     for _ in 0..3 * MAX_CONNECTIONS {
@@ -168,7 +168,7 @@ async fn clients_that_ask_slowly_are_sent_away() {
 }
 
 #[tokio::test]
-async fn more_clients_than_there_is_room_for_are_answered_in_turn() {
+async fn excess_admin_clients_wait_for_their_turn() {
     let server = server();
     let ask = || get(server.admin_address(), "/metrics");
     let answers = futures::future::join_all((0..4 * MAX_CONNECTIONS).map(|_| ask())).await;
@@ -176,7 +176,7 @@ async fn more_clients_than_there_is_room_for_are_answered_in_turn() {
 }
 
 #[tokio::test]
-async fn what_is_no_question_is_answered_with_its_end() {
+async fn malformed_admin_request_is_closed() {
     let server = server();
     let endless_head = [b"GET / HTTP/1.1\r\n".to_vec(), b"a: b\r\n".repeat(10_000)].concat();
     let long_head = [&b"GET / HTTP/1.1\r\na: "[..], &[b'x'; 100_000]].concat();

@@ -188,7 +188,7 @@ fn greeting() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn every_method_is_there_before_its_first_call() {
+async fn every_method_is_exported_before_its_first_call() {
     let server = server();
     let metrics = Expected::new().assert(&server).await;
     assert_eq!(
@@ -237,7 +237,7 @@ async fn calls_of_all_shapes_are_counted_with_their_messages() {
 
 /// On connections of their own, and so on both workers.
 #[tokio::test]
-async fn what_all_workers_have_counted_is_added_up() {
+async fn counters_sum_over_workers() {
     let server = server();
     let greet = async || {
         let mut greeter = server.greeter().await;
@@ -257,7 +257,7 @@ async fn what_all_workers_have_counted_is_added_up() {
 }
 
 #[tokio::test]
-async fn messages_are_counted_however_they_are_framed() {
+async fn message_counts_ignore_framing() {
     let server = server();
     let mut expected = Expected::new();
     let mut client = Client::new(&server).await;
@@ -279,7 +279,7 @@ async fn messages_are_counted_however_they_are_framed() {
 }
 
 #[tokio::test]
-async fn a_call_is_counted_by_the_code_it_ends_with() {
+async fn calls_are_counted_by_final_code() {
     let server = server();
     let mut expected = Expected::new();
     let mut files = server.files().await;
@@ -313,7 +313,7 @@ async fn a_call_is_counted_by_the_code_it_ends_with() {
 }
 
 #[tokio::test]
-async fn a_call_whose_client_goes_is_counted_as_canceled() {
+async fn disconnected_call_is_counted_as_canceled() {
     let server = server();
     let mut expected = Expected::new();
     let mut client = Client::new(&server).await;
@@ -347,7 +347,7 @@ async fn a_call_whose_client_goes_is_counted_as_canceled() {
 }
 
 #[tokio::test]
-async fn calls_that_are_refused_are_counted_by_the_code_they_are_told() {
+async fn refused_calls_are_counted_by_code() {
     let server = TestServer::with_admin(Settings::default(), |config| {
         config.limits.max_calls = 2;
     });
@@ -384,7 +384,7 @@ async fn calls_that_are_refused_are_counted_by_the_code_they_are_told() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_large_is_counted_as_refused_and_not_as_received() {
+async fn oversized_message_is_counted_as_refused_only() {
     let server = server();
     let mut expected = Expected::new();
     let mut client = Client::new(&server).await;
@@ -401,7 +401,7 @@ async fn a_message_that_is_too_large_is_counted_as_refused_and_not_as_received()
 
 /// A client could make up any number of names.
 #[tokio::test]
-async fn a_name_that_a_client_made_up_is_no_label() {
+async fn unknown_method_name_is_not_a_label() {
     let server = server();
     let mut expected = Expected::new();
     let mut client = Client::new(&server).await;
@@ -427,7 +427,7 @@ async fn a_name_that_a_client_made_up_is_no_label() {
 }
 
 #[tokio::test]
-async fn the_time_of_a_call_is_in_its_bucket() {
+async fn call_duration_falls_into_its_bucket() {
     let server = server();
     let mut greeter = server.greeter().await;
     let mut request = Request::new(HelloRequest {

@@ -112,7 +112,7 @@ impl Names {
 }
 
 #[tokio::test]
-async fn the_dashboard_and_the_alerts_name_what_is_there() {
+async fn dashboard_and_alerts_use_exported_metrics() {
     let server = TestServer::with_admin(Settings::default(), |_| {});
     let mut greeter = server.greeter().await;
     with_timeout(greeter.say_hello(hello("you"))).await.unwrap();
@@ -168,7 +168,7 @@ async fn every_metric_is_documented() {
 }
 
 #[test]
-fn names_of_an_expression_are_found() {
+fn promql_parser_finds_metric_names() {
     let names =
         Names::of("sum by (a, le) (rate(m_total{b=~\"x|y\",c!=\"by\"}[5m])) / time() > n == 0.5");
     let metrics: Vec<_> = names.metrics.iter().map(String::as_str).collect();

@@ -37,7 +37,7 @@ async fn connections_beyond_the_limit_are_counted() {
 
 /// Those that are closed without a word, too.
 #[tokio::test]
-async fn connections_beyond_the_limit_of_an_address_are_counted() {
+async fn connections_beyond_the_address_limit_are_counted() {
     const CROWD: u64 = 100;
     let server = server(|config| config.limits.max_connections_per_address = 1);
     let _first = RawConnection::open(server.address).await;
@@ -55,7 +55,7 @@ async fn connections_beyond_the_limit_of_an_address_are_counted() {
 }
 
 #[tokio::test]
-async fn clients_that_do_not_begin_are_counted() {
+async fn handshake_timeouts_are_counted() {
     let server = server(|config| config.limits.handshake_timeout = SHORT);
     let mut silent = RawConnection::connect(server.address).await;
     let mut slow = RawConnection::connect(server.address).await;
@@ -78,7 +78,7 @@ fn server_with_tls() -> TestServer {
 }
 
 #[tokio::test]
-async fn clients_that_take_nothing_are_counted() {
+async fn write_stalls_are_counted() {
     let server = server(|config| config.limits.write_stall_timeout = SHORT);
     let _deaf = connect_without_reading(server.address).await;
     server.wait_refused("write_stall_timeout", 1).await;
@@ -88,7 +88,7 @@ async fn clients_that_take_nothing_are_counted() {
 }
 
 #[tokio::test]
-async fn clients_that_are_gone_without_a_word_are_counted() {
+async fn keepalive_timeouts_are_counted() {
     let server = server(|config| {
         config.limits.keepalive_interval = SHORT;
         config.limits.keepalive_timeout = SHORT;
@@ -99,7 +99,7 @@ async fn clients_that_are_gone_without_a_word_are_counted() {
 }
 
 #[tokio::test]
-async fn calls_that_are_opened_and_left_are_counted() {
+async fn idle_calls_are_counted() {
     let server = server(|config| config.limits.idle_timeout = SHORT);
     let mut raw = RawConnection::open(server.address).await;
     raw.send(&call(1, SAY_HELLO)).await.unwrap();
@@ -108,7 +108,7 @@ async fn calls_that_are_opened_and_left_are_counted() {
 }
 
 #[tokio::test]
-async fn calls_that_take_longer_than_the_server_likes_are_counted() {
+async fn exceeded_max_deadlines_are_counted() {
     let server = server(|config| config.limits.max_deadline = Some(SHORT));
     let mut raw = RawConnection::open(server.address).await;
     let both = [call(1, SAY_HELLO), call(3, BIDI_HELLO)].concat();
@@ -129,7 +129,7 @@ async fn calls_that_take_longer_than_the_server_likes_are_counted() {
 }
 
 #[tokio::test]
-async fn calls_of_an_old_connection_that_do_not_end_are_counted() {
+async fn cut_off_calls_of_aged_connections_are_counted() {
     let server = server(|config| {
         config.limits.max_connection_age = Some(SHORT);
         config.shutdown_grace = SHORT;
@@ -141,7 +141,7 @@ async fn calls_of_an_old_connection_that_do_not_end_are_counted() {
 }
 
 #[tokio::test]
-async fn an_old_connection_that_does_not_go_is_counted() {
+async fn cut_off_aged_connection_is_counted() {
     let server = server(|config| {
         config.limits.max_connection_age = Some(SHORT);
         config.shutdown_grace = TEST_TIMEOUT;

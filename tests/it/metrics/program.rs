@@ -67,7 +67,7 @@ impl RunningProgram {
 }
 
 #[tokio::test]
-async fn a_port_alone_is_one_of_this_machine() {
+async fn admin_port_alone_binds_to_loopback() {
     let root = tempfile::tempdir().unwrap();
     for (flags, variable) in [
         (&["--admin-listen", "0"][..], None),
@@ -87,7 +87,7 @@ async fn a_port_alone_is_one_of_this_machine() {
 }
 
 #[tokio::test]
-async fn an_address_that_others_reach_is_taken_as_written_with_a_warning() {
+async fn public_admin_address_is_used_with_a_warning() {
     let root = tempfile::tempdir().unwrap();
     let mut program = RunningProgram::start(root.path(), &["--admin-listen", "0.0.0.0:0"], None);
     let admin = program.admin_address().await;
@@ -101,7 +101,7 @@ async fn an_address_that_others_reach_is_taken_as_written_with_a_warning() {
 
 /// It is never encrypted, whatever calls are.
 #[tokio::test]
-async fn administration_is_not_encrypted() {
+async fn admin_listener_is_not_encrypted() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("admin.sock");
     let unix = format!("unix:{}", socket.display());
@@ -132,7 +132,7 @@ async fn administration_is_not_encrypted() {
 }
 
 #[tokio::test]
-async fn there_is_none_unless_it_is_asked_for() {
+async fn admin_listener_is_off_by_default() {
     let root = tempfile::tempdir().unwrap();
     let mut program = RunningProgram::start(root.path(), &[], None);
     let first = program.line().await.unwrap();
@@ -141,7 +141,7 @@ async fn there_is_none_unless_it_is_asked_for() {
 }
 
 #[test]
-fn an_address_that_is_none_is_told() {
+fn invalid_admin_address_is_rejected() {
     let root = tempfile::tempdir().unwrap();
     assert_start_fails(
         server()

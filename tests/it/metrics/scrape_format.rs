@@ -10,7 +10,7 @@ fn labels_are_unescaped() {
 }
 
 #[test]
-fn what_breaks_the_format_is_noticed() {
+fn malformed_exposition_is_rejected() {
     for broken in [
         "a 1\n",
         "# HELP a B.\na 1\n",

@@ -18,7 +18,7 @@ fn server() -> TestServer {
 }
 
 #[tokio::test]
-async fn bytes_are_counted_as_they_are_read_and_written() {
+async fn file_bytes_are_counted_as_read_and_written() {
     let server = server();
     let mut files = server.files().await;
     let large = content(3_000_000);
@@ -49,7 +49,7 @@ async fn bytes_are_counted_as_they_are_read_and_written() {
 }
 
 #[tokio::test]
-async fn an_upload_is_counted_from_its_first_byte_to_its_place() {
+async fn upload_is_counted_until_committed() {
     let server = server();
     let mut files = server.files().await;
     let content = content(100_000);
@@ -104,7 +104,7 @@ async fn an_upload_is_counted_from_its_first_byte_to_its_place() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_aborted_is_counted_as_such() {
+async fn aborted_upload_is_counted() {
     let server = server();
     let mut files = server.files().await;
     let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
@@ -125,7 +125,7 @@ async fn an_upload_that_is_aborted_is_counted_as_such() {
 
 /// What is on record of one that was finished expires, too, and is no upload.
 #[tokio::test]
-async fn an_upload_that_expires_is_counted_as_such() {
+async fn expired_upload_is_counted() {
     let settings = Settings {
         upload_ttl: Duration::from_millis(300),
         ..Settings::default()
@@ -149,7 +149,7 @@ async fn an_upload_that_expires_is_counted_as_such() {
 }
 
 #[tokio::test]
-async fn uploads_that_are_refused_are_counted_by_their_limit() {
+async fn refused_uploads_are_counted_by_limit() {
     let settings = Settings {
         max_open_uploads: 1,
         max_upload_bytes: 10,
@@ -168,7 +168,7 @@ async fn uploads_that_are_refused_are_counted_by_their_limit() {
 }
 
 #[tokio::test]
-async fn uploads_that_are_too_large_are_counted() {
+async fn oversized_uploads_are_counted() {
     let settings = Settings {
         max_upload_bytes: 10,
         ..Settings::default()
@@ -203,7 +203,7 @@ async fn uploads_that_are_too_large_are_counted() {
 }
 
 #[tokio::test]
-async fn messages_and_chunks_that_are_too_large_are_counted() {
+async fn oversized_messages_and_chunks_are_counted() {
     let server = server();
     let mut files = server.files().await;
     let mut upload = UploadStream::open(&mut files, open("a.bin", "id", &[])).await;

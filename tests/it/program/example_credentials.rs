@@ -29,7 +29,7 @@ async fn stat(server: &str, flags: &[&str], environment: &[(&str, &str)]) -> (Op
 }
 
 #[tokio::test]
-async fn an_example_shows_the_token_of_a_file_of_the_environment_or_of_a_command() {
+async fn example_sends_a_token_from_file_environment_or_command() {
     let fake = ScriptedServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
@@ -60,7 +60,7 @@ async fn an_example_shows_the_token_of_a_file_of_the_environment_or_of_a_command
 }
 
 #[tokio::test]
-async fn an_example_that_is_refused_without_a_token_says_how_to_give_one() {
+async fn example_refused_without_a_token_explains_the_flags() {
     let fake = ScriptedServer::start().await;
     fake.script().stats.push_back(refused());
     let (code, told) = stat(&fake.url(), &[], &[]).await;
@@ -82,7 +82,7 @@ async fn an_example_that_is_refused_without_a_token_says_how_to_give_one() {
 }
 
 #[tokio::test]
-async fn an_example_does_not_show_a_token_where_others_can_read_it() {
+async fn example_does_not_send_a_token_in_plain_text() {
     let token = [("MUXS_TOKEN", "the-token")];
     let (code, told) = stat("http://192.0.2.1:50051", &[], &token).await;
     assert_eq!(code, Some(1));
@@ -94,7 +94,7 @@ async fn an_example_does_not_show_a_token_where_others_can_read_it() {
 }
 
 #[tokio::test]
-async fn an_example_without_a_token_where_there_should_be_one_says_why() {
+async fn example_with_an_empty_token_source_says_why() {
     let fake = ScriptedServer::start().await;
     let cases = [
         (
@@ -120,7 +120,7 @@ async fn an_example_without_a_token_where_there_should_be_one_says_why() {
 }
 
 #[test]
-fn an_example_that_starts_a_server_of_its_own_shows_it_no_token() {
+fn example_sends_no_token_to_its_own_server() {
     // It would fail if it were run.
     let mut hello = example("hello");
     hello.args(["--addr", "http://127.0.0.1:1"]);
@@ -128,7 +128,7 @@ fn an_example_that_starts_a_server_of_its_own_shows_it_no_token() {
 }
 
 #[test]
-fn an_example_takes_one_source_of_tokens_and_no_secret_as_an_argument() {
+fn example_rejects_several_token_sources_and_secret_arguments() {
     let conflicts: [&[&str]; 9] = [
         &["--token-file", "x", "--token-command", "y"],
         &[
@@ -164,7 +164,7 @@ fn an_example_takes_one_source_of_tokens_and_no_secret_as_an_argument() {
 }
 
 #[tokio::test]
-async fn the_secret_of_a_client_comes_from_a_file_or_from_the_environment() {
+async fn client_secret_comes_from_file_or_environment() {
     let fake = ScriptedServer::start().await;
     let client = ["--issuer", "http://127.0.0.1:1", "--client-id", "id"];
     let (code, told) = stat(&fake.url(), &client, &[]).await;

@@ -18,7 +18,7 @@ use crate::support::{
 const NOBODY: [&str; 2] = ["--addr", "http://127.0.0.1:1"];
 
 #[test]
-fn hello_walks_through_the_shapes_with_a_server_of_its_own() {
+fn hello_calls_every_shape_on_its_own_server() {
     let output = example("hello")
         .args(NOBODY)
         .assert()
@@ -50,7 +50,7 @@ fn hello_walks_through_the_shapes_with_a_server_of_its_own() {
 }
 
 #[tokio::test]
-async fn hello_uses_the_server_it_is_given() {
+async fn hello_uses_the_given_server() {
     let root = tempfile::tempdir().unwrap();
     let program = Program::start(root.path()).await;
     let address = format!("http://{}", program.address);
@@ -69,7 +69,7 @@ async fn hello_uses_the_server_it_is_given() {
 }
 
 #[test]
-fn a_piped_chat_answers_a_line_with_a_line_and_nothing_else() {
+fn piped_chat_prints_one_line_per_line() {
     example("bidi_chat")
         .args(NOBODY)
         .write_stdin("Ada\n\nGrace")
@@ -86,7 +86,7 @@ fn a_piped_chat_answers_a_line_with_a_line_and_nothing_else() {
 
 /// Four megabytes, far more than all buffers on the way hold.
 #[test]
-fn a_piped_chat_of_any_length_does_not_get_stuck() {
+fn long_piped_chat_does_not_deadlock() {
     let names = (0..20_000).map(|number| format!("{number:0200}"));
     let input: String = names.clone().map(|name| name + "\n").collect();
     let replies: String = names.map(|name| format!("Hello, {name}!\n")).collect();
@@ -98,7 +98,7 @@ fn a_piped_chat_of_any_length_does_not_get_stuck() {
 }
 
 #[test]
-fn a_piped_chat_that_fails_says_why_in_one_sentence() {
+fn failing_piped_chat_prints_one_sentence() {
     let input = format!("Ada\n{}\n", "x".repeat(5000));
     let output = example("bidi_chat")
         .args(NOBODY)
@@ -118,7 +118,7 @@ fn a_piped_chat_that_fails_says_why_in_one_sentence() {
 
 /// The other end of the pipe stays open: neither waits for the other to hang up.
 #[tokio::test]
-async fn a_chat_over_open_pipes_answers_line_by_line_and_ends_with_the_call() {
+async fn chat_over_open_pipes_answers_line_by_line() {
     let mut chat = chat();
     let mut input = chat.stdin.take().unwrap();
     let mut replies = BufReader::new(chat.stdout.take().unwrap()).lines();
@@ -137,7 +137,7 @@ async fn a_chat_over_open_pipes_answers_line_by_line_and_ends_with_the_call() {
 }
 
 #[tokio::test]
-async fn a_chat_whose_reader_has_had_enough_ends_quietly() {
+async fn chat_with_a_closed_stdout_ends_quietly() {
     let mut chat = chat();
     drop(chat.stdout.take());
     let mut input = chat.stdin.take().unwrap();
@@ -189,7 +189,7 @@ fn text(bytes: Vec<u8>) -> String {
 }
 
 #[test]
-fn stream_file_shows_a_transfer_that_is_cut_with_a_server_of_its_own() {
+fn stream_file_resumes_a_cut_transfer_on_its_own_server() {
     let mut command = example("stream_file");
     let output = command.args(NOBODY).args(["--size", "8MiB"]).assert();
     let output = output.success().get_output().clone();
@@ -205,7 +205,7 @@ fn stream_file_shows_a_transfer_that_is_cut_with_a_server_of_its_own() {
 }
 
 #[tokio::test]
-async fn stream_file_puts_and_gets_and_says_so_in_a_line() {
+async fn stream_file_put_and_get_print_one_line() {
     let (server, folder) = server_and_file().await;
     let run = |arguments: &[&str]| {
         let mut command = stream_file(&server, arguments);
@@ -222,7 +222,7 @@ async fn stream_file_puts_and_gets_and_says_so_in_a_line() {
 }
 
 #[tokio::test]
-async fn stream_file_tells_programs_in_json() {
+async fn stream_file_reports_events_in_json() {
     let (server, folder) = server_and_file().await;
     let run = |arguments: &[&str]| -> Vec<serde_json::Value> {
         let mut command = stream_file(&server, arguments);
@@ -254,7 +254,7 @@ async fn stream_file_tells_programs_in_json() {
 }
 
 #[tokio::test]
-async fn stream_file_moves_what_comes_through_pipes() {
+async fn stream_file_transfers_through_pipes() {
     let (server, _folder) = server_and_file().await;
     let content: Vec<u8> = (0..5_000_000_u32)
         .map(|at| (at.wrapping_mul(at) >> 7) as u8)
@@ -266,7 +266,7 @@ async fn stream_file_moves_what_comes_through_pipes() {
 }
 
 #[tokio::test]
-async fn stream_file_ends_quietly_when_its_reader_has_had_enough() {
+async fn stream_file_with_a_closed_stdout_ends_quietly() {
     let (server, folder) = server_and_file().await;
     fs::write(folder.path().join("root/large"), vec![0; 5_000_000]).unwrap();
     let mut get = tokio::process::Command::new(built().join("stream_file"));
@@ -284,7 +284,7 @@ async fn stream_file_ends_quietly_when_its_reader_has_had_enough() {
 }
 
 #[tokio::test]
-async fn stream_file_fails_with_a_sentence_and_the_code_of_the_call() {
+async fn stream_file_failure_prints_one_sentence_and_exits_with_code() {
     let (server, folder) = server_and_file().await;
     let first = stream_file(&server, &["put", "file", "name"]);
     { first }.current_dir(&folder).assert().success();
@@ -321,7 +321,7 @@ async fn stream_file_fails_with_a_sentence_and_the_code_of_the_call() {
 }
 
 #[test]
-fn stream_file_starts_no_server_that_would_take_the_file_with_it() {
+fn stream_file_put_starts_no_temporary_server() {
     let puts: [&[&str]; 3] = [&["put", "Cargo.toml"], &["get", "a", "b"], &["stat", "a"]];
     for arguments in puts {
         let mut command = example("stream_file");

@@ -28,7 +28,7 @@ use crate::support::{
 };
 
 #[test]
-fn a_port_in_use_is_told() {
+fn start_fails_when_port_is_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let root = tempfile::tempdir().unwrap();
@@ -42,7 +42,7 @@ fn a_port_in_use_is_told() {
 }
 
 #[test]
-fn an_address_that_is_none_is_told() {
+fn start_fails_on_an_invalid_address() {
     let root = tempfile::tempdir().unwrap();
     assert_start_fails(
         server()
@@ -53,7 +53,7 @@ fn an_address_that_is_none_is_told() {
 }
 
 #[test]
-fn a_root_that_is_a_file_is_told() {
+fn start_fails_when_root_is_a_file() {
     let root = tempfile::NamedTempFile::new().unwrap();
     let sentence = format!("the root {} is not a folder", root.path().display());
     for read_only in ["false", "true"] {
@@ -68,7 +68,7 @@ fn a_root_that_is_a_file_is_told() {
 }
 
 #[tokio::test]
-async fn a_root_that_another_server_has_is_told() {
+async fn start_fails_when_root_is_locked() {
     let root = tempfile::tempdir().unwrap();
     let _first = Program::start(root.path()).await;
     assert_start_fails(
@@ -83,7 +83,7 @@ async fn a_root_that_another_server_has_is_told() {
 }
 
 #[test]
-fn a_read_only_server_does_not_create_its_root() {
+fn read_only_server_does_not_create_its_root() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("missing");
     assert_start_fails(
@@ -99,7 +99,7 @@ fn a_read_only_server_does_not_create_its_root() {
 }
 
 #[test]
-fn a_root_that_is_not_writable_is_told() {
+fn start_fails_when_root_is_not_writable() {
     const NOBODY: u32 = 65534;
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("root");
@@ -125,7 +125,7 @@ fn a_root_that_is_not_writable_is_told() {
 }
 
 #[test]
-fn wrong_usage_is_told() {
+fn wrong_usage_is_reported() {
     for arguments in [&["--log-format", "xml"][..], &["--nothing"], &["extra"]] {
         server()
             .args(arguments)
@@ -137,7 +137,7 @@ fn wrong_usage_is_told() {
 }
 
 #[test]
-fn help_has_every_flag_its_variable_and_examples() {
+fn help_lists_every_flag_variable_and_example() {
     let output = server()
         .arg("--help")
         .assert()
@@ -193,7 +193,7 @@ async fn standard_output_has_one_line_for_each_address() {
 }
 
 #[tokio::test]
-async fn every_flag_is_also_a_variable() {
+async fn every_flag_has_a_variable() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("from-variable");
     fs::create_dir(&root).unwrap();
@@ -222,7 +222,7 @@ async fn every_flag_is_also_a_variable() {
 }
 
 #[tokio::test]
-async fn sigint_and_sigterm_end_it_with_success() {
+async fn sigint_and_sigterm_exit_with_success() {
     for signal in [Signal::INT, Signal::TERM] {
         let root = tempfile::tempdir().unwrap();
         let program = Program::start(root.path()).await;
@@ -232,7 +232,7 @@ async fn sigint_and_sigterm_end_it_with_success() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn second_signal_exits_at_once() {
     let root = tempfile::tempdir().unwrap();
     let mut program = Program::start(root.path()).await;
     let (_requests, outgoing) = tokio::sync::mpsc::channel::<HelloRequest>(1);
@@ -264,7 +264,7 @@ async fn stop(mut program: Program, signal: Signal) -> String {
 }
 
 #[tokio::test]
-async fn the_flags_for_large_files_are_obeyed() {
+async fn flags_for_large_files_take_effect() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("a.bin"), vec![0; 3000]).unwrap();
     let flags = [
@@ -301,7 +301,7 @@ async fn the_flags_for_large_files_are_obeyed() {
 }
 
 #[test]
-fn sizes_and_durations_that_are_none_are_refused() {
+fn invalid_sizes_and_durations_are_rejected() {
     for flag in [
         "--chunk-bytes=0",
         "--chunk-bytes=2MiB",

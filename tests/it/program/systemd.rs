@@ -85,7 +85,7 @@ async fn assert_ends(mut program: Program) {
 }
 
 #[tokio::test]
-async fn a_service_manager_is_told_when_the_server_is_ready_reloads_and_stops() {
+async fn server_notifies_ready_reloading_and_stopping() {
     let manager = ServiceManager::new();
     let program = manager.start(&[]).await;
     let ready = format!("READY=1\nSTATUS=serving on {}\n", program.address);
@@ -109,7 +109,7 @@ async fn a_service_manager_is_told_when_the_server_is_ready_reloads_and_stops() 
 }
 
 #[tokio::test]
-async fn a_certificate_that_cannot_be_read_again_is_told_and_the_reload_is_over() {
+async fn failed_reload_is_notified_and_completes() {
     let manager = ServiceManager::new();
     let path = |name: &str| manager.folder.path().join(name);
     let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -134,7 +134,7 @@ async fn a_certificate_that_cannot_be_read_again_is_told_and_the_reload_is_over(
 }
 
 #[tokio::test]
-async fn a_watchdog_gets_signs_of_life_until_the_end() {
+async fn watchdog_is_notified_until_exit() {
     let manager = ServiceManager::new();
     let mut program = manager.start(&[("WATCHDOG_USEC", "20000")]).await;
     assert!(manager.news().await.starts_with("READY=1\n"));
@@ -156,7 +156,7 @@ async fn a_watchdog_gets_signs_of_life_until_the_end() {
 }
 
 #[tokio::test]
-async fn a_watchdog_that_is_off_or_of_another_process_gets_nothing() {
+async fn watchdog_that_is_off_or_for_another_process_is_ignored() {
     for variables in [
         &[("WATCHDOG_USEC", "0")][..],
         &[("WATCHDOG_USEC", "2"), ("WATCHDOG_PID", "1")],
@@ -171,7 +171,7 @@ async fn a_watchdog_that_is_off_or_of_another_process_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_service_manager_that_is_gone_is_no_reason_not_to_serve() {
+async fn missing_notify_socket_does_not_prevent_serving() {
     let manager = ServiceManager::new();
     fs::remove_file(manager.folder.path().join("notify")).unwrap();
     let program = manager.start(&[("WATCHDOG_USEC", "20000")]).await;
@@ -181,7 +181,7 @@ async fn a_service_manager_that_is_gone_is_no_reason_not_to_serve() {
 
 /// Such as when its terminal is closed.
 #[tokio::test]
-async fn sighup_does_not_end_a_server_without_a_certificate() {
+async fn sighup_without_a_certificate_is_ignored() {
     let root = tempfile::tempdir().unwrap();
     let program = Program::start(root.path()).await;
     program.signal(Signal::HUP);
@@ -214,7 +214,7 @@ fn activated(root: &Path, sockets: [Stdio; 2]) -> Command {
 }
 
 #[tokio::test]
-async fn sockets_that_are_handed_over_are_served_in_place_of_listen() {
+async fn inherited_sockets_replace_listen() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -253,7 +253,7 @@ async fn sockets_that_are_handed_over_are_served_in_place_of_listen() {
 }
 
 #[tokio::test]
-async fn a_socket_called_admin_is_for_administrators() {
+async fn inherited_socket_named_admin_serves_the_admin_listener() {
     let folder = tempfile::tempdir().unwrap();
     let [calls, admin] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let addresses = [&calls, &admin].map(|socket| socket.local_addr().unwrap());
@@ -284,7 +284,7 @@ async fn a_socket_called_admin_is_for_administrators() {
 
 /// Such as the connections of a unit with `Accept=yes`.
 #[test]
-fn what_is_handed_over_and_does_not_listen_is_told() {
+fn inherited_non_listener_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let listening = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap()).into();
     let connection = OwnedFd::from(UnixStream::pair().unwrap().0);
@@ -311,7 +311,7 @@ fn what_is_handed_over_and_does_not_listen_is_told() {
 }
 
 #[tokio::test]
-async fn sockets_that_were_handed_to_another_process_are_not_taken() {
+async fn sockets_for_another_process_are_ignored() {
     let root = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
     command
@@ -325,7 +325,7 @@ async fn sockets_that_were_handed_to_another_process_are_not_taken() {
 
 /// But for the one that is to try the server out.
 #[test]
-fn the_example_of_settings_has_every_variable() {
+fn example_settings_list_every_variable() {
     let settings = include_str!("../../../deploy/muxs.env.example");
     let help = server().arg("--help").output().unwrap().stdout;
     let help = String::from_utf8(help).unwrap();

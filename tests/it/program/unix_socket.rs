@@ -87,7 +87,7 @@ fn is_socket(path: &Path) -> bool {
 }
 
 #[tokio::test]
-async fn all_shapes_of_a_call_go_over_a_socket() {
+async fn every_call_shape_works_over_a_unix_socket() {
     let server = Server::start(|_| {}).await;
     assert_greeted(&server.address()).await;
     let mut greeter = greeter(&server.address()).await;
@@ -119,7 +119,7 @@ async fn all_shapes_of_a_call_go_over_a_socket() {
 }
 
 #[tokio::test]
-async fn files_go_there_and_back_over_a_socket() {
+async fn file_round_trips_over_a_unix_socket() {
     let server = Server::start(|_| {}).await;
     let channel = client::endpoint(server.address()).unwrap().connect_lazy();
     let client = Client::new(channel);
@@ -135,7 +135,7 @@ async fn files_go_there_and_back_over_a_socket() {
 }
 
 #[tokio::test]
-async fn a_socket_is_never_encrypted() {
+async fn unix_socket_is_never_encrypted() {
     let (tls, _) = Tls::development(vec!["localhost".to_owned()]).unwrap();
     let server = Server::start(|config| config.tls = Some(tls)).await;
     assert_greeted(&server.address()).await;
@@ -143,7 +143,7 @@ async fn a_socket_is_never_encrypted() {
 
 /// The same number counts on TCP.
 #[tokio::test]
-async fn clients_of_a_socket_have_no_address_that_they_could_be_too_many_of() {
+async fn unix_socket_clients_have_no_per_address_limit() {
     let server = Server::start(|config| config.limits.max_connections_per_address = 1).await;
     let mut connected = Vec::new();
     for _ in 0..5 {
@@ -160,7 +160,7 @@ async fn clients_of_a_socket_have_no_address_that_they_could_be_too_many_of() {
 
 /// But they count like all others.
 #[tokio::test]
-async fn clients_of_a_socket_can_be_too_many_in_all() {
+async fn unix_socket_clients_count_to_the_connection_limit() {
     let server = Server::start(|config| config.limits.max_connections = 1).await;
     let mut first = greeter(&server.address()).await;
     with_timeout(first.say_hello(hello("you"))).await.unwrap();
@@ -170,7 +170,7 @@ async fn clients_of_a_socket_can_be_too_many_in_all() {
 }
 
 #[tokio::test]
-async fn a_socket_is_removed_when_the_server_stops() {
+async fn socket_file_is_removed_when_the_server_stops() {
     let mut server = Server::start(|_| {}).await;
     let socket = server.path("socket");
     assert!(is_socket(&socket));
@@ -179,7 +179,7 @@ async fn a_socket_is_removed_when_the_server_stops() {
 }
 
 #[tokio::test]
-async fn a_socket_is_removed_when_its_server_is_dropped_or_never_runs() {
+async fn socket_file_is_removed_when_the_server_is_dropped() {
     let mut server = Server::start(|_| {}).await;
     assert_greeted(&server.address()).await;
     server.running.abort();
@@ -203,7 +203,7 @@ async fn a_socket_is_removed_when_its_server_is_dropped_or_never_runs() {
 }
 
 #[tokio::test]
-async fn the_socket_of_a_server_that_listens_is_left_alone() {
+async fn socket_of_a_listening_server_is_kept() {
     let server = Server::start(|_| {}).await;
     for _ in 0..2 {
         let error = Listener::bind(&server.address()).await.unwrap_err();
@@ -213,7 +213,7 @@ async fn the_socket_of_a_server_that_listens_is_left_alone() {
 }
 
 #[tokio::test]
-async fn what_is_no_socket_is_neither_replaced_nor_used() {
+async fn existing_non_socket_is_neither_replaced_nor_used() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name| folder.path().join(name);
     // A socket that nobody listens to.
@@ -234,7 +234,7 @@ async fn what_is_no_socket_is_neither_replaced_nor_used() {
 }
 
 #[tokio::test]
-async fn a_path_that_cannot_be_is_an_error() {
+async fn impossible_socket_path_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let cases = [
         folder.path().join("missing/socket"),
@@ -246,7 +246,7 @@ async fn a_path_that_cannot_be_is_an_error() {
 }
 
 #[tokio::test]
-async fn the_program_serves_a_socket_and_an_address_at_once_and_clears_up() {
+async fn program_serves_socket_and_address_and_cleans_up() {
     let folder = tempfile::tempdir().unwrap();
     let (root, socket) = (folder.path().join("root"), folder.path().join("socket"));
     let listen = format!("--listen={}", address(&socket));
@@ -259,7 +259,7 @@ async fn the_program_serves_a_socket_and_an_address_at_once_and_clears_up() {
 }
 
 #[tokio::test]
-async fn the_socket_of_a_killed_program_is_replaced_by_the_next() {
+async fn stale_socket_of_a_killed_program_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let (root, socket) = (folder.path().join("root"), folder.path().join("socket"));
     let listen = format!("--listen={}", address(&socket));
@@ -274,7 +274,7 @@ async fn the_socket_of_a_killed_program_is_replaced_by_the_next() {
 }
 
 #[tokio::test]
-async fn the_examples_reach_a_server_by_its_socket() {
+async fn examples_connect_by_unix_socket() {
     let server = Server::start(|_| {}).await;
     let folder = server.folder.path().to_owned();
     let address = server.address();
@@ -313,7 +313,7 @@ async fn the_examples_reach_a_server_by_its_socket() {
 }
 
 #[tokio::test]
-async fn an_example_starts_a_server_of_its_own_where_there_is_no_socket() {
+async fn example_starts_its_own_server_without_a_socket() {
     let folder = tempfile::tempdir().unwrap();
     let missing = address(&folder.path().join("missing"));
     let run = example("hello").args(["--addr", &missing]).assert();

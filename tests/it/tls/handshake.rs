@@ -27,7 +27,7 @@ use crate::support::{
 
 /// gRPC needs HTTP/2, and who does not ask for it may mean something else by what it sends.
 #[tokio::test]
-async fn a_client_that_does_not_ask_for_http_2_is_turned_away_and_the_server_goes_on() {
+async fn client_without_alpn_h2_is_refused() {
     let pki = Pki::new();
     for clients in [ClientAuth::Off, pki.optional(), pki.required()] {
         let server = start(pki.load(clients));
@@ -50,7 +50,7 @@ async fn a_client_that_does_not_ask_for_http_2_is_turned_away_and_the_server_goe
 }
 
 #[tokio::test]
-async fn tls_1_2_and_1_3_are_spoken() {
+async fn tls_1_2_and_1_3_are_accepted() {
     let pki = Pki::new();
     for clients in [ClientAuth::Off, pki.optional(), pki.required()] {
         let server = start(pki.load(clients));
@@ -109,7 +109,7 @@ async fn stuck(pki: &Pki, server: &TestServer) -> Vec<TcpStream> {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_end_the_handshake_is_not_waited_for() {
+async fn incomplete_handshake_times_out() {
     let pki = Pki::new();
     let tls = pki.load(ClientAuth::Off);
     let server = TestServer::start_with(|config| {
@@ -126,7 +126,7 @@ async fn a_client_that_does_not_end_the_handshake_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_drain_does_not_wait_for_handshakes() {
+async fn drain_does_not_wait_for_handshakes() {
     let pki = Pki::new();
     let tls = pki.load(ClientAuth::Off);
     let mut server = TestServer::start_with(|config| {

@@ -25,7 +25,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_client_that_trusts_the_authority_is_greeted_by_name_and_by_address() {
+async fn trusting_client_connects_by_name_and_by_address() {
     let pki = Pki::new();
     let server = start(pki.load(ClientAuth::Off));
     assert_greeted(greet(&https(&server), pki.trust()).await);
@@ -34,7 +34,7 @@ async fn a_client_that_trusts_the_authority_is_greeted_by_name_and_by_address() 
 }
 
 #[tokio::test]
-async fn files_go_there_and_back_over_tls_with_certificates_on_both_sides() {
+async fn file_round_trips_over_mutual_tls() {
     let pki = Pki::new();
     let server = start(pki.load(pki.required()));
     let tls = pki.trust().identity(pki.authority.client().identity());
@@ -53,7 +53,7 @@ async fn files_go_there_and_back_over_tls_with_certificates_on_both_sides() {
 }
 
 #[tokio::test]
-async fn a_client_without_tls_is_turned_away_and_the_server_goes_on() {
+async fn plaintext_client_is_refused_by_a_tls_server() {
     let pki = Pki::new();
     for clients in [ClientAuth::Off, pki.optional(), pki.required()] {
         let server = start(pki.load(clients));
@@ -75,7 +75,7 @@ async fn a_client_without_tls_is_turned_away_and_the_server_goes_on() {
 }
 
 #[tokio::test]
-async fn a_client_with_tls_gets_nowhere_with_a_server_without_and_the_server_goes_on() {
+async fn tls_client_fails_on_a_plaintext_server() {
     let pki = Pki::new();
     let server = TestServer::start();
     let failed = greet(&https(&server), pki.trust()).await.unwrap_err();
@@ -85,7 +85,7 @@ async fn a_client_with_tls_gets_nowhere_with_a_server_without_and_the_server_goe
 }
 
 #[tokio::test]
-async fn a_client_turns_away_from_a_server_that_it_cannot_trust_and_the_server_goes_on() {
+async fn client_rejects_an_untrusted_server() {
     let pki = Pki::new();
     let stranger = Authority::new("another authority");
     let url = |server: &TestServer| format!("https://localhost:{}", server.address.port());
@@ -110,7 +110,7 @@ async fn a_client_turns_away_from_a_server_that_it_cannot_trust_and_the_server_g
 
 /// Who is let in, by what the server wants and what the client has; or why not, as TLS says it.
 #[tokio::test]
-async fn a_client_is_let_in_by_its_certificate() {
+async fn client_certificate_decides_admission() {
     let pki = Pki::new();
     let stranger = Authority::new("another authority");
     let good = pki.authority.client();

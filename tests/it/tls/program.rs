@@ -31,7 +31,7 @@ impl Pki {
 }
 
 #[tokio::test]
-async fn the_program_encrypts_and_says_so() {
+async fn program_serves_tls_and_announces_https() {
     let pki = Pki::new();
     let mut program = pki.program(&[]).await;
     assert!(program.url.starts_with("https://"), "{}", program.url);
@@ -41,7 +41,7 @@ async fn the_program_encrypts_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_variable_that_says_no_stands_in_the_way_of_no_flag() {
+async fn false_self_signed_variable_does_not_conflict_with_flags() {
     let pki = Pki::new();
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
     command
@@ -54,7 +54,7 @@ async fn a_variable_that_says_no_stands_in_the_way_of_no_flag() {
 }
 
 #[tokio::test]
-async fn the_program_asks_clients_for_certificates() {
+async fn program_requests_client_certificates() {
     let pki = Pki::new();
     let authority = format!("--tls-client-ca={}", pki.flag("authority.pem"));
     let known = || pki.trust().identity(pki.authority.client().identity());
@@ -85,7 +85,7 @@ async fn logged(program: &Program, words: &str, times: usize) {
 }
 
 #[tokio::test]
-async fn sighup_makes_the_program_read_its_certificate_again_or_keep_it() {
+async fn sighup_reloads_the_certificate_or_keeps_the_old_one() {
     const READ: &str = "certificate and key read again";
     const KEPT: &str = "keeping certificate and key as they were";
     let pki = Pki::new();
@@ -115,7 +115,7 @@ async fn sighup_makes_the_program_read_its_certificate_again_or_keep_it() {
 }
 
 #[test]
-fn half_of_what_encryption_needs_is_wrong_usage() {
+fn certificate_without_key_is_wrong_usage() {
     let pki = Pki::new();
     let [cert, key] = pki.flags();
     let authority = format!("--tls-client-ca={}", pki.flag("authority.pem"));
@@ -140,7 +140,7 @@ fn half_of_what_encryption_needs_is_wrong_usage() {
 }
 
 #[test]
-fn a_certificate_or_key_that_is_no_good_is_told() {
+fn start_fails_on_an_invalid_certificate_or_key() {
     let pki = Pki::new();
     let refuses = |sentence: String| {
         let mut command = server();
@@ -178,7 +178,7 @@ fn a_certificate_or_key_that_is_no_good_is_told() {
 }
 
 #[tokio::test]
-async fn a_certificate_to_try_it_out_is_made_and_how_to_trust_it_is_told() {
+async fn self_signed_certificate_is_generated_and_announced() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
     command
@@ -215,7 +215,7 @@ async fn a_certificate_to_try_it_out_is_made_and_how_to_trust_it_is_told() {
 }
 
 #[tokio::test]
-async fn an_address_that_others_reach_without_encryption_is_warned_of() {
+async fn public_plaintext_address_logs_a_warning() {
     const WARNING: &str = "see --tls-cert";
     let pki = Pki::new();
     let encrypted = pki.flags();
@@ -238,7 +238,7 @@ async fn an_address_that_others_reach_without_encryption_is_warned_of() {
 }
 
 #[tokio::test]
-async fn the_examples_show_a_certificate_and_say_what_is_wrong_with_the_encryption() {
+async fn examples_send_certificates_and_explain_tls_errors() {
     let pki = Pki::new();
     let client = pki.authority.client();
     pki.write("client.pem", &client.cert);
@@ -303,7 +303,7 @@ async fn the_examples_show_a_certificate_and_say_what_is_wrong_with_the_encrypti
 
 /// A transfer does not try again and again what cannot get better.
 #[tokio::test]
-async fn stream_file_does_not_try_a_server_again_that_it_cannot_trust() {
+async fn stream_file_does_not_retry_an_untrusted_server() {
     let pki = Pki::new();
     let server = pki.program(&[]).await;
     let mut stat = example("stream_file");

@@ -23,7 +23,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn calls_under_way_go_on_over_a_reload_and_new_connections_see_the_new_certificate() {
+async fn reload_keeps_calls_and_serves_the_new_certificate() {
     let pki = Pki::new();
     let first = pki.authority.server();
     pki.install(&first);
@@ -77,7 +77,7 @@ type Spoil = fn(&Pki, &Pem);
 type Expected = fn(&TlsError) -> bool;
 
 #[tokio::test]
-async fn a_pair_that_is_no_good_changes_nothing_and_a_good_one_later_does() {
+async fn invalid_pair_keeps_the_old_one_until_a_valid_one_comes() {
     let pki = Pki::new();
     let first = pki.authority.server();
     pki.install(&first);
@@ -136,7 +136,7 @@ async fn a_pair_that_is_no_good_changes_nothing_and_a_good_one_later_does() {
 }
 
 #[tokio::test]
-async fn a_pair_that_is_no_good_is_told_at_the_start() {
+async fn load_fails_on_mismatched_certificate_and_key() {
     let pki = Pki::new();
     pki.write("cert.pem", &pki.authority.server().cert);
     let error = Tls::load(pki.files(ClientAuth::Off)).unwrap_err();
@@ -151,7 +151,7 @@ async fn a_pair_that_is_no_good_is_told_at_the_start() {
 
 /// A client that has been there before does not get in by what TLS remembers of it.
 #[tokio::test]
-async fn other_authorities_for_clients_hold_from_the_reload_on() {
+async fn reload_replaces_client_authorities() {
     let pki = Pki::new();
     let tls = pki.load(pki.required());
     let server: TestServer = start(tls.clone());
@@ -170,7 +170,7 @@ async fn other_authorities_for_clients_hold_from_the_reload_on() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_development_is_trusted_by_itself_and_has_nothing_to_reload() {
+async fn self_signed_certificate_verifies_and_ignores_reload() {
     let names = ["localhost", "127.0.0.1"].map(str::to_owned);
     let (tls, pem) = Tls::development(names.to_vec()).unwrap();
     let server = start(tls.clone());

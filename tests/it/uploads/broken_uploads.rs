@@ -52,7 +52,7 @@ enum At {
 }
 
 #[tokio::test]
-async fn whatever_ends_a_stream_the_file_is_untouched_and_the_upload_goes_on() {
+async fn broken_stream_keeps_the_file_and_the_upload_resumes() {
     for cut in [
         Cut::HalfClose,
         Cut::Cancel,
@@ -146,7 +146,7 @@ async fn finish(mut upload: UploadStream, content: &[u8], acknowledged: usize, c
 /// The word of a stream's end that means the most, `finish`, still counts when it is the last
 /// thing the server hears.
 #[tokio::test]
-async fn an_upload_that_was_finished_is_committed_even_if_nobody_waits_for_the_answer() {
+async fn finished_upload_commits_after_the_client_disconnects() {
     let root = tempfile::tempdir().unwrap();
     let server = start(root.path()).await;
     let content = content(CHUNK);
@@ -171,7 +171,7 @@ async fn an_upload_that_was_finished_is_committed_even_if_nobody_waits_for_the_a
 }
 
 #[tokio::test]
-async fn a_server_that_stops_keeps_what_came_and_says_so() {
+async fn stopping_server_keeps_received_bytes_and_answers_draining() {
     let mut server = TestServer::serve(tempfile::tempdir().unwrap(), Settings::default(), |_| {});
     let content = content(10 * CHUNK);
     let mut files = server.files().await;
@@ -198,7 +198,7 @@ async fn a_server_that_stops_keeps_what_came_and_says_so() {
 
 /// Also one that has said nothing yet.
 #[tokio::test]
-async fn a_server_that_stops_says_so_to_a_stream_that_has_not_begun() {
+async fn stopping_server_answers_draining_before_the_first_step() {
     let mut server = TestServer::start();
     let mut files = server.files().await;
     let mut upload = UploadStream::begin(&mut files).await;

@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_chunk_continues_where_the_last_one_ended() {
+async fn chunk_must_continue_at_the_next_offset() {
     let server = TestServer::start();
     let mut files = server.files().await;
     for offset in [0, 2, 4, 100] {
@@ -35,7 +35,7 @@ async fn a_chunk_continues_where_the_last_one_ended() {
 }
 
 #[tokio::test]
-async fn a_corrupt_chunk_changes_nothing() {
+async fn corrupt_chunk_changes_nothing() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
@@ -62,7 +62,7 @@ async fn a_corrupt_chunk_changes_nothing() {
 }
 
 #[tokio::test]
-async fn checksums_are_the_clients_to_leave_out() {
+async fn checksums_are_optional() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
@@ -83,7 +83,7 @@ async fn checksums_are_the_clients_to_leave_out() {
 }
 
 #[tokio::test]
-async fn more_than_was_announced_is_too_much() {
+async fn bytes_beyond_the_announced_size_are_refused() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
@@ -98,7 +98,7 @@ async fn more_than_was_announced_is_too_much() {
 }
 
 #[tokio::test]
-async fn the_largest_upload_is_the_servers_to_set() {
+async fn max_file_bytes_limits_uploads() {
     let server = start(Settings {
         max_upload_bytes: 5,
         ..Settings::default()
@@ -136,7 +136,7 @@ async fn the_largest_upload_is_the_servers_to_set() {
 
 /// However fast what comes behind it is looked at.
 #[tokio::test]
-async fn what_is_wrong_first_is_what_the_client_is_told() {
+async fn first_error_of_a_stream_is_reported() {
     let server = TestServer::start();
     let mut files = server.files().await;
     for round in 0..50 {
@@ -156,7 +156,7 @@ async fn what_is_wrong_first_is_what_the_client_is_told() {
 }
 
 #[tokio::test]
-async fn progress_comes_a_second_after_bytes_at_the_latest() {
+async fn progress_follows_bytes_within_a_second() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
@@ -202,7 +202,7 @@ async fn progress_never_goes_back() {
 
 /// Also when a checkpoint begins at that moment, and by who comes back.
 #[tokio::test]
-async fn too_much_behind_what_is_being_made_durable_ends_the_stream_all_the_same() {
+async fn oversized_data_during_a_checkpoint_ends_the_stream() {
     let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
     let content = content(40 * 10_000);
@@ -228,7 +228,7 @@ async fn too_much_behind_what_is_being_made_durable_ends_the_stream_all_the_same
 
 /// However many follow the one that is refused, and whenever they come.
 #[tokio::test]
-async fn nothing_behind_a_corrupt_chunk_is_taken() {
+async fn chunks_after_a_corrupt_one_are_ignored() {
     let server = TestServer::start();
     let mut files = server.files().await;
     for round in 0..10 {

@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn an_upload_that_is_not_what_the_client_says_is_discarded() {
+async fn upload_with_wrong_size_or_checksum_is_discarded() {
     let server = TestServer::start();
     let mut files = server.files().await;
     fs::write(server.path("a.bin"), "old").unwrap();
@@ -74,7 +74,7 @@ async fn an_upload_that_is_not_what_the_client_says_is_discarded() {
 }
 
 #[tokio::test]
-async fn nothing_comes_after_finish() {
+async fn steps_after_finish_are_refused() {
     let server = TestServer::start();
     let mut files = server.files().await;
     for (id, after) in [
@@ -101,7 +101,7 @@ async fn nothing_comes_after_finish() {
 }
 
 #[tokio::test]
-async fn steps_that_break_the_contract_are_refused_and_what_came_before_is_kept() {
+async fn invalid_step_is_refused_and_earlier_bytes_are_kept() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let begun = open("a.bin", "id", b"hello");
@@ -156,7 +156,7 @@ async fn steps_that_break_the_contract_are_refused_and_what_came_before_is_kept(
 }
 
 #[tokio::test]
-async fn the_largest_chunk_is_taken() {
+async fn largest_chunk_is_accepted() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let content = content(1024 * 1024);
@@ -167,7 +167,7 @@ async fn the_largest_chunk_is_taken() {
 }
 
 #[tokio::test]
-async fn a_file_is_created_only_where_there_is_none() {
+async fn empty_if_etag_creates_only_new_files() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let old = put(&mut files, "a.bin", b"old").await;
@@ -208,7 +208,7 @@ async fn a_file_is_created_only_where_there_is_none() {
 }
 
 #[tokio::test]
-async fn a_version_is_replaced_only_by_who_knows_it() {
+async fn if_etag_replaces_only_that_version() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let first = put(&mut files, "a.bin", b"first").await;
@@ -260,7 +260,7 @@ async fn a_version_is_replaced_only_by_who_knows_it() {
 }
 
 #[tokio::test]
-async fn uploads_of_different_ids_do_not_know_each_other() {
+async fn uploads_with_different_ids_are_independent() {
     let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
     let (mut one, mut other) = (
@@ -283,7 +283,7 @@ async fn uploads_of_different_ids_do_not_know_each_other() {
 }
 
 #[tokio::test]
-async fn an_upload_leaves_the_permissions_of_what_it_replaces() {
+async fn upload_keeps_the_permissions_of_the_replaced_file() {
     use std::os::unix::fs::PermissionsExt;
     let server = TestServer::start();
     let mut files = server.files().await;
@@ -298,7 +298,7 @@ async fn an_upload_leaves_the_permissions_of_what_it_replaces() {
 }
 
 #[tokio::test]
-async fn what_no_file_can_replace_is_refused_when_the_upload_opens() {
+async fn irreplaceable_target_is_refused_at_open() {
     let server = TestServer::start();
     let mut files = server.files().await;
     fs::create_dir(server.path("folder")).unwrap();
@@ -317,7 +317,7 @@ async fn what_no_file_can_replace_is_refused_when_the_upload_opens() {
 }
 
 #[tokio::test]
-async fn a_read_only_server_takes_no_upload() {
+async fn read_only_server_refuses_uploads() {
     let server = TestServer::start_read_only(tempfile::tempdir().unwrap());
     let mut files = server.files().await;
     let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;

@@ -30,7 +30,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn an_upload_appears_whole_with_its_folders() {
+async fn committed_upload_appears_whole_with_its_folders() {
     let server = TestServer::start();
     let mut files = server.files().await;
     for size in [0, 1, 256 * 1024, 3_000_000] {
@@ -54,7 +54,7 @@ async fn an_upload_appears_whole_with_its_folders() {
 }
 
 #[tokio::test]
-async fn a_half_close_without_finish_is_a_pause() {
+async fn half_close_without_finish_is_a_pause() {
     let server = TestServer::start();
     let mut files = server.files().await;
     fs::write(server.path("a.bin"), "old").unwrap();
@@ -79,7 +79,7 @@ async fn a_half_close_without_finish_is_a_pause() {
 }
 
 #[tokio::test]
-async fn all_that_was_sent_and_not_finished_stays_out_of_sight() {
+async fn unfinished_upload_is_invisible() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let content = content(100_000);
@@ -95,7 +95,7 @@ async fn all_that_was_sent_and_not_finished_stays_out_of_sight() {
 }
 
 #[tokio::test]
-async fn an_aborted_upload_is_gone() {
+async fn aborted_upload_is_removed() {
     let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
     assert_failure(
@@ -131,7 +131,7 @@ async fn an_aborted_upload_is_gone() {
 }
 
 #[tokio::test]
-async fn a_finished_upload_is_not_aborted() {
+async fn finished_upload_cannot_be_aborted() {
     let server = TestServer::start();
     let mut files = server.files().await;
     put(&mut files, "a.bin", b"hello").await;
@@ -157,7 +157,7 @@ async fn swept(server: &TestServer, left: usize) {
 }
 
 #[tokio::test]
-async fn an_upload_that_nobody_goes_on_with_expires_and_one_in_use_does_not() {
+async fn abandoned_upload_expires_and_one_in_use_does_not() {
     let server = start(Settings {
         upload_ttl: Duration::from_secs(1),
         checkpoint_bytes: 1,
@@ -197,7 +197,7 @@ async fn an_upload_that_nobody_goes_on_with_expires_and_one_in_use_does_not() {
 }
 
 #[tokio::test]
-async fn whoever_opens_an_upload_renews_its_time() {
+async fn opening_an_upload_renews_its_expiry() {
     let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
     let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
@@ -221,7 +221,7 @@ async fn whoever_opens_an_upload_renews_its_time() {
 
 /// A crash can leave more bytes than are sure: none of them gets into the file.
 #[tokio::test]
-async fn bytes_behind_the_durable_ones_do_not_count() {
+async fn bytes_beyond_the_durable_prefix_are_discarded() {
     let mut server = start_checkpointing_every_byte();
     let mut files = server.files().await;
     let plan = OpenUpload {
@@ -254,7 +254,7 @@ async fn bytes_behind_the_durable_ones_do_not_count() {
 
 /// Whatever is wrong with it, who opens it can begin again.
 #[tokio::test]
-async fn an_upload_that_is_damaged_begins_again() {
+async fn damaged_upload_restarts() {
     type Damage = fn(&Path);
     let missing: Damage = |path| fs::remove_file(path).unwrap();
     let empty: Damage = |path| fs::write(path, "").unwrap();
@@ -289,7 +289,7 @@ async fn an_upload_that_is_damaged_begins_again() {
 }
 
 #[tokio::test]
-async fn what_is_staged_and_belongs_to_nobody_is_swept_at_the_start() {
+async fn orphaned_staged_files_are_swept_at_start() {
     let root = tempfile::tempdir().unwrap();
     let uploads = root.path().join(".muxs/uploads");
     fs::create_dir_all(uploads.join("folder/in/it")).unwrap();
@@ -306,7 +306,7 @@ async fn what_is_staged_and_belongs_to_nobody_is_swept_at_the_start() {
 }
 
 #[tokio::test]
-async fn uploads_can_be_kept_for_ever() {
+async fn uploads_without_expiry_are_kept() {
     let server = start(Settings {
         upload_ttl: Duration::MAX,
         ..Settings::default()

@@ -175,7 +175,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn uploads_do_what_their_model_does(steps in prop::collection::vec(step(), 1..40)) {
+    fn uploads_match_the_model(steps in prop::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let mut world = World::new().await;

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_finished_upload_is_told_again_to_who_opens_it_again() {
+async fn reopened_finished_upload_returns_its_result() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let content = content(100_000);
@@ -37,7 +37,7 @@ async fn a_finished_upload_is_told_again_to_who_opens_it_again() {
 }
 
 #[tokio::test]
-async fn a_finished_upload_of_a_new_file_does_not_find_that_file_in_its_way() {
+async fn finished_create_reopens_despite_its_own_file() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let create = OpenUpload {
@@ -53,7 +53,7 @@ async fn a_finished_upload_of_a_new_file_does_not_find_that_file_in_its_way() {
 }
 
 #[tokio::test]
-async fn an_upload_is_continued_only_as_what_it_was_begun() {
+async fn upload_resumes_only_with_the_same_parameters() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let begun = open("a.bin", "id", b"hello");
@@ -101,7 +101,7 @@ async fn an_upload_is_continued_only_as_what_it_was_begun() {
 }
 
 #[tokio::test]
-async fn the_server_names_an_upload_that_has_no_name() {
+async fn server_generates_a_missing_upload_id() {
     let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
     let mut ids = Vec::new();
@@ -119,7 +119,7 @@ async fn the_server_names_an_upload_that_has_no_name() {
 }
 
 #[tokio::test]
-async fn progress_says_all_that_a_client_needs() {
+async fn progress_carries_size_checksum_limits_and_expiry() {
     let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
     let mut upload = UploadStream::open(&mut files, open("a.bin", "my-id", b"hello")).await;
@@ -138,7 +138,7 @@ async fn progress_says_all_that_a_client_needs() {
 }
 
 #[tokio::test]
-async fn a_finished_upload_is_told_to_a_client_that_sends_it_all_again_without_a_look() {
+async fn finished_upload_resent_blindly_returns_its_result() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let info = put(&mut files, "a.bin", b"hello").await;
@@ -153,7 +153,7 @@ async fn a_finished_upload_is_told_to_a_client_that_sends_it_all_again_without_a
 }
 
 #[tokio::test]
-async fn the_newest_stream_of_an_upload_is_the_one_that_may_write() {
+async fn newest_stream_of_an_upload_supersedes_older_ones() {
     let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
     let content = content(300_000);
@@ -179,7 +179,7 @@ async fn the_newest_stream_of_an_upload_is_the_one_that_may_write() {
 }
 
 #[tokio::test]
-async fn a_stream_that_hears_nothing_from_its_client_is_ended_by_the_next() {
+async fn silent_stream_is_superseded_by_the_next() {
     let server = TestServer::start();
     let mut files = server.files().await;
     let mut frozen = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
@@ -194,7 +194,7 @@ async fn a_stream_that_hears_nothing_from_its_client_is_ended_by_the_next() {
 /// Whatever a stream has in flight when it is taken over, no byte of it lands behind the new one's
 /// back.
 #[tokio::test]
-async fn a_writer_has_stopped_before_the_next_is_told_its_offset() {
+async fn previous_writer_stops_before_the_next_gets_its_offset() {
     let server = TestServer::start();
     let content = content(8_000_000);
     let mut wrong = content.clone();
@@ -239,7 +239,7 @@ async fn a_writer_has_stopped_before_the_next_is_told_its_offset() {
 /// A server that is killed when the file is in its place and that is not on record yet finds out at
 /// its next start, before anybody can put another there.
 #[tokio::test]
-async fn what_came_into_place_before_a_crash_is_told_whatever_has_replaced_it_since() {
+async fn committed_result_survives_crash_and_replacement() {
     let mut server = TestServer::start();
     let mut files = server.files().await;
     let content = content(100_000);

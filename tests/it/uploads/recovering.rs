@@ -48,7 +48,7 @@ fn journal(root: &Path) -> PathBuf {
 
 /// A journal ends where it is damaged, bytes are sure as far as it says, and fewer are none.
 #[tokio::test]
-async fn an_upload_goes_on_from_what_is_whole() {
+async fn upload_resumes_from_its_whole_records_after_a_crash() {
     let (name, journal, bytes) = paused().await;
     let content = content(4 * CHUNK);
     let mut torn: Vec<_> = (0..=journal.len())
@@ -119,7 +119,7 @@ async fn killed_at_the_rename(content: &[u8], renamed: bool) -> (TestServer, Fil
 }
 
 #[tokio::test]
-async fn what_came_into_place_before_a_crash_is_told() {
+async fn file_renamed_before_a_crash_is_reported_as_committed() {
     let content = content(4 * CHUNK);
     let (server, info) = killed_at_the_rename(&content, true).await;
     let mut files = server.files().await;
@@ -131,7 +131,7 @@ async fn what_came_into_place_before_a_crash_is_told() {
 }
 
 #[tokio::test]
-async fn what_a_crash_kept_from_its_place_can_be_finished() {
+async fn upload_not_renamed_before_a_crash_can_be_finished() {
     let content = content(4 * CHUNK);
     let (server, _) = killed_at_the_rename(&content, false).await;
     assert!(!server.path("a.bin").exists());

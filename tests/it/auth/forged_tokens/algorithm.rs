@@ -129,7 +129,7 @@ pub(super) fn with_other_algorithm(keys: &KeyPairs) -> Vec<Row> {
 }
 
 #[tokio::test]
-async fn other_algorithms_and_types_are_taken_where_they_are_configured() {
+async fn configured_algorithms_and_type_are_accepted() {
     let settings = muxs::server::AuthSettings {
         algorithms: ["ES256", "PS256"].map(str::to_owned).to_vec(),
         token_type: "JWT".to_owned(),
@@ -164,7 +164,7 @@ async fn other_algorithms_and_types_are_taken_where_they_are_configured() {
 
 /// A key is good for what it says it is for.
 #[tokio::test]
-async fn a_key_with_an_algorithm_of_its_own_verifies_no_other() {
+async fn key_with_alg_verifies_only_that_algorithm() {
     let mut jwk = rsa().jwk();
     jwk["alg"] = json!("PS256");
     let file = KeyFile::new(&[jwk, Key::new("ec", ES256).jwk()]);

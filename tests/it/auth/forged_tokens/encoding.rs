@@ -98,7 +98,7 @@ pub(super) fn with_wrong_scheme() -> Vec<Row> {
 }
 
 #[tokio::test]
-async fn a_token_of_a_megabyte_does_no_harm() {
+async fn token_of_one_megabyte_is_harmless() {
     let server = server_with_key(rsa());
     let signed = valid_token()
         .claim("y", &format!("\"{}\"", "y".repeat(750_000)))

@@ -47,7 +47,7 @@ fn comparable_headers(mut headers: HeaderMap) -> HeaderMap {
 }
 
 #[tokio::test]
-async fn a_token_that_is_no_good_is_refused_and_nobody_learns_why() {
+async fn forged_tokens_get_identical_refusals() {
     let keys = KeyPairs::generate();
     let attacker = Issuer::start(Behavior::serve_keys(&[keys.attacker_rsa.jwk()])).await;
     let server = TestServer::start_with(require_tokens(keys.key_file().settings()));
@@ -86,7 +86,7 @@ async fn a_token_that_is_no_good_is_refused_and_nobody_learns_why() {
 
 /// What comes with it may be anything: nobody looks.
 #[tokio::test]
-async fn nothing_of_a_call_is_read_before_its_token() {
+async fn token_is_checked_before_the_request_body() {
     let server = server_with_key(rsa());
     let mut caller = HeaderClient::connect(&server).await;
     let expected = comparable_headers(caller.call_without_message(SAY_HELLO, &[]).await);
@@ -107,7 +107,7 @@ async fn nothing_of_a_call_is_read_before_its_token() {
 }
 
 #[tokio::test]
-async fn a_good_token_lets_in_however_it_is_spelled() {
+async fn valid_tokens_are_accepted() {
     let keys = KeyPairs::generate();
     let (ec, ed) = (&keys.ec, &keys.ed);
     let signed = valid_token().sign(rsa());

@@ -128,7 +128,7 @@ enum Mutation {
 }
 
 #[test]
-fn no_token_but_the_one_that_was_signed_lets_in() {
+fn mutated_token_is_refused() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let server = server_with_key(rsa());
     let caller = runtime.block_on(HeaderClient::connect(&server));
