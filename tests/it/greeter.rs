@@ -27,7 +27,7 @@ async fn messages(mut replies: Streaming<HelloReply>) -> Result<Vec<String>, Sta
     Ok(messages)
 }
 
-/// A call of BidiHello: where requests go in, and replies come out.
+/// Begins a call of BidiHello, and returns the sender of requests and the replies.
 async fn conversation(
     greeter: &mut GreeterClient<Channel>,
 ) -> (mpsc::Sender<HelloRequest>, Streaming<HelloReply>) {
@@ -179,8 +179,7 @@ async fn longest_interval_does_not_delay_the_first_reply() {
     assert_eq!(first.unwrap().message, "Hello, you!");
 }
 
-/// A drain waits for every call and every task of it, so it ends at once only if all of the
-/// cancelled ones have.
+/// A drain waits for every call and its tasks, so it ends at once only if all cancelled calls have ended.
 #[tokio::test]
 async fn cancelled_call_stops_at_once() {
     let mut server = TestServer::start_with(|config| config.shutdown_grace = TEST_TIMEOUT * 2);
@@ -258,8 +257,7 @@ async fn bidi_hello_answers_in_order() {
     );
 }
 
-/// Each request is sent only when the reply before it is there, and the call begins before the
-/// first.
+/// The call begins before its first request, and each request is sent after the reply to the previous one.
 #[tokio::test]
 async fn bidi_hello_answers_each_request_immediately() {
     let server = TestServer::start();
@@ -273,8 +271,8 @@ async fn bidi_hello_answers_each_request_immediately() {
     assert_eq!(replies.message().await.unwrap(), None);
 }
 
-/// The client's window is the smallest there is, so the names wait unread at the server, each in a
-/// frame of its own: what h2 takes for an attack when the connection's window is not large.
+/// The client's window is the smallest possible, so the names wait unread at the server, each in its own
+/// frame. Without a large connection window, h2 would take these frames for an attack.
 #[tokio::test]
 async fn client_may_send_everything_before_reading() {
     const COUNT: usize = 20_000;
@@ -305,7 +303,7 @@ async fn server_can_end_bidi_hello_early() {
     let (requests, mut replies) = conversation(&mut server.greeter().await).await;
     requests.send(hello("A")).await.unwrap();
     requests.send(hello("x".repeat(4097))).await.unwrap();
-    // The client has not ended its side, and need not.
+    // The client has not half-closed, and need not.
     assert_eq!(
         with_timeout(replies.message())
             .await

@@ -1,4 +1,4 @@
-//! More connections than there is room for.
+//! More connections than the limits allow.
 
 use std::{fs, net::IpAddr};
 
@@ -19,7 +19,7 @@ use crate::support::{
     with_timeout,
 };
 
-/// A client on a connection of its own, from a local address.
+/// A client on a connection of its own, from an address of the loopback interface.
 fn client(server: &MemoryProbe, from: [u8; 4]) -> GreeterClient<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{}", server.program.address))
         .unwrap()
@@ -37,7 +37,7 @@ fn assert_busy<T>(answer: Result<T, Status>) {
     assert!(status.get_details_retry_info().is_some(), "{status:?}");
 }
 
-/// Clients that are served, as many as there is room for beside the honest one.
+/// Opens `count` connections that are served.
 async fn served(server: &MemoryProbe, count: usize) -> Vec<GreeterClient<Channel>> {
     let mut served = Vec::new();
     for _ in 0..count {
@@ -48,7 +48,7 @@ async fn served(server: &MemoryProbe, count: usize) -> Vec<GreeterClient<Channel
     served
 }
 
-/// Waits until a new connection is served.
+/// Waits until a new connection is accepted.
 async fn room(server: &MemoryProbe) {
     let room = async {
         while client(server, HERE).say_hello(hello("you")).await.is_err() {
@@ -71,7 +71,7 @@ async fn connections_beyond_the_limit_are_answered_busy_or_closed() {
     }
     let mut told = 0;
     for raw in &mut crowd {
-        // Those that are told are spoken to at first.
+        // A connection that gets BUSY receives SETTINGS first.
         let received = raw
             .wait_until(|received| received.closed || received.count(SETTINGS) > 0)
             .await;
@@ -103,7 +103,7 @@ async fn connection_limit_is_per_address() {
     room(&server).await;
 }
 
-/// On which the server accepts, and nothing else.
+/// Returns the processor time of the main thread, which only accepts connections.
 fn time_of_the_main_thread(process: u32) -> u64 {
     let times = fs::read_to_string(format!("/proc/{process}/task/{process}/schedstat")).unwrap();
     times.split(' ').next().unwrap().parse().unwrap()
@@ -147,7 +147,7 @@ async fn server_without_descriptors_accepts_again_later() {
     let mut replies = replies.unwrap().into_inner();
     while with_timeout(replies.message()).await.unwrap().is_some() {}
     let spent = time_of_the_main_thread(process) - before;
-    // Of a second that the server has counted itself, a tenth.
+    // The main thread may be busy for a tenth of the time.
     assert!(
         spent < PAUSE as u64,
         "{spent} ns, while nothing could be done"

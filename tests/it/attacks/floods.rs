@@ -1,4 +1,4 @@
-//! Frames that cost the sender little, and many of them.
+//! Floods of frames that are cheap to send.
 
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -12,7 +12,7 @@ use crate::support::{
     with_timeout,
 };
 
-/// A client that takes the answers may ask for them.
+/// A client that reads the answers may send any number of PINGs.
 #[tokio::test]
 async fn endless_pings_and_settings_cost_no_memory() {
     const BURSTS: u64 = 100;
@@ -32,8 +32,8 @@ async fn endless_pings_and_settings_cost_no_memory() {
     }
 }
 
-/// The answers that nobody takes are not gathered: the server stops to read, and after a while it
-/// has had enough.
+/// Unread answers are not queued without bound: the server stops reading, and closes the connection
+/// after the write stall timeout.
 #[tokio::test]
 async fn client_that_never_reads_its_ping_answers_is_closed() {
     for asked in [ping(), settings(&[])] {
@@ -54,7 +54,7 @@ async fn client_that_never_reads_its_ping_answers_is_closed() {
     }
 }
 
-/// A call whose replies have no way out, so that its handler asks for nothing.
+/// Opens a call whose replies are blocked by a zero window, so that its handler reads no requests.
 async fn blocked(server: &MemoryProbe) -> RawConnection {
     let mut raw =
         RawConnection::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
@@ -63,7 +63,7 @@ async fn blocked(server: &MemoryProbe) -> RawConnection {
     raw
 }
 
-/// They do not count for the windows.
+/// Empty DATA frames are free of flow control.
 #[tokio::test]
 async fn flood_of_empty_data_frames_is_cut_off() {
     let mut server = MemoryProbe::start().await;
@@ -74,7 +74,7 @@ async fn flood_of_empty_data_frames_is_cut_off() {
     server.assert_bounded_growth();
 }
 
-/// Each costs the server far more than the byte that the windows count.
+/// Each frame costs the server far more than the one byte that flow control counts.
 #[tokio::test]
 async fn flood_of_one_byte_data_frames_is_cut_off() {
     let mut server = MemoryProbe::start().await;

@@ -1,4 +1,4 @@
-//! Headers without end, and headers that are larger than they look.
+//! Header blocks without end, and header bombs.
 
 use crate::support::{
     memory_probe::MemoryProbe,
@@ -9,14 +9,14 @@ use crate::support::{
     },
 };
 
-/// The most that a frame may hold, in bytes.
+/// The largest payload of a frame, in bytes.
 const MAX_FRAME: usize = 16 * 1024;
 
-/// CVE-2024-27316 and its like. Each of the frames may be empty.
+/// CVE-2024-27316 and similar: CONTINUATION frames without end, full or empty.
 #[tokio::test]
 async fn endless_continuation_frames_are_cut_off() {
     let mut server = MemoryProbe::start().await;
-    // With `x: yy...`, as many as there is room for.
+    // A full frame holds as many `x: yy...` fields as fit.
     let fields = [&[0][..], &string("x"), &string(&"y".repeat(100))].concat();
     let full = fields.repeat(MAX_FRAME / fields.len());
     for (what, more) in [
@@ -38,7 +38,7 @@ async fn endless_continuation_frames_are_cut_off() {
     server.assert_bounded_growth();
 }
 
-/// One byte for each repetition of a header that the table of HPACK has.
+/// Each byte repeats a large header field of the dynamic table of HPACK.
 #[tokio::test]
 async fn header_bomb_is_not_decompressed() {
     let mut server = MemoryProbe::start().await;
@@ -71,7 +71,7 @@ async fn endless_header_is_not_buffered() {
     server.assert_bounded_growth();
 }
 
-/// What is too large is refused, without harm to the other calls of the connection.
+/// The other calls of the connection are not affected.
 #[tokio::test]
 async fn call_with_too_many_headers_is_refused() {
     let mut server = MemoryProbe::start().await;

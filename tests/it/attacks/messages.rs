@@ -1,4 +1,4 @@
-//! Messages that are larger than they may be, or than they look.
+//! Oversized messages and decompression bombs.
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -14,10 +14,10 @@ use crate::support::{
     with_timeout,
 };
 
-/// The status that a call of these bytes gets, all of which are sent as far as the server wants them.
+/// Sends these bytes as far as flow control allows, and returns the status of the call.
 async fn status(requests: &mut SendRequest<Bytes>, head: Request<()>, body: Bytes) -> Status {
     let (response, mut sending) = requests.send_request(head, false).unwrap();
-    // The server may be fed up before it has all of it.
+    // Sending fails if the server has ended the call before.
     let _ = sending.send_data(body, false);
     let response = with_timeout(response).await.unwrap();
     if let Some(status) = Status::from_header_map(response.headers()) {
@@ -47,11 +47,10 @@ async fn oversized_message_is_refused_by_its_prefix() {
     server.assert_bounded_growth();
 }
 
-/// 4 GiB of zeros, in as few bytes as gzip can say it.
+/// 4 GiB of zeros, compressed by gzip into 4 MiB.
 fn bomb() -> Bytes {
     const SIZE: usize = 4 * MIB as usize - 100;
-    // What gzip says first, then the codes of deflate: one bit for a zero 258 times, and one for the
-    // place where it was before.
+    // The header of gzip, then the codes of deflate: one bit for a match of 258 zeros, one for its distance.
     let mut bomb = b"\x1f\x8b\x08\0\0\0\0\0\0\xff".to_vec();
     bomb.extend(b"\xed\xc1\x01\x01\0\0\0\x82\x20\xff\xaf\x6e\x48\x40\x01");
     bomb.resize(SIZE, 0);

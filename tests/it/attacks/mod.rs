@@ -1,6 +1,5 @@
-//! Clients that mean harm, against the server program: none of them costs more memory than its
-//! share, an honest client on another connection is served all the while, and whoever goes too far
-//! is cut off.
+//! Hostile clients against the server program. Each is held to its share of memory or cut off, and a
+//! well-behaved client on another connection is served meanwhile.
 
 mod connections;
 mod floods;

@@ -1,4 +1,4 @@
-//! Clients that ask for much and take little.
+//! Clients that request much and read little.
 
 use std::fs;
 
@@ -17,10 +17,10 @@ use crate::support::{
     with_timeout,
 };
 
-/// What one download may take, with chunks of the usual size.
+/// The memory that one download may take, with chunks of the default size, in bytes.
 const MAX_DOWNLOAD: u64 = MIB;
 
-/// As many downloads of a large file as one connection may have.
+/// The frames of as many downloads of a large file as one connection may have.
 fn downloads(server: &MemoryProbe) -> Vec<u8> {
     let file = fs::File::create(server.root.path().join("a.bin")).unwrap();
     file.set_len(4096 * MIB).unwrap();
@@ -46,7 +46,7 @@ async fn downloads_with_closed_windows_stay_small() {
     raw.send(&downloads).await.unwrap();
     raw.wait_until(|received| received.ok_responses == u64::from(MAX_STREAMS))
         .await;
-    // Time enough for a server that reads on.
+    // A server that went on reading the file would grow during these calls.
     for _ in 0..500 {
         server.assert_serves().await;
     }
@@ -55,7 +55,7 @@ async fn downloads_with_closed_windows_stay_small() {
     server.assert_growth_below(u64::from(MAX_STREAMS) * MAX_DOWNLOAD + MAX_GROWTH);
 }
 
-/// Whatever windows it opens, if it takes nothing from its socket.
+/// Open windows do not matter if the client reads nothing from its socket.
 #[tokio::test]
 async fn client_that_never_reads_its_socket_is_closed() {
     let mut server = MemoryProbe::start_with(&["--write-stall-timeout", "1s"]).await;
@@ -68,7 +68,7 @@ async fn client_that_never_reads_its_socket_is_closed() {
     deaf.write_all(&[PREFACE, &windows.concat()].concat())
         .await
         .unwrap();
-    // What it says now and then does not help.
+    // Frames that the client sends meanwhile do not prolong the timeout.
     let closed = async {
         while deaf.write_all(&frame(PING, ACK, 0, &[0; 8])).await.is_ok() {
             server.assert_serves().await;

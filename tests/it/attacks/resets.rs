@@ -1,4 +1,4 @@
-//! Calls that are opened to be reset, by the client or, as it makes it, by the server.
+//! Calls that are opened to be reset, by the client or by a server that is provoked to.
 
 use crate::support::{
     memory_probe::MemoryProbe,
@@ -10,13 +10,13 @@ use crate::support::{
     },
 };
 
-/// How many streams a client may make the server reset.
+/// The number of resets that a client may provoke.
 const MAX_LOCAL_RESETS: u64 = 1024;
 
-/// How many calls are sent at once.
+/// The number of calls in one write.
 const BURST: u32 = 100;
 
-/// The streams of one of many bursts.
+/// The stream identifiers of burst `number`.
 fn burst(number: u32) -> impl Iterator<Item = u32> {
     streams(BURST).map(move |stream| 2 * BURST * number + stream)
 }
@@ -37,8 +37,7 @@ async fn rapid_reset_is_cut_off() {
     server.assert_bounded_growth();
 }
 
-/// As any client may that changes its mind. What the calls held is free again: there is room for
-/// few of them at a time.
+/// A client may cancel calls. Their resources are freed: the server allows few calls at a time.
 #[tokio::test]
 async fn calls_reset_while_running_leave_no_memory() {
     let mut server = MemoryProbe::start_with(&["--max-calls", "250"]).await;
@@ -46,7 +45,7 @@ async fn calls_reset_while_running_leave_no_memory() {
     for number in 0..100 {
         let calls: Vec<u8> = burst(number).flat_map(|id| call(id, BIDI_HELLO)).collect();
         raw.send(&calls).await.unwrap();
-        // BidiHello answers when it begins.
+        // BidiHello sends its headers when it begins.
         let begun = u64::from(BURST * (number + 1));
         raw.wait_until(|received| received.ok_responses == begun)
             .await;
@@ -63,7 +62,7 @@ async fn calls_reset_while_running_leave_no_memory() {
     server.assert_bounded_growth();
 }
 
-/// As many as it may have are served; the server resets all others, until it has had enough of it.
+/// Calls within the limit are served; the server resets the others until their number is too large.
 #[tokio::test]
 async fn client_that_exceeds_max_streams_is_cut_off() {
     let mut server = MemoryProbe::start().await;
@@ -97,7 +96,7 @@ async fn client_that_exceeds_max_streams_is_cut_off() {
     server.assert_bounded_growth();
 }
 
-/// What a client does wrong, with a stream of its own.
+/// Returns frames that violate the protocol on a new stream.
 type Misdeed = fn(u32) -> Vec<u8>;
 
 async fn assert_goaway(misdeeds: &[(&str, Misdeed)], reason: u32, word: &str) {
@@ -118,7 +117,7 @@ async fn assert_goaway(misdeeds: &[(&str, Misdeed)], reason: u32, word: &str) {
     server.assert_bounded_growth();
 }
 
-/// CVE-2025-8671, "MadeYouReset": what is wrong with one stream only makes the server reset it.
+/// CVE-2025-8671, "MadeYouReset": an error of one stream makes the server reset it.
 #[tokio::test]
 async fn client_that_provokes_server_resets_is_cut_off() {
     let misdeeds: &[(&str, Misdeed)] = &[
@@ -133,7 +132,7 @@ async fn client_that_provokes_server_resets_is_cut_off() {
     assert_goaway(misdeeds, ENHANCE_YOUR_CALM, "too_many_internal_resets").await;
 }
 
-/// The server has forgotten which of them there were, and resets each anew.
+/// The server has forgotten these streams, and resets each again.
 #[tokio::test]
 async fn data_for_closed_streams_is_cut_off() {
     let mut server = MemoryProbe::start().await;
@@ -165,7 +164,7 @@ async fn data_for_closed_streams_is_cut_off() {
     server.assert_bounded_growth();
 }
 
-/// These are no matter of one stream.
+/// These are errors of the connection, not of a stream.
 #[tokio::test]
 async fn malformed_frames_are_cut_off_at_once() {
     let misdeeds: &[(&str, Misdeed)] = &[

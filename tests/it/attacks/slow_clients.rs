@@ -1,4 +1,4 @@
-//! Clients that come and then say nothing, or nothing that leads anywhere.
+//! Clients that connect and send nothing, or never complete what they send.
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -31,7 +31,7 @@ async fn clients_that_send_nothing_are_closed() {
     server.assert_growth_below(4 * MAX_GROWTH);
 }
 
-/// A byte now and then does not buy time.
+/// Single bytes do not prolong the timeout.
 #[tokio::test]
 async fn clients_with_a_slow_preface_are_closed() {
     const CLIENTS: usize = 100;
@@ -40,7 +40,7 @@ async fn clients_with_a_slow_preface_are_closed() {
     let mut trickling = join_all(connects).await;
     for byte in PREFACE.chunks(1) {
         for raw in &mut trickling {
-            // It may have been closed.
+            // Sending fails if the server has closed the connection.
             let _ = raw.send(byte).await;
         }
         server.assert_serves().await;
@@ -52,7 +52,7 @@ async fn clients_with_a_slow_preface_are_closed() {
     server.assert_growth_below(4 * MAX_GROWTH);
 }
 
-/// One that does not hear it, and one that is asked in the middle of a frame.
+/// One client ignores the PING, the other is in the middle of a frame.
 #[tokio::test]
 async fn client_that_does_not_answer_keepalive_is_closed() {
     let flags = ["--keepalive-interval", "200ms", "--keepalive-timeout", "1s"];
@@ -67,7 +67,7 @@ async fn client_that_does_not_answer_keepalive_is_closed() {
         assert!(received.count(PING) > 0, "{received:?}");
     }
 
-    // One that is idle, and answers, is left alone.
+    // An idle client that answers is kept.
     assert!(!connection.is_finished());
     let head = request(server.program.address, SAY_HELLO);
     let (response, mut sending) = requests.send_request(head, false).unwrap();
@@ -77,11 +77,11 @@ async fn client_that_does_not_answer_keepalive_is_closed() {
     server.assert_bounded_growth();
 }
 
-/// Calls that wait for their message are given up. Streams that may be silent are not.
+/// The idle timeout ends calls that wait for their message, but not streams that may be idle.
 #[tokio::test]
 async fn abandoned_calls_end_after_the_idle_timeout() {
     const CONNECTIONS: u32 = 4;
-    // Without an end to them, there is no room for an honest client.
+    // The abandoned calls take up the whole call limit until they end.
     let max_calls = (CONNECTIONS * MAX_STREAMS).to_string();
     let flags = ["--idle-timeout", "500ms", "--max-calls", &max_calls];
     let mut server = MemoryProbe::start_with(&flags).await;
@@ -130,7 +130,7 @@ async fn abandoned_streams_stay_small() {
         }
         connections.push((requests, connection));
     }
-    // One that has to speak, and does not, shows that the time is over.
+    // A call that is subject to the idle timeout shows that it has passed.
     let (mut requests, _connection) = connect_h2(address).await;
     let (response, _sending) = requests
         .send_request(request(address, SAY_HELLO), false)

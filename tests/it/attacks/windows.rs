@@ -1,5 +1,4 @@
-//! What a client may send ahead of its handlers: as much as the windows allow to who keeps to them,
-//! and no more than they allow to who does not.
+//! Data that a client sends ahead of its handlers: as much as the flow-control windows allow, no more.
 
 use crate::support::{
     memory_probe::{MIB, MemoryProbe},
@@ -10,8 +9,7 @@ use crate::support::{
     },
 };
 
-/// What one connection may make the server keep: what is received ahead of its handlers. Nothing is
-/// to be sent.
+/// The memory that one connection may take: the data received ahead of its handlers. Nothing is sent.
 const MAX_CONNECTION: u64 = 128 * MIB;
 
 #[tokio::test]
@@ -45,7 +43,7 @@ async fn million_small_messages_pass_in_constant_memory() {
     server.assert_growth_below(MAX_CONNECTION / 2);
 }
 
-/// The smallest messages, which cost the most.
+/// The smallest messages have the largest overhead.
 #[tokio::test]
 async fn client_may_fill_a_stream_window_before_it_reads() {
     let greeting = message(b"");
@@ -74,8 +72,8 @@ async fn client_may_fill_a_stream_window_before_it_reads() {
     server.assert_growth_below(MAX_CONNECTION);
 }
 
-/// A connection with as many calls as it may have, none of which reads, as their replies have no way
-/// out.
+/// Opens as many calls as a connection may have, whose handlers do not read because a zero window
+/// blocks their replies.
 async fn blocked(server: &MemoryProbe) -> RawConnection {
     let mut raw =
         RawConnection::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
@@ -102,15 +100,15 @@ async fn connection_memory_is_bounded_by_its_window() {
     raw.assert_alive().await;
     server.assert_growth_below(MAX_CONNECTION + MAX_CONNECTION / 4);
 
-    // There is no room for another byte.
+    // One byte more exceeds the window.
     raw.send(&frame(DATA, 0, 1, b"x")).await.unwrap();
     let received = raw.wait_closed().await;
     received.assert_goaway(FLOW_CONTROL_ERROR, "");
     server.assert_serves().await;
 }
 
-/// A frame has a cost of its own, which the windows do not count. It is kept only until its call takes
-/// it in, and h2 bounds how many such frames there are.
+/// Each frame has an overhead that flow control does not count. Frames are kept only until their call
+/// reads them, and h2 bounds their number.
 #[tokio::test]
 async fn connection_memory_is_bounded_for_small_frames() {
     const STREAMS: u64 = 4;
@@ -128,7 +126,7 @@ async fn connection_memory_is_bounded_for_small_frames() {
     server.assert_growth_below(STREAMS * STREAM_WINDOW + MAX_CONNECTION / 2);
 }
 
-/// The small frames of calls that were ended before they read them do not count for ever.
+/// The small frames of calls that ended before reading them are not counted forever.
 #[tokio::test]
 async fn unread_data_of_a_call_is_freed_with_it() {
     const CALLS: u32 = 500;
@@ -147,7 +145,7 @@ async fn unread_data_of_a_call_is_freed_with_it() {
     server.assert_bounded_growth();
 }
 
-/// What waits came in a larger piece, with bytes that do not.
+/// The unread bytes arrived in one read with bytes that are ignored.
 #[tokio::test]
 async fn ignored_data_is_not_kept_beside_unread_data() {
     const UNKNOWN: u8 = 0xfa;
@@ -162,7 +160,7 @@ async fn ignored_data_is_not_kept_beside_unread_data() {
     server.assert_bounded_growth();
 }
 
-/// The same with nothing that is against the rules: one call that reads, and one that does not.
+/// The same with valid frames: one call reads, and one does not.
 #[tokio::test]
 async fn read_data_is_not_kept_beside_unread_data_of_another_call() {
     let mut server = MemoryProbe::start().await;

@@ -1,4 +1,4 @@
-//! A token that expires in the middle of a call ends it.
+//! A call ends when its token expires.
 
 use std::{fs, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::support::{
     with_timeout,
 };
 
-/// A good token of somebody's for some two seconds: it is taken for 30 s more than it says.
+/// A token that is valid for another two seconds: the server allows a leeway of 30 s.
 fn short() -> String {
     let exp = (now() - 28).to_string();
     valid_token().claim("exp", &exp).sign(rsa())
@@ -65,7 +65,7 @@ async fn idle_bidi_call_ends_at_token_expiry() {
     assert_expired(with_timeout(replies.message()).await);
 }
 
-/// Before there is any answer.
+/// The call has not been answered at all.
 #[tokio::test]
 async fn call_waiting_for_its_request_ends_at_token_expiry() {
     let server = server_with_key(rsa());
@@ -74,8 +74,7 @@ async fn call_waiting_for_its_request_ends_at_token_expiry() {
     assert_expired(with_timeout(server.greeter().await.lots_of_greetings(request)).await);
 }
 
-/// The word waits behind what its client has not taken, but the call does not wait for it: what
-/// comes after that is cut off.
+/// The status is queued behind unread data. The call does not wait for it, but resets the stream.
 #[tokio::test]
 async fn unread_download_ends_at_token_expiry() {
     let server = server_with_key(rsa());
@@ -96,7 +95,7 @@ async fn unread_download_ends_at_token_expiry() {
         }
     })
     .await;
-    // Well behind the expiry, which has cut it off.
+    // By now the first token has expired, and the download is cut off.
     let mut another = UploadStream::open_as(
         &mut server.files().await,
         &valid_token().sign(rsa()),
@@ -111,7 +110,7 @@ async fn unread_download_ends_at_token_expiry() {
             Err(status) => break status,
         }
     };
-    // How it ends depends on whether the client took the rest in time.
+    // The code depends on whether the client read the rest in time.
     assert!(
         [Code::Unauthenticated, Code::Cancelled].contains(&ended.code()),
         "{ended:?}"
@@ -120,7 +119,7 @@ async fn unread_download_ends_at_token_expiry() {
 
 #[tokio::test]
 async fn upload_pauses_at_token_expiry_and_resumes_with_a_new_token() {
-    // No checkpoint is due before.
+    // No checkpoint is due before the expiry.
     let key = KeyFile::new(&[rsa().jwk()]);
     let server = TestServer::start_with(require_tokens(key.settings()));
     let mut files = server.files().await;
@@ -140,7 +139,7 @@ async fn upload_pauses_at_token_expiry_and_resumes_with_a_new_token() {
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), content);
 }
 
-/// Bytes keep coming, and do not keep it from being noticed.
+/// The expiry is noticed while bytes keep arriving.
 #[tokio::test]
 async fn busy_upload_ends_at_token_expiry() {
     let server = server_with_key(rsa());
@@ -184,7 +183,7 @@ async fn deadline_before_token_expiry_is_deadline_exceeded() {
     assert_eq!(code(answer.headers()), Code::DeadlineExceeded);
     assert_eq!(reason(answer.headers()), "DEADLINE");
 
-    // And one that comes later is none.
+    // A deadline after the expiry has no effect.
     let mut request = caller.request(LOTS_OF_GREETINGS, &[bearer_value(&short())]);
     let timeout = "1H".parse().unwrap();
     request.headers_mut().insert("grpc-timeout", timeout);

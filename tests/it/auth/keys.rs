@@ -1,4 +1,4 @@
-//! Keys come and go, and the issuer may be away for a while.
+//! Key rotation, and an issuer that is unavailable for a while.
 
 use std::{slice, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::support::{
     with_timeout,
 };
 
-/// Often enough for a test.
+/// A short refresh interval.
 const OFTEN: Duration = Duration::from_millis(100);
 
 fn key(id: &str) -> Key {
@@ -29,7 +29,7 @@ fn signed_by(key: &Key) -> String {
     Token::new(key).sign(key)
 }
 
-/// One more of the same key, which has not been seen before.
+/// Signs another token with the same key, which no cache has.
 fn another_by(key: &Key, number: usize) -> String {
     let token = Token::new(key).claim("jti", &json!(number.to_string()).to_string());
     token.sign(key)
@@ -56,13 +56,12 @@ async fn greeting_code(server: &TestServer, token: &str) -> Code {
         .await
 }
 
-/// Waits until a token is valid_token, which is so as soon as the keys have been read; until then there
-/// are none.
+/// Waits until a token is accepted, which happens when the keys have been fetched for the first time.
 async fn comes_good(server: &TestServer, token: &str) {
     wait_code_change(server, token, Code::Unavailable, Code::Ok).await;
 }
 
-/// Waits for another answer.
+/// Waits until the code of a call changes from `from` to `to`.
 async fn wait_code_change(server: &TestServer, token: &str, from: Code, to: Code) {
     let mut caller = HeaderClient::connect(server).await;
     with_timeout(async {
@@ -100,7 +99,7 @@ async fn first_call_with_a_new_key_fetches_the_keys() {
     assert_eq!(greeting_code(&server, &signed_by(&old)).await, Code::Ok);
     assert_eq!(issuer.request_count(), 2);
 
-    // Whoever makes up keys does not make the server ask for each of them.
+    // Tokens with invented key IDs do not cause a refresh each.
     let mut caller = HeaderClient::connect(&server).await;
     for number in 0..50 {
         let made_up = key(&format!("made-up-{number}"));
@@ -120,7 +119,7 @@ async fn first_call_with_a_new_key_rereads_the_key_file() {
     file.replace(&jwks(&[new.jwk()]));
     assert_eq!(greeting_code(&server, &signed_by(&old)).await, Code::Ok);
     assert_eq!(greeting_code(&server, &signed_by(&new)).await, Code::Ok);
-    // The old one is gone with that, also for a token that was good a moment ago.
+    // The old key is gone, also for a token that was accepted before.
     assert_eq!(
         greeting_code(&server, &signed_by(&old)).await,
         Code::Unauthenticated
@@ -139,7 +138,7 @@ async fn concurrent_calls_share_one_key_refresh() {
     let calls = futures::future::join_all(calls);
     let answers = async {
         issuer.wait_requests(2).await;
-        // Those who need nothing new do not wait.
+        // Calls with a known key do not wait.
         assert_eq!(greeting_code(&server, &signed_by(&old)).await, Code::Ok);
         issuer.set_behavior(Behavior::serve_keys(&[old.jwk(), new.jwk()]));
     };
@@ -148,7 +147,7 @@ async fn concurrent_calls_share_one_key_refresh() {
     assert_eq!(issuer.request_count(), 2);
 }
 
-/// Some of them have seen the old keys, and ask when the new ones are there.
+/// Some calls look up the old keys, and request a refresh when the new keys have arrived already.
 #[tokio::test]
 async fn call_sees_keys_that_arrive_during_its_check() {
     let old = key("old");
@@ -182,7 +181,7 @@ async fn tokens_of_a_removed_key_are_refused() {
     let server = TestServer::start_with(require_tokens(often(issuer.settings())));
     let token = signed_by(&gone);
     comes_good(&server, &token).await;
-    // On one connection, and so with one memory of what was good.
+    // One connection stays on one worker, and so with one token cache.
     let mut caller = HeaderClient::connect(&server).await;
     assert_eq!(caller.greeting_code_with(&token).await, Code::Ok);
     issuer.set_behavior(Behavior::serve_keys(&[kept.jwk()]));
@@ -194,7 +193,7 @@ async fn tokens_of_a_removed_key_are_refused() {
     let token = signed_by(&kept);
     assert_eq!(caller.greeting_code_with(&token).await, Code::Ok);
 
-    // Another key of the same name is another key.
+    // Another key with the same key ID does not verify the token.
     issuer.set_behavior(Behavior::serve_keys(&[kept.double().jwk()]));
     issuer.wait_two_more_requests().await;
     assert_eq!(
@@ -225,7 +224,7 @@ async fn cached_keys_expire_when_the_issuer_stays_away() {
     assert_no_keys(&answer(&server, &cached).await);
     assert_no_keys(&answer(&server, &another_by(&key, 3)).await);
     assert_no_keys(&answer(&server, "nonsense").await);
-    // Without any token, it would not matter if there were keys.
+    // A call without a token is refused without keys.
     let missing = HeaderClient::connect(&server)
         .await
         .call_without_message(SAY_HELLO, &[])
@@ -236,7 +235,7 @@ async fn cached_keys_expire_when_the_issuer_stays_away() {
     comes_good(&server, &cached).await;
 }
 
-/// They are read again before they are too old, however seldom that was asked for.
+/// Keys are refreshed before they expire, even with a longer refresh interval.
 #[tokio::test]
 async fn keys_are_refreshed_before_they_expire() {
     let key = key("key");
@@ -261,9 +260,9 @@ async fn keys_are_refreshed_before_they_expire() {
     }
 }
 
-/// A mistake in a flag is no attack on the issuer.
+/// A mistake in a flag must not become an attack on the issuer.
 #[tokio::test]
-async fn key_refresh_has_a_cooldown() {
+async fn zero_refresh_interval_does_not_flood_the_issuer() {
     let key = key("key");
     let mut issuer = Issuer::start(Behavior::serve_keys(&[key.jwk()])).await;
     let settings = AuthSettings {
@@ -303,7 +302,7 @@ async fn server_starts_while_the_issuer_is_down() {
     }
 }
 
-/// Also when it went away at the moment that its keys were wanted.
+/// The issuer also fails while a refresh is under way.
 #[tokio::test]
 async fn new_key_is_fetched_when_the_issuer_returns() {
     let (old, new) = (key("old"), key("new"));
@@ -351,7 +350,7 @@ async fn metadata_of_another_issuer_is_rejected() {
     comes_good(&server, &token).await;
 }
 
-/// What an issuer can say that is no set of keys.
+/// Answers of an issuer that are not a JWK set.
 fn nonsense(key: &Key, elsewhere: &Issuer) -> Vec<Behavior> {
     let good = jwks(&[key.jwk()]);
     let mut encrypts = key.jwk();
@@ -452,7 +451,7 @@ async fn wait_for_keys_ends_with_the_deadline_or_the_client() {
     let mut caller = HeaderClient::connect(&server).await;
     let token = bearer_value(&signed_by(&new));
 
-    // The one that asks goes away; those that wait with it are not disturbed.
+    // The call that started the refresh is cancelled; the calls that wait with it are not affected.
     let request = caller.request(SAY_HELLO, slice::from_ref(&token));
     let (leaving, mut stream) = caller.connection.send_request(request, false).unwrap();
     issuer.wait_requests(2).await;

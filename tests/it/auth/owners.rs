@@ -1,4 +1,4 @@
-//! An upload belongs to who has begun it.
+//! An upload belongs to the subject that began it.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ use crate::support::{
 
 const HELLO: &[u8] = b"hello";
 
-/// Each byte that is written makes for a checkpoint.
+/// Settings with a checkpoint after each written byte.
 fn eager() -> Settings {
     Settings {
         checkpoint_bytes: 1,
@@ -46,7 +46,7 @@ async fn abort(files: &mut FilesClient, token: &str, id: &str) -> Result<(), Sta
         .map(drop)
 }
 
-/// Three bytes of an upload, and its stream.
+/// Begins an upload with three durable bytes.
 async fn begun(files: &mut FilesClient, token: &str) -> UploadStream {
     let mut upload = UploadStream::open_as(files, token, plan()).await;
     upload.chunk(0, &HELLO[..3]).await;
@@ -72,7 +72,7 @@ async fn owners_have_separate_uploads_of_one_filename() {
     let (ann, bob) = (sign_for("ann"), sign_for("bob"));
     let mut of_ann = begun(&mut files, &ann).await;
 
-    // Bob has nothing of it, and takes nothing from it.
+    // Bob cannot see or abort the upload.
     assert_failure(
         abort(&mut files, &bob, "id").await,
         Code::NotFound,
@@ -90,14 +90,14 @@ async fn owners_have_separate_uploads_of_one_filename() {
     let info = of_ann.wait_committed().await;
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), HELLO);
 
-    // What became of it is hers, too.
+    // The result also belongs to Ann.
     let mut again = UploadStream::open_as(&mut files, &ann, plan()).await;
     assert_eq!(
         again.next_answer().await.unwrap(),
         Some(State::Committed(info))
     );
     assert_eq!(begins_at(&mut files, &bob).await, 0);
-    // With another plan nobody learns that there was one.
+    // Other parameters of `open` do not reveal that the upload exists.
     let other = OpenUpload {
         size: Some(77),
         ..plan()
@@ -112,7 +112,7 @@ async fn owners_have_separate_uploads_of_one_filename() {
     );
 }
 
-/// Subjects and ids that look alike when they are put together.
+/// Pairs of subject and upload ID whose concatenations are equal.
 #[tokio::test]
 async fn subjects_cannot_collide() {
     let server = start_with_auth(tempfile::tempdir().unwrap());
@@ -136,7 +136,7 @@ async fn subjects_cannot_collide() {
             .sign(rsa());
         assert_eq!(begins_at(&mut files, &token).await, 0, "{subject}");
     }
-    // One more way to write it is the same text.
+    // An escaped subject is the same subject.
     let token = valid_token().claim("sub", "\"\\u0061nn\"").sign(rsa());
     assert_eq!(begins_at(&mut files, &token).await, 3);
 }
@@ -204,7 +204,7 @@ async fn owned_uploads_are_invisible_without_auth_and_vice_versa() {
     let ann = sign_for("ann");
     paused(&mut server.files().await, &ann).await;
 
-    // The token is not looked at.
+    // Without authentication, the token is ignored.
     let server = restarted(server, open_to_all).await;
     let mut files = server.files().await;
     assert_eq!(begins_at(&mut files, &ann).await, 0);

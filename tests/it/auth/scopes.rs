@@ -1,4 +1,4 @@
-//! What a token is good for: which methods, and which files.
+//! The methods and the files that a token gives access to.
 
 use std::{
     fs,
@@ -33,10 +33,10 @@ use crate::support::{
 
 const SCOPES: [&str; 3] = ["greeter", "files.read", "files.write"];
 
-/// The claim that restricts to a folder.
+/// The claim with the folder that a token is restricted to.
 const CLAIM: &str = "folder";
 
-/// What a method is to ask for.
+/// The requirement of a method.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Wanted {
     Nothing,
@@ -44,7 +44,7 @@ enum Wanted {
     Scope(&'static str),
 }
 
-/// The table. A method that is not in it fails the test.
+/// The table of requirements. A method that is missing here fails the test.
 fn wanted(path: &str, reflection: Reflection) -> Wanted {
     use Wanted::{Nothing, Scope, Token};
     match path {
@@ -73,7 +73,7 @@ fn wanted(path: &str, reflection: Reflection) -> Wanted {
     }
 }
 
-/// The paths of all methods.
+/// Returns the paths of all methods.
 fn methods() -> Vec<String> {
     let sets = [
         pb::FILE_DESCRIPTOR_SET,
@@ -101,7 +101,7 @@ fn with_scope(scope: &str) -> String {
         .sign(rsa())
 }
 
-/// All methods with tokens for each subset of scopes, against the table.
+/// Calls all methods with tokens for each subset of scopes, and compares with the table.
 async fn assert_matrix(reflection: Reflection, names: [&str; 3]) {
     let key = KeyFile::new(&[rsa().jwk()]);
     let server = TestServer::start_with(|config| {
@@ -228,7 +228,7 @@ async fn scope_matches_whole_words_only() {
     }
 }
 
-/// Whoever looks for a way around the table finds no handler behind it.
+/// Spellings of a path that bypass the table reach no handler.
 #[tokio::test]
 async fn unknown_method_requires_a_token_then_is_unimplemented() {
     let server = server_with_key(rsa());
@@ -265,7 +265,7 @@ async fn unknown_method_requires_a_token_then_is_unimplemented() {
             assert_eq!(code(&answered), Code::Unimplemented, "{path}");
         }
     }
-    // With a query, it is the same method, and asks for the same.
+    // A path with a query is the same method with the same requirement.
     let path = "/muxs.Greeter/SayHello?x=1";
     assert_unauthenticated(&caller.call(path, &[], EMPTY).await, path);
     let answered = caller
@@ -275,7 +275,7 @@ async fn unknown_method_requires_a_token_then_is_unimplemented() {
     assert_eq!(tree(server.root()), before);
 }
 
-/// A server whose callers may be restricted to a folder.
+/// Starts a server with a folder claim.
 fn with_folders() -> TestServer {
     let keys = KeyFile::new(&[rsa().jwk()]);
     with_folder_claim(&keys, CLAIM)
@@ -296,8 +296,7 @@ fn restricted(folder: &str) -> String {
 
 type FilesClient = FileControllerClient<Channel>;
 
-/// Why each way to a file fails: by Read, Write, Stat, ReadStream, the opening of an upload, and
-/// its removal.
+/// Returns the failures of Read, Write, Stat, ReadStream, `open` and AbortUpload.
 async fn failures(files: &mut FilesClient, token: &str, name: &str) -> [Option<(Code, String)>; 6] {
     let of_failure = |failure: Option<Failure>| {
         failure.map(|failure| (Code::from_i32(failure.code), failure.reason))
@@ -347,7 +346,7 @@ async fn folder_token_reaches_files_in_its_folder() {
         let folder = folder.trim_end_matches('/');
         for name in ["x", "new/folder/x", "...", ".muxs", ".muxs/x"] {
             let name = format!("{folder}/{name}");
-            // There for those that read.
+            // The file exists for the methods that read.
             let written = files.write(with_token(&token, file(&name, "text"))).await;
             assert_eq!(written.unwrap().into_inner().failure, None, "{name}");
             assert_eq!(fs::read_to_string(server.path(&name)).unwrap(), "text");
@@ -416,7 +415,7 @@ async fn folder_token_reaches_nothing_else() {
     assert_eq!(tree(server.root()), before);
 }
 
-/// Out of the folder is not always out of the root.
+/// A link can lead out of the folder and stay inside the root.
 #[tokio::test]
 async fn link_does_not_lead_out_of_the_token_folder() {
     let server = with_folders();
@@ -458,7 +457,7 @@ async fn link_does_not_lead_out_of_the_token_folder() {
     ] {
         let name = format!("team-a/{name}");
         let failures = failures(&mut files, &token, &name).await;
-        // What is to be removed is an upload, and there is none.
+        // AbortUpload succeeds because there is no upload.
         assert_eq!(
             failures[..5],
             [const { 0 }; 5].map(|_| outside.clone()),
@@ -466,7 +465,7 @@ async fn link_does_not_lead_out_of_the_token_folder() {
         );
     }
     assert_eq!(tree(server.root()), before);
-    // A link that stays inside is followed, and one of the operator's leads to the folder.
+    // A link within the folder is followed, and so is a link of the operator to the folder.
     link("x", "team-a/inside");
     link("team-a", "alias");
     for (token, name) in [(&token, "team-a/inside"), (&restricted("alias"), "alias/x")] {
@@ -475,7 +474,7 @@ async fn link_does_not_lead_out_of_the_token_folder() {
     }
 }
 
-/// The link appears while the upload is under way.
+/// The link is created while the upload is open.
 #[tokio::test]
 async fn upload_does_not_finish_through_a_link_out_of_the_folder() {
     let server = with_folders();
@@ -496,7 +495,7 @@ async fn upload_does_not_finish_through_a_link_out_of_the_folder() {
     assert_eq!(fs::read_dir(server.path("team-b")).unwrap().count(), 0);
 }
 
-/// Not even where the folder is the root by another name.
+/// This holds even if the folder is a link to the root.
 #[tokio::test]
 async fn server_directory_is_outside_every_token_folder() {
     let server = with_folders();
@@ -571,7 +570,7 @@ async fn invalid_folder_claim_refuses_the_token() {
             "{first} {second}"
         );
     }
-    // None is all of the root, and so is one that nobody asks for.
+    // A token without the claim reaches the whole root, and so does any token without a folder claim.
     let mut files = server.files().await;
     let token = valid_token().sign(rsa());
     let written = files.write(with_token(&token, file("x", "text"))).await;
@@ -585,7 +584,7 @@ async fn invalid_folder_claim_refuses_the_token() {
     assert_eq!(written.unwrap().into_inner().code, 0);
 }
 
-/// A folder for each subject, for instance.
+/// The claim can be `sub`, for a folder per subject.
 #[tokio::test]
 async fn folder_claim_is_configurable() {
     for claim in [
@@ -598,7 +597,7 @@ async fn folder_claim_is_configurable() {
         let keys = KeyFile::new(&[rsa().jwk()]);
         let server = with_folder_claim(&keys, claim);
         let token = match claim {
-            // Not much of a folder, but one.
+            // The list of scopes is a valid folder name.
             "scope" => with_scope(ALL_SCOPES),
             _ => valid_token().claim(claim, "\"team-a\"").sign(rsa()),
         };
@@ -617,7 +616,7 @@ async fn folder_claim_is_configurable() {
     }
 }
 
-/// The regular files of those who call.
+/// Returns the regular files outside `.muxs`.
 fn files_of(root: &Path) -> Vec<PathBuf> {
     let own = root.join(".muxs");
     let all = tree(root).into_iter();

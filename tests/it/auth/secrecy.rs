@@ -1,4 +1,4 @@
-//! A token is a secret: it is in no log, and in nothing that a client is told.
+//! Tokens are secret: no log and no answer contains one.
 
 use std::slice;
 
@@ -13,10 +13,10 @@ use crate::support::{
     signing::rsa,
 };
 
-/// What nobody but the issuer and the client knows.
+/// A text in a claim that only the issuer and the client know.
 const SECRET: &str = "zanzibar-in-a-claim";
 
-/// Tokens that are valid_token, bad, and none at all, as they stand in the header.
+/// Values of `authorization`: valid tokens, invalid tokens, and no tokens.
 fn headers() -> Vec<String> {
     let with_secret = || valid_token().claim("secret", &format!("{SECRET:?}"));
     let signed = with_secret().sign(rsa());
@@ -44,10 +44,10 @@ fn headers() -> Vec<String> {
     ]
 }
 
-/// All pieces of a header that would give something away.
+/// Returns the parts of a header that must not be revealed.
 fn pieces(header: &str) -> Vec<String> {
     let token = header.rsplit(' ').next().unwrap();
-    // What is said of the algorithm is no secret.
+    // The header of a token is public.
     let parts = token.split('.').skip(usize::from(token.contains('.')));
     let middles = parts.filter(|part| part.len() >= 30).map(|part| {
         let middle = part.len() / 2;
@@ -82,7 +82,7 @@ async fn tokens_are_not_logged_or_answered() {
         for header in &headers {
             let header = HeaderValue::from_str(header).unwrap();
             for path in [SAY_HELLO, LOTS_OF_GREETINGS, WRITE_STREAM] {
-                // The second time, HPACK may have it in its table.
+                // The second time, the value may be in the dynamic table of HPACK.
                 for _ in 0..2 {
                     let answered = caller.call(path, slice::from_ref(&header), EMPTY).await;
                     told += &format!("{answered:?}\n");

@@ -1,4 +1,4 @@
-//! What cannot be meant is said when the server is started.
+//! Invalid settings of authentication are rejected at start.
 
 use std::path::PathBuf;
 
@@ -103,7 +103,7 @@ fn key_file_without_keys_is_rejected() {
         jwks(&[oaep]),
         jwks(&[broken]),
         jwks(&[secret]),
-        // Not among the algorithms that are allowed.
+        // A key whose algorithm is not allowed.
         jwks(&[p384]),
     ] {
         let file = KeyFile::new(&[]);
@@ -127,7 +127,7 @@ fn invalid_scope_name_is_rejected() {
     }
 }
 
-/// They would be good for tokens that say nothing.
+/// An empty issuer or audience would match tokens with empty claims.
 #[test]
 fn empty_issuer_or_audience_is_rejected() {
     let file = KeyFile::new(&[rsa().jwk()]);

@@ -1,4 +1,4 @@
-//! Compressed messages: who gets them, and who does not.
+//! Which messages are compressed, and which compressed messages are accepted.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -24,22 +24,22 @@ use crate::support::{
 
 const ENCODING: &str = "grpc-encoding";
 
-/// The two directions of a client's calls, as they travel.
+/// The recorded traffic of a client.
 #[derive(Clone, Default)]
 struct Wire {
     sent: Direction,
     received: Direction,
 }
 
-/// What the headers say of compression, and all bytes of the bodies after each other.
+/// The encoding header, and the bytes of all bodies.
 #[derive(Clone, Default)]
 struct Direction(Arc<Mutex<(Option<HeaderValue>, Vec<u8>)>>);
 
-type MemoryProbe = BoxService<Request<Body>, Response<Body>, transport::Error>;
+type RecordingChannel = BoxService<Request<Body>, Response<Body>, transport::Error>;
 
 impl Wire {
-    /// A channel whose traffic is noted. Requests say that they have this encoding, if any.
-    fn watch(&self, channel: Channel, encoding: Option<&'static str>) -> MemoryProbe {
+    /// Wraps a channel to record its traffic, with this `grpc-encoding` in the requests.
+    fn watch(&self, channel: Channel, encoding: Option<&'static str>) -> RecordingChannel {
         let Self { sent, received } = self.clone();
         channel
             .map_request(move |request: Request<Body>| {
@@ -58,7 +58,7 @@ impl Wire {
             .boxed()
     }
 
-    /// Asserts how many messages went each way, and that all of them were compressed, or none.
+    /// Asserts the number of messages in each direction, and whether all or none were compressed.
     #[track_caller]
     fn assert_compressed(&self, sent: (usize, bool), received: (usize, bool)) {
         self.sent.assert_compressed(sent);
@@ -98,7 +98,7 @@ impl Direction {
     }
 }
 
-/// Of each message the byte in front that says whether it is compressed.
+/// Returns the compressed flag of each message.
 fn flags(mut bytes: &[u8]) -> Vec<u8> {
     let mut flags = Vec::new();
     while let [flag, a, b, c, d, rest @ ..] = bytes {
@@ -108,10 +108,9 @@ fn flags(mut bytes: &[u8]) -> Vec<u8> {
     flags
 }
 
-/// Asserts that the four shapes are understood, and says how their messages travelled: compressed or
-/// not there, and back.
+/// Asserts that calls of all four shapes succeed, and whether requests and replies were compressed.
 async fn assert_all_shapes(
-    mut greeter: GreeterClient<MemoryProbe>,
+    mut greeter: GreeterClient<RecordingChannel>,
     wire: Wire,
     sent: bool,
     received: bool,

@@ -1,6 +1,5 @@
-//! How long a client is waited for, and how much of it at a time: deadlines, silence, and room for
-//! uploads. Calls as such are tested where the clock stands still, in `src/server/calls`; here is
-//! what becomes of the files.
+//! Deadlines, the idle timeout and the upload limit, and their effect on files. The timing of calls itself
+//! is tested with a paused clock in `src/server/calls`.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -17,7 +16,7 @@ use crate::support::{
     with_timeout,
 };
 
-/// Long enough for what a client has to do in it, on a machine that is busy.
+/// Long enough for the steps of a client on a busy machine.
 const SHORT: Duration = Duration::from_secs(2);
 
 fn impatient() -> TestServer {
@@ -33,7 +32,7 @@ async fn deadline_ends_an_upload_and_keeps_received_bytes() {
     upload.send(Step::Open(open("a.bin", "id", &content))).await;
     upload.chunks(&content[..60_000], 0, 20_000).await;
     upload.wait_persisted(60_000).await;
-    // The client keeps its half open: nothing but the deadline ends the call.
+    // The client does not half-close, so only the deadline ends the call.
     assert_failure(upload.wait_end().await, Code::DeadlineExceeded, "DEADLINE");
 
     let mut again = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
@@ -44,7 +43,7 @@ async fn deadline_ends_an_upload_and_keeps_received_bytes() {
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), content);
 }
 
-/// Its window is full, so it cannot even be told.
+/// The window of the client is full, so that no status can be sent.
 #[tokio::test]
 async fn deadline_closes_the_file_of_an_unread_download() {
     let server = TestServer::start();
@@ -78,7 +77,7 @@ async fn cancel_closes_the_file_of_a_download() {
     closed(&file).await;
 }
 
-/// Waits until nobody in this process has a file open.
+/// Waits until this process has closed a file.
 async fn closed(file: &Path) {
     let closed = async {
         while is_open(file) {
@@ -88,7 +87,7 @@ async fn closed(file: &Path) {
     with_timeout(closed).await;
 }
 
-/// Whether this process, and so a server under test in it, has a file open.
+/// Returns whether this process, which runs the server, has a file open.
 fn is_open(file: &Path) -> bool {
     let descriptors = fs::read_dir("/proc/self/fd").unwrap();
     descriptors
@@ -106,7 +105,7 @@ async fn idle_upload_ends_and_can_be_resumed() {
     upload.chunk(0, &content[..60_000]).await;
     let status = assert_failure(upload.wait_end().await, Code::Unavailable, "IDLE");
     assert!(status.get_details_retry_info().is_some());
-    // Not even its first step.
+    // A stream without its first step is idle as well.
     let mut silent = UploadStream::begin(&mut files).await;
     assert_failure(silent.wait_end().await, Code::Unavailable, "IDLE");
 
@@ -114,7 +113,7 @@ async fn idle_upload_ends_and_can_be_resumed() {
     assert_eq!(again.progress().await.persisted_size, 60_000);
 }
 
-/// In twice the time. An empty chunk is a word, too.
+/// The upload takes twice the idle timeout. An empty chunk counts as activity.
 #[tokio::test]
 async fn slow_upload_within_the_idle_timeout_continues() {
     let server = impatient();
@@ -132,7 +131,7 @@ async fn slow_upload_within_the_idle_timeout_continues() {
     upload.wait_committed().await;
 }
 
-/// A client that reads slowly, or has a conversation, is no idle one.
+/// A slow reader and an open conversation are not idle.
 #[tokio::test]
 async fn idle_timeout_spares_slow_readers_and_open_conversations() {
     let server = impatient();
@@ -149,7 +148,7 @@ async fn idle_timeout_spares_slow_readers_and_open_conversations() {
         .unwrap()
         .into_inner();
 
-    // Long enough for one that says nothing to be ended.
+    // This upload shows that the idle timeout has passed.
     let mut silent = UploadStream::begin(&mut files).await;
     assert_failure(silent.wait_end().await, Code::Unavailable, "IDLE");
 
@@ -175,7 +174,7 @@ async fn uploads_beyond_the_limit_are_busy() {
     let status = assert_failure(second.wait_end().await, Code::ResourceExhausted, "BUSY");
     assert!(status.get_details_retry_info().is_some());
 
-    // An old connection that hangs does not keep its own client out.
+    // A hanging stream does not exclude its own client: reopening the upload needs no further permit.
     let mut again = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
     assert_eq!(again.progress().await.persisted_size, 1000);
     assert_failure(first.wait_end().await, Code::Aborted, "SUPERSEDED");
@@ -184,11 +183,11 @@ async fn uploads_beyond_the_limit_are_busy() {
     again.wait_committed().await;
     drop(again);
 
-    // There is room again, after an upload that was finished and one that was aborted.
+    // A finished and an aborted upload release their permits.
     for filename in ["b.bin", "c.bin"] {
         let mut next = loop {
             let mut next = UploadStream::open(&mut files, open(filename, "id", &content)).await;
-            // The room is made when the last work on the one before it has ended.
+            // The permit is released when the last work on the previous upload has ended.
             match next.next_answer().await {
                 Ok(_) => break next,
                 Err(status) => assert_eq!(status.code(), Code::ResourceExhausted),

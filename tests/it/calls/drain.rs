@@ -1,5 +1,5 @@
-//! How a server ends, and a connection that is old: calls under way may end, new ones are not taken,
-//! and nobody can make it wait for longer than it says.
+//! The drain of a server and of an aged connection: running calls may finish, new calls are refused, and
+//! no client can delay the end beyond the shutdown grace.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::support::{
     with_timeout,
 };
 
-/// Longer than any test waits.
+/// Longer than the timeout of a test.
 const LONG: Duration = TEST_TIMEOUT.saturating_mul(2);
 
 const SHORT: Duration = Duration::from_millis(50);
@@ -53,9 +53,9 @@ async fn drain_finishes_calls_and_refuses_new_ones() {
     server.stop();
     let second = with_timeout(watch.message()).await.unwrap().unwrap();
     assert_eq!(second.status(), ServingStatus::NotServing);
-    // A watch would never end by itself, and is no reason to wait.
+    // The drain ends health watches, which would never end by themselves.
     assert_eq!(with_timeout(watch.message()).await.unwrap(), None);
-    // The call under way goes on as long as both want.
+    // The running call continues until one side ends it.
     requests.send(hello("B")).await.unwrap();
     assert_eq!(
         replies.message().await.unwrap().unwrap().message,
@@ -70,7 +70,7 @@ async fn drain_finishes_calls_and_refuses_new_ones() {
     );
 }
 
-/// Whoever watches over the server shall not end it while it drains.
+/// A watchdog must not kill a server that drains.
 #[tokio::test]
 async fn heartbeat_continues_during_a_drain_without_delaying_it() {
     let (tell, mut beats) = mpsc::unbounded_channel();
@@ -102,8 +102,7 @@ async fn heartbeat_continues_during_a_drain_without_delaying_it() {
     while with_timeout(beats.recv()).await.is_some() {}
 }
 
-/// The grace is theirs, however long it is: longer than uploads get for their last bytes, for
-/// instance.
+/// Calls get the whole shutdown grace, which is longer than the checkpoint grace of uploads.
 #[tokio::test]
 async fn drain_waits_for_a_slow_call() {
     let mut server = TestServer::start_with(|config| config.shutdown_grace = LONG);
@@ -124,8 +123,7 @@ async fn drain_waits_for_a_slow_call() {
     server.wait_stopped().await;
 }
 
-/// None of these calls ends by itself, and neither does the connection of a peer that never says a
-/// word.
+/// None of these calls ends by itself, and neither does a connection that never sends a byte.
 #[tokio::test]
 async fn drain_ends_despite_stuck_clients() {
     let mut server =
@@ -159,7 +157,7 @@ async fn drain_ends_despite_stuck_clients() {
     with_timeout(cut).await;
 }
 
-/// None of these has a call that could end.
+/// None of these connections has a call.
 #[tokio::test]
 async fn idle_connection_does_not_delay_a_drain() {
     let mut server = TestServer::start_with(|config| {
@@ -170,7 +168,7 @@ async fn idle_connection_does_not_delay_a_drain() {
     let _speechless = RawConnection::connect(server.address).await;
     let mut interrupted = RawConnection::connect(server.address).await;
     interrupted.send(&PREFACE[..10]).await.unwrap();
-    // It hears that it shall go, and does not acknowledge it.
+    // This client receives GOAWAY and does not acknowledge the PING of the drain.
     let mut deaf = RawConnection::open(server.address).await;
     deaf.assert_alive().await;
     let mut health = HealthClient::new(server.channel().await);
@@ -181,7 +179,7 @@ async fn idle_connection_does_not_delay_a_drain() {
     assert!(deaf.wait_closed().await.count(GO_AWAY) > 0);
 }
 
-/// Each of these calls could go on for ever.
+/// None of these calls ends by itself.
 #[tokio::test]
 async fn endless_call_is_cut_off_after_the_shutdown_grace() {
     let mut server = TestServer::start_with(|config| config.shutdown_grace = SHORT);
@@ -195,14 +193,14 @@ async fn endless_call_is_cut_off_after_the_shutdown_grace() {
         REFLECTION,
     ] {
         let mut raw = RawConnection::open(server.address).await;
-        // Half of the head of a message.
+        // An incomplete prefix of a message.
         raw.send(&[call(1, path), frame(DATA, 0, 1, &[0; 3])].concat())
             .await
             .unwrap();
         raw.assert_alive().await;
         stuck.push(raw);
     }
-    // It takes nothing from the stream.
+    // The window of this stream is zero.
     let mut closed_window =
         RawConnection::open_with(server.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
     closed_window.send(&endless_call()).await.unwrap();

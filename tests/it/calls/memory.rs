@@ -1,5 +1,5 @@
-//! Streams without end cost no memory: a million messages, or a file of any size, pass through a
-//! server of constant size, and what nobody reads is not made.
+//! Streams run in constant memory: a million messages, or a file of any size. Replies are not produced
+//! ahead of a client that does not read.
 
 use std::fs;
 
@@ -18,13 +18,13 @@ use crate::support::{
 
 const MILLION: u32 = 1_000_000;
 
-/// What one upload may take, by the formula in ARCHITECTURE.md.
+/// The memory that one upload may take, by the formula in ARCHITECTURE.md, in bytes.
 const MAX_UPLOAD: u64 = 8 * MIB;
 
-/// What one download may take, with chunks of the usual size.
+/// The memory that one download may take, with chunks of the default size, in bytes.
 const MAX_DOWNLOAD: u64 = MIB;
 
-/// As large as a file system lets a file of zeros be without a disk for it.
+/// The size of a sparse file, in bytes.
 const LARGE: u64 = 4096 * MIB;
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn unread_downloads_stay_within_their_buffers() {
     for _ in 0..READERS {
         unread.push(files.read_stream(whole("a.bin")).await.unwrap());
     }
-    // Time enough for a server that reads on.
+    // A server that went on reading the file would grow during these calls.
     for _ in 0..3000 {
         server.greeter.say_hello(hello("you")).await.unwrap();
     }
@@ -144,7 +144,7 @@ async fn million_greetings_run_in_constant_memory() {
     server.assert_bounded_growth();
 }
 
-/// Four kilobytes a reply, and 4 billion of them, for a client that reads none.
+/// The client requests 4 billion replies of 4 KiB and reads none.
 #[tokio::test]
 async fn lots_of_replies_stops_producing_for_a_full_window() {
     let mut server = MemoryProbe::start().await;
@@ -153,16 +153,16 @@ async fn lots_of_replies_stops_producing_for_a_full_window() {
         ..hello("x".repeat(4096))
     };
     let _unread = server.greeter.lots_of_replies(request).await.unwrap();
-    // Time enough for a server that makes them all the same.
+    // A server that went on producing replies would grow during these calls.
     for _ in 0..3000 {
         server.greeter.say_hello(hello("you")).await.unwrap();
     }
     server.assert_bounded_growth();
 }
 
-/// What is said to a server whose replies nobody reads waits at the client.
+/// While replies are unread, the server stops reading requests, so that they wait at the client.
 #[tokio::test]
-async fn bidi_hello_stops_producing_for_a_full_window() {
+async fn bidi_hello_stops_receiving_while_replies_are_unread() {
     let mut server = MemoryProbe::start().await;
     let (requests, outgoing) = mpsc::channel(1);
     let outgoing = ReceiverStream::new(outgoing);
@@ -176,7 +176,7 @@ async fn bidi_hello_stops_producing_for_a_full_window() {
             rounds_without = 0;
         }
         assert!(sent < 16 * 1024, "64 MiB were taken");
-        // Time enough for a server that takes another.
+        // A server that went on reading would accept another request during this call.
         server.greeter.say_hello(hello("you")).await.unwrap();
     }
     server.assert_bounded_growth();

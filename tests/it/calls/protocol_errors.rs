@@ -1,4 +1,4 @@
-//! Requests that are no messages of the contract: refused, with nobody hurt.
+//! Malformed requests are refused without effect on other calls.
 
 use std::{
     net::SocketAddr,
@@ -31,7 +31,7 @@ use crate::support::{
     tree, with_timeout,
 };
 
-/// Sends bytes as they are, for what no generated client would send.
+/// A codec that sends bytes unchanged, which no generated client would do.
 #[derive(Default)]
 struct RawCodec;
 
@@ -121,7 +121,7 @@ async fn every_method_refuses_malformed_messages() {
     assert_eq!(tree(server.root()), before);
 }
 
-/// A Write whose message comes as these pieces, and then nothing more.
+/// Calls Write with a body of these frames that never ends.
 fn raw_write(
     address: SocketAddr,
     pieces: impl Stream<Item = Bytes> + Send + 'static,
@@ -134,8 +134,8 @@ fn raw_write(
         .unwrap()
 }
 
-/// Sends a Write that announces a message of `size` bytes, and up to `mebibytes` of it. Returns
-/// whether all of those had been taken when the answer came.
+/// Sends a Write whose prefix announces `size` bytes, and up to `mebibytes` MiB of them. Returns whether
+/// all of them had been accepted when the answer came.
 async fn oversize_write(size: u32, mebibytes: usize) -> bool {
     let server = TestServer::start();
     let all_taken = Arc::new(AtomicBool::new(false));
@@ -160,7 +160,7 @@ async fn oversize_write(size: u32, mebibytes: usize) -> bool {
     all_taken.load(Ordering::Relaxed)
 }
 
-/// A client that is answered while it still sends may take that for a broken connection.
+/// A client may take an answer during its request for a broken connection.
 #[tokio::test]
 async fn oversized_write_is_answered_after_its_body() {
     assert!(oversize_write(16 << 20, 16).await);
@@ -171,7 +171,7 @@ async fn endless_write_is_answered() {
     oversize_write(u32::MAX, 65).await;
 }
 
-/// A drain waits for every call, so it ends at once only if the cancelled one has.
+/// A drain waits for every call, so it ends at once only if the cancelled call has ended.
 #[tokio::test]
 async fn partial_write_can_be_cancelled() {
     for pieces in [
@@ -186,7 +186,7 @@ async fn partial_write_can_be_cancelled() {
         let write = channel.clone().oneshot(raw_write(server.address, pieces));
         let greet = async {
             let mut greeter = GreeterClient::new(channel);
-            // What was sent before it on the connection is there before its reply.
+            // The reply shows that all earlier frames of the connection have arrived.
             greeter.say_hello(hello("you")).await.unwrap();
         };
         tokio::select! {
@@ -226,7 +226,7 @@ async fn other_protocols_do_not_disturb_other_clients() {
             .unwrap();
         stream.write_all(nonsense).await.unwrap();
         stream.shutdown().await.unwrap();
-        // It is closed, politely or not.
+        // The server may close or reset the connection.
         let _ = stream.read_to_end(&mut Vec::new()).await;
     }
     let mut greeter = server.greeter().await;

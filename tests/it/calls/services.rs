@@ -1,4 +1,4 @@
-//! Health, reflection, and how a server ends.
+//! Health, reflection, and the resources of a server that has ended.
 
 use std::collections::BTreeMap;
 
@@ -129,7 +129,7 @@ fn contains(descriptor: &[u8], text: &str) -> bool {
         .any(|window| window == text.as_bytes())
 }
 
-/// Nobody waits for such a server to drain, so nothing of it may stay behind.
+/// A dropped server does not drain, and must release everything.
 #[tokio::test]
 async fn dropped_server_releases_its_port_and_calls() {
     let root = tempfile::tempdir().unwrap();
@@ -155,7 +155,7 @@ async fn dropped_server_releases_its_port_and_calls() {
         }
     };
     with_timeout(refused).await;
-    // And of its root, which another may now have.
+    // The lock of the root is released as well.
     let free = async {
         while Store::open(root.path(), Settings::default()).is_err() {
             tokio::task::yield_now().await;

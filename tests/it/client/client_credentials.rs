@@ -1,5 +1,5 @@
-//! Access tokens: one that expires costs a transfer nothing, one that is refused ends it, and no
-//! secret is told to anybody else.
+//! Credentials of the transfer client: an expired token is replaced during a transfer, a refused token ends
+//! it, and no secret reaches another party.
 
 use std::{error::Error as _, fs, time::Duration};
 
@@ -38,7 +38,7 @@ fn credentials(issuer: &TokenEndpoint) -> Credentials {
     })
 }
 
-/// Does a Stat with what the issuer answers, and fails.
+/// Calls Stat with credentials of this endpoint, and returns the error.
 async fn no_token_from(issuer: &TokenEndpoint) -> TokenError {
     let server = ScriptedServer::start().await;
     let error = with_timeout(server.client_with(credentials(issuer)).stat("name"))
@@ -53,7 +53,7 @@ async fn no_token_from(issuer: &TokenEndpoint) -> TokenError {
     }
 }
 
-/// Neither it nor what caused it has what must not be told.
+/// Asserts that neither the error nor its causes contain a secret.
 #[track_caller]
 fn assert_no_secret(error: &(dyn std::error::Error + 'static)) {
     let mut told = format!("{error:?}");
@@ -109,7 +109,7 @@ async fn token_request_follows_rfc_6749() {
         .await
         .unwrap();
     let asked = issuer.script().requests[0].to_ascii_lowercase();
-    // Both are form-urlencoded before they are encoded together: RFC 6749 2.3.1.
+    // ID and secret are form-urlencoded before base64 (RFC 6749, 2.3.1).
     let basic = "back%3Aup:p%25ss+w%C3%B6rd%3A%26";
     let head = issuer.script().requests[0].clone();
     let shown = head
@@ -143,7 +143,7 @@ async fn token_request_follows_rfc_6749() {
     assert_eq!(body, "grant_type=client_credentials&audience=files");
 }
 
-/// Base64, by the book.
+/// Decodes base64, as an independent implementation.
 fn decoded(text: &str) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digit = |byte| ALPHABET.iter().position(|letter| *letter == byte);
@@ -202,7 +202,7 @@ async fn upload_resumes_from_the_durable_prefix_with_a_new_token() {
         ])
         .on_write(place.resume_actions(further));
     let told = EventLog::default();
-    // Of the attempts that fail in passing, there are none: this is none of them.
+    // Replacing a token does not count as an attempt.
     let client = server.client_with(credentials(&issuer)).retry(Retry {
         attempts: 1,
         ..Retry::default()
@@ -252,8 +252,8 @@ async fn download_resumes_with_a_new_token() {
     );
 }
 
-/// Tokens that are kept may be refused early, once: a new one may help, and if it does not, no
-/// other will.
+/// A cached token may be refused before it expires. A new token is tried once; if the server refuses it
+/// too, the transfer ends.
 #[tokio::test]
 async fn refused_cached_token_is_replaced_once() {
     let place = TransferDir::new();
@@ -264,7 +264,7 @@ async fn refused_cached_token_is_replaced_once() {
     server.script().stats.push_back(Ok(place.info()));
     with_timeout(client.stat("name")).await.unwrap();
 
-    // A failure that passes in between makes it no endless story.
+    // A transient failure in between does not reset this count.
     let acts = [refused(), connection_lost(), refused()].map(|status| [Action::Fail(status)]);
     for acts in acts {
         server.on_write(acts);
@@ -275,7 +275,7 @@ async fn refused_cached_token_is_replaced_once() {
     let shown = ["Bearer one", "Bearer one", "Bearer two", "Bearer two"];
     assert_eq!(server.script().authorizations, shown);
 
-    // The one that was refused is not kept. The next is new, and so final at once.
+    // The refused token is not cached. The next token is new, and its refusal is final.
     server.on_write([Action::Fail(refused())]);
     let upload = client.upload(place.source(), "name");
     let result = with_timeout(upload.into_future()).await;
@@ -320,7 +320,7 @@ async fn token_file_is_reread_for_each_call_and_after_a_refusal() {
         with_timeout(client.stat("name")).await.unwrap();
     }
 
-    // Replaced while an upload goes on.
+    // The file is replaced during an upload.
     server
         .on_write([progress(&place.content, 0), Action::Fail(refused())])
         .on_write(place.resume_actions(0));
@@ -334,7 +334,7 @@ async fn token_file_is_reread_for_each_call_and_after_a_refusal() {
     with_timeout(upload.into_future()).await.unwrap();
     place.assert_sent(&server);
 
-    // The same token would be refused again.
+    // The file is unchanged, and the same token would be refused again.
     server.on_write([Action::Fail(refused())]);
     let upload = client.upload(place.source(), "name");
     let result = with_timeout(upload.into_future()).await;
@@ -387,7 +387,7 @@ async fn token_source_failure_prevents_the_call() {
     assert!(server.script().authorizations.is_empty());
 }
 
-/// An opaque token is kept until it is refused, a JWT until it expires.
+/// An opaque token is cached until it is refused, a JWT until it expires.
 #[tokio::test]
 async fn token_command_is_rerun_on_refusal_or_expiry() {
     let place = TransferDir::new();
@@ -406,7 +406,7 @@ async fn token_command_is_rerun_on_refusal_or_expiry() {
         ["Bearer 1", "Bearer 1", "Bearer 2"]
     );
 
-    // {"exp":1}: long over.
+    // The claims are {"exp":1}, which has expired.
     let jwt = format!("echo >> '{}'; echo 'e30.eyJleHAiOjF9.x'", runs.display());
     let client = server.client_with(Credentials::command(jwt));
     for _ in 0..2 {
@@ -429,7 +429,7 @@ async fn mismatched_issuer_gets_no_secret() {
             named("http://127.0.0.1:1/realm", &endpoint),
             "another issuer",
         ),
-        // To the letter.
+        // Issuers are compared character by character.
         (named(&format!("{url}/"), &endpoint), "another issuer"),
         (named(&url, "http://example.com/token"), "neither https nor"),
         (named(&url, "ftp://127.0.0.1/token"), "neither https nor"),
@@ -566,7 +566,7 @@ async fn unavailable_token_endpoint_is_retried() {
     assert!(words[2].contains("429 Too Many Requests"), "{words:?}");
     assert_eq!(words[3], "opened at 0");
 
-    // Not for ever.
+    // The number of attempts is bounded.
     let issuer = TokenEndpoint::start((0..4).map(|_| TokenAction::Close)).await;
     let client = server.client_with(credentials(&issuer));
     let error = with_timeout(client.stat("name")).await.unwrap_err();
@@ -612,7 +612,7 @@ async fn cached_token_is_used_until_it_expires_without_an_issuer() {
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(3570)).await;
     tokio::time::resume();
-    // The first of them asks the issuer, in vain; the second not yet again.
+    // The first call requests a token and fails to get one; the second does not try again yet.
     stat().await;
     stat().await;
     assert_eq!(server.script().authorizations, ["Bearer one"; 3]);
@@ -623,7 +623,7 @@ async fn cached_token_is_used_until_it_expires_without_an_issuer() {
 async fn token_is_not_sent_in_plain_text() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    // It leads to this machine, and says so to nobody: 0.0.0.0 is any address of it.
+    // 0.0.0.0 leads to this machine, but is not a loopback address.
     let endpoint = client::endpoint(format!("http://0.0.0.0:{port}")).unwrap();
     let channel = endpoint.connect_lazy();
     let refused = AuthorizedChannel::new(&endpoint, channel, Credentials::token("the-token"));
@@ -658,7 +658,7 @@ async fn generated_client_sends_tokens_and_replaces_refused_ones() {
     with_timeout(files.stat(StatRequest::default()))
         .await
         .unwrap();
-    // One that it brings itself.
+    // The request has its own token.
     let mut request = tonic::Request::new(StatRequest::default());
     let own = "Bearer own".parse().unwrap();
     request.metadata_mut().insert("authorization", own);

@@ -115,7 +115,7 @@ async fn download_restarts_when_the_file_changed() {
     }
 }
 
-/// A server that takes no notice of `if_etag` mixes no versions either.
+/// Versions are not mixed even if the server ignores `if_etag`.
 #[tokio::test]
 async fn download_never_mixes_versions() {
     let place = TransferDir::new();
@@ -227,7 +227,7 @@ async fn concurrent_downloads_do_not_mix() {
             assert!(matches!(result, Err(Error::InUse(_))), "{result:?}");
         }
     }
-    // The lock went with the first.
+    // The first download has released its lock.
     server.on_read(events_from(&place.content, "etag", 0));
     let download = client.download("name", place.target());
     with_timeout(download.into_future()).await.unwrap();

@@ -86,7 +86,7 @@ async fn failing_reader_aborts_its_upload() {
     assert_eq!(server.script().aborts.len(), 1);
 }
 
-/// A server ends an upload of which nothing comes.
+/// A server ends idle uploads.
 #[tokio::test(start_paused = true)]
 async fn idle_reader_sends_keepalive_chunks() {
     let place = TransferDir::with(MAX_CHUNK + 1);
@@ -108,7 +108,7 @@ async fn idle_reader_sends_keepalive_chunks() {
     });
     let write = async {
         writer.write_all(&place.content[..MAX_CHUNK]).await.unwrap();
-        // The clock goes on when all wait for it, and the client speaks up.
+        // The paused clock advances when all tasks wait for it, up to the keepalive chunk of the client.
         taken.notified().await;
         writer.write_all(&place.content[MAX_CHUNK..]).await.unwrap();
         drop(writer);
@@ -127,7 +127,7 @@ async fn idle_reader_sends_keepalive_chunks() {
     assert!(between.len() >= 2 && between.iter().all(|length| *length == 0));
 }
 
-/// Gives some bytes and then an error.
+/// Returns a reader with some bytes and then an error.
 fn broken_reader() -> impl tokio::io::AsyncRead + Send + Unpin {
     struct Broken;
     impl tokio::io::AsyncRead for Broken {

@@ -1,4 +1,4 @@
-//! The transfer client and the server program together, past its death and back.
+//! Transfers between the client and a server program that is killed and restarted.
 
 use std::fs;
 
@@ -28,7 +28,7 @@ async fn upload_survives_a_killed_server() {
     assert_eq!(killer.opened().len(), 2);
 }
 
-/// What was durable is not read again from a reader that could not give it again.
+/// Durable bytes are not needed from the reader again.
 #[tokio::test]
 async fn upload_from_a_reader_survives_a_killed_server() {
     let mut server = RestartableServer::start().await;
@@ -126,7 +126,7 @@ async fn uploaded_file_downloads_under_matching_preconditions() {
         let again = again.await.unwrap();
         let late = with_timeout(upload().if_etag("another").into_future()).await;
         assert_eq!(late.unwrap_err().code(), Some(Code::FailedPrecondition));
-        // It has been replaced, so the first upload is not what is there.
+        // The file has been replaced, so that the version of the first upload is gone.
         assert_ne!(sent.etag, again.etag);
         let first = with_timeout(upload().create_only().into_future()).await;
         assert_eq!(first.unwrap_err().code(), Some(Code::AlreadyExists));

@@ -1,4 +1,4 @@
-//! Uploads of files.
+//! Uploads of files to a scripted server.
 
 use std::{
     fs::{File, FileTimes},
@@ -216,7 +216,7 @@ async fn upload_without_progress_exhausts_its_retries() {
     let upload = server.client().upload(place.source(), "name");
     let result = with_timeout(upload.into_future()).await;
     assert_eq!(result.as_ref().unwrap_err().code(), Some(Code::Unavailable));
-    // The first of them got to one chunk, and so does not count.
+    // The first attempt made progress, and so does not count.
     assert_retries_exhausted(result, 4);
     assert_eq!(server.script().opens.len(), 4);
 }
@@ -296,7 +296,7 @@ async fn file_replaced_or_removed_since_is_resent() {
     for now in [Ok(info(b"", "other")), Err(Status::not_found(""))] {
         let server = ScriptedServer::start().await;
         let mut ids = Vec::new();
-        // Twice the same, as two runs are: the second continues the upload of the first.
+        // Two runs have the same upload ID: the second continues the upload of the first.
         for _ in 0..2 {
             server.script().stats.push_back(now.clone());
             server
@@ -314,7 +314,7 @@ async fn file_replaced_or_removed_since_is_resent() {
 
 #[tokio::test]
 async fn server_error_stops_the_upload_at_once() {
-    // Far more than the buffers on the way hold.
+    // Far more bytes than the buffers between the ends hold.
     let place = TransferDir::with(8 * 1024 * 1024);
     let server = ScriptedServer::start().await;
     let full = failure(Code::ResourceExhausted, "DISK_FULL");
@@ -375,13 +375,12 @@ async fn dropped_upload_resets_its_call() {
             () = with_timeout(server.hangs.notified()) => {}
         }
     }
-    // The client lives on, and so does its connection.
+    // The client and its connection still exist.
     with_timeout(server.gone.notified()).await;
     drop(client);
 }
 
-/// As above, seen in the frames of HTTP/2: the requests are reset, and do not just end, which a
-/// server would take for a pause on purpose.
+/// The frames show RST_STREAM and no END_STREAM, which would be a half-close and so a pause.
 #[tokio::test]
 async fn dropped_upload_does_not_half_close() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -403,13 +402,13 @@ async fn dropped_upload_does_not_half_close() {
                     socket.write_all(&ack).await.unwrap();
                 }
                 HEADERS => {
-                    // Status 200 and the content type, by their numbers in HPACK's table.
+                    // Status 200 and the content type, by their index in the static table of HPACK.
                     let answer = frame(HEADERS, END_HEADERS, 1, b"\x88\x5f\x10application/grpc");
                     socket.write_all(&answer).await.unwrap();
                 }
                 DATA => {
                     has_ended |= head[4] & END_STREAM != 0;
-                    // A message of 2 bytes: a progress of 0.
+                    // A message of 2 bytes: progress with a size of 0.
                     let progress = frame(DATA, 0, 1, b"\0\0\0\0\x02\x0a\0");
                     socket.write_all(&progress).await.unwrap();
                 }
@@ -421,7 +420,7 @@ async fn dropped_upload_does_not_half_close() {
     let endpoint = client::endpoint(format!("http://{address}")).unwrap();
     let client = Client::new(endpoint.connect_lazy());
     let dropped = async {
-        // Nothing comes from it.
+        // This reader never has bytes.
         let (_input, reader) = tokio::io::duplex(1);
         let opened = Notify::new();
         let upload = client
@@ -445,7 +444,7 @@ const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const CANCEL: [u8; 4] = [0, 0, 0, 8];
 
-/// A frame of HTTP/2.
+/// Encodes a frame of HTTP/2.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     let head = [length[1], length[2], length[3], kind, flags];

@@ -1,4 +1,4 @@
-//! ReadStream, rule by rule.
+//! ReadStream: ranges, chunks, versions and refusals.
 
 use std::{fs, io::Write};
 
@@ -84,7 +84,7 @@ async fn download_resumes_only_on_the_same_version() {
     let (_, rest) = get(&mut files, pinned.clone()).await.unwrap();
     assert_eq!(rest, b"content");
     let new = put(&mut files, "a.bin", b"new").await;
-    // What is wrong first is the version: the offset may well be that of another.
+    // The version is checked before the offset, which may be valid for another version.
     let failure = get(&mut files, pinned).await;
     let failure = assert_failure(failure, Code::FailedPrecondition, "ETAG_MISMATCH");
     assert_eq!(metadata(&failure, "etag"), new.etag);
@@ -132,7 +132,7 @@ async fn non_file_is_refused_before_the_first_byte() {
     }
 }
 
-/// Far more than the windows and buffers between the two ends hold.
+/// Far more bytes than the windows and buffers between the ends hold.
 const LARGE: usize = 16 * 1024 * 1024;
 
 #[tokio::test]

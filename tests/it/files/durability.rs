@@ -1,5 +1,5 @@
-//! What is answered is on the disk: the order of the system calls behind it, and what becomes of
-//! disks that fail.
+//! Answers are sent after the data is durable: the order of the system calls, and the handling of disks
+//! that fail, are full or are slow.
 
 use std::{fs, path::Path, process::Command};
 
@@ -19,8 +19,8 @@ use crate::support::{
     with_timeout,
 };
 
-/// The server program over `root`, with its system calls written to `trace`; None where that cannot
-/// be had.
+/// Starts the server program over `root` under strace, which writes to `trace`. `None` if strace is not
+/// available.
 async fn traced(root: &Path, trace: &Path) -> Option<Program> {
     let calls = "write,pwrite64,fsync,fdatasync,syncfs,rename,renameat,renameat2,mkdirat,writev";
     under_strace(root, &["-e", &format!("trace={calls}"), "-o"], trace).await
@@ -42,28 +42,27 @@ async fn under_strace(root: &Path, options: &[&str], trace: &Path) -> Option<Pro
     Some(Program::start_command(command).await)
 }
 
-/// The process of a traced server: the child of strace, which ends with it.
+/// Returns the process of a traced server, which is the child of strace.
 fn traced_server(program: &Program) -> u32 {
     let children = format!("/proc/{0}/task/{0}/children", program.id());
     let server = fs::read_to_string(children).unwrap();
     server.trim().parse().unwrap()
 }
 
-/// Stops a traced server, and strace ends with it.
+/// Stops a traced server, which ends strace.
 async fn stop_traced(mut program: Program) {
     kill(Signal::TERM, traced_server(&program));
     assert!(program.wait_end().await.success());
 }
 
-/// Kills a traced server, which may have much to do before it would stop; and strace, which would
-/// sit a delay out.
+/// Kills a traced server and strace, which would wait for the end of an injected delay.
 async fn kill_traced(mut program: Program) {
     kill(Signal::KILL, traced_server(&program));
     program.signal(Signal::KILL);
     program.wait_end().await;
 }
 
-/// Power cuts cannot be had in a test; the calls that withstand them can be watched.
+/// A test cannot cut the power, but it can check the order of the system calls.
 #[tokio::test]
 async fn write_is_synced_renamed_and_synced_before_it_is_answered() {
     let folder = tempfile::tempdir().unwrap();
@@ -124,10 +123,9 @@ async fn write_is_synced_renamed_and_synced_before_it_is_answered() {
     assert_order(&trace, &steps);
 }
 
-/// Asserts that calls come in an order, each known by some words, and the last before the server
-/// was told to stop.
+/// Asserts the order of system calls, each identified by some words, before the server got SIGTERM.
 fn assert_order(trace: &str, steps: &[(&str, Vec<String>)]) {
-    // What it says afterwards is not the answer.
+    // Writes after the signal are not the answer.
     let (trace, _) = trace.split_once("--- SIGTERM").unwrap();
     let mut lines = trace.lines();
     for (step, words) in steps {
@@ -136,7 +134,7 @@ fn assert_order(trace: &str, steps: &[(&str, Vec<String>)]) {
     }
 }
 
-/// The same for an upload: before progress is told, and before the file is.
+/// The order holds for the progress of an upload and for its result.
 #[tokio::test]
 async fn upload_progress_is_durable() {
     let folder = tempfile::tempdir().unwrap();
@@ -212,7 +210,7 @@ async fn upload_progress_is_durable() {
     assert_order(&trace, &steps);
 }
 
-/// Between the look at what is there and the rename nobody else comes, however long that takes.
+/// The check of the precondition and the rename are atomic, also with a slow sync in between.
 #[tokio::test]
 async fn one_of_two_uploads_with_the_same_if_etag_commits() {
     let folder = tempfile::tempdir().unwrap();
@@ -258,7 +256,7 @@ async fn one_of_two_uploads_with_the_same_if_etag_commits() {
     stop_traced(program).await;
 }
 
-/// What a failed sync has lost, a second that succeeds does not bring back: the upload begins anew.
+/// A second sync would succeed and not restore what the first has lost, so the upload restarts.
 #[tokio::test]
 async fn failed_sync_is_not_retried_on_the_same_file() {
     for (call, old) in [("fdatasync", "old"), ("fsync", "old")] {
@@ -297,7 +295,7 @@ async fn failed_sync_is_not_retried_on_the_same_file() {
     }
 }
 
-/// On a disk that takes half a minute to sync.
+/// A sync takes half a minute on this disk.
 #[tokio::test]
 async fn checkpoint_does_not_block_receiving() {
     const CHUNK: usize = 64 * 1024;
@@ -331,7 +329,7 @@ async fn checkpoint_does_not_block_receiving() {
     kill_traced(program).await;
 }
 
-/// How many bytes are staged of the only upload.
+/// Returns the number of staged bytes of the only upload.
 fn staged_bytes(root: &Path) -> u64 {
     let staged = fs::read_dir(root.join(".muxs/uploads")).unwrap();
     let mut data = staged.map(|entry| entry.unwrap().path()).filter(|path| {
@@ -341,13 +339,13 @@ fn staged_bytes(root: &Path) -> u64 {
     data.next().unwrap().metadata().unwrap().len()
 }
 
-/// The folder is there, and its name may not be: who comes next must not take it for durable.
+/// The directory exists, but its entry may not be durable: the next write has to sync it.
 #[tokio::test]
 async fn directory_with_a_failed_sync_is_synced_again() {
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
     fs::create_dir(&root).unwrap();
-    // On each thread the second: the first is that of the content, the next that of the root.
+    // The second sync of each thread fails: the first syncs the content, the next the root.
     let options = [
         "-e",
         "trace=fsync,syncfs",
@@ -378,7 +376,7 @@ async fn directory_with_a_failed_sync_is_synced_again() {
     assert!(synced > 0, "the name of `new` was never synced\n{trace}");
 }
 
-/// What cannot be opened for the moment is not damaged.
+/// An upload that cannot be opened for lack of descriptors is not taken for damaged.
 #[tokio::test]
 async fn upload_survives_running_out_of_descriptors() {
     let root = tempfile::tempdir().unwrap();
@@ -410,7 +408,7 @@ async fn upload_survives_running_out_of_descriptors() {
     }
 }
 
-/// A server whose disk takes its time for one kind of call.
+/// Starts a server with a delay in one system call.
 async fn slow(root: &Path, trace: &Path, call: &str, delay: &str) -> Option<Program> {
     let (traced, inject) = (
         format!("trace={call}"),
@@ -420,8 +418,7 @@ async fn slow(root: &Path, trace: &Path, call: &str, delay: &str) -> Option<Prog
     under_strace(root, &options, trace).await
 }
 
-/// What was on its way to the disk when a checkpoint began has one of its own, even if nothing
-/// follows.
+/// Bytes that are being written when a checkpoint begins get another checkpoint, also if no chunk follows.
 #[tokio::test]
 async fn slowly_written_bytes_become_durable() {
     let folder = tempfile::tempdir().unwrap();
@@ -431,14 +428,14 @@ async fn slowly_written_bytes_become_durable() {
     };
     let mut files = program.files().await;
     let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
-    // The second waits for the first to be written, and the checkpoint comes in between.
+    // The second chunk waits for the write of the first, and the checkpoint begins in between.
     upload.chunk(0, b"hel").await;
     upload.chunk(3, b"lo").await;
     upload.wait_persisted(5).await;
     kill_traced(program).await;
 }
 
-/// What comes faster than it can be written waits at the client.
+/// Bytes that arrive faster than they are written wait at the client.
 #[tokio::test]
 async fn slow_disk_writes_do_not_grow_memory() {
     const MIB: usize = 1024 * 1024;
@@ -458,7 +455,7 @@ async fn slow_disk_writes_do_not_grow_memory() {
     stop_traced(program).await;
 }
 
-/// What is written and not durable is bounded: a disk that is slow to sync holds up the writing.
+/// The number of written bytes that are not durable is bounded, so a slow sync stops the writing.
 #[tokio::test]
 async fn slow_disk_sync_applies_backpressure() {
     const MIB: usize = 1024 * 1024;
@@ -489,7 +486,7 @@ async fn slow_disk_sync_applies_backpressure() {
             let _ = steps.send(WriteStreamRequest { step }).await;
         }
     });
-    // Two seconds after the first bytes.
+    // This progress comes two seconds after the first bytes.
     let persisted = upload.progress().await.persisted_size;
     let staged = fs::read_dir(root.join(".muxs/uploads")).unwrap();
     let written: u64 = staged
@@ -503,7 +500,7 @@ async fn slow_disk_sync_applies_backpressure() {
     kill_traced(program).await;
 }
 
-/// A small disk of its own, in memory.
+/// A small tmpfs.
 struct SmallDisk(TempDir);
 
 impl SmallDisk {
@@ -555,12 +552,12 @@ async fn full_disk_keeps_durable_bytes_and_the_old_file() {
     assert!(!full.message().is_empty());
     assert_eq!(fs::read(root.join("a.bin")).unwrap(), b"old");
 
-    // Not even a journal fits.
+    // There is not even space for a journal.
     fs::write(root.join("rest"), vec![1; 3 * MIB]).unwrap_err();
     let mut other = UploadStream::open(&mut files, open("b.bin", "id", b"hello")).await;
     assert_failure(other.wait_end().await, Code::ResourceExhausted, "DISK_FULL");
 
-    // With room again, it goes on.
+    // The upload continues when there is space again.
     fs::remove_file(root.join("rest")).unwrap();
     fs::remove_file(root.join("filler")).unwrap();
     let mut upload = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
@@ -574,7 +571,7 @@ async fn full_disk_keeps_durable_bytes_and_the_old_file() {
     assert!(fs::read(root.join("a.bin")).unwrap() == content);
 }
 
-/// Folders that a killed server made may have no durable names yet, and nobody knows which.
+/// A killed server may have created directories whose entries are not durable, and has not recorded which.
 #[tokio::test]
 async fn only_a_start_after_a_crash_syncs_the_filesystem() {
     let folder = tempfile::tempdir().unwrap();
@@ -592,10 +589,9 @@ async fn only_a_start_after_a_crash_syncs_the_filesystem() {
     }
 }
 
-/// The lock of a killed server is gone with it, and so, at the next start, is what it had not
-/// finished.
+/// The lock is released with the process, and the next start removes unfinished files.
 #[tokio::test]
-async fn start_after_a_kill_succeeds() {
+async fn killed_server_leaves_no_lock_and_no_unfinished_files() {
     let root = tempfile::tempdir().unwrap();
     let mut first = Program::start(root.path()).await;
     let request = file("a.txt", "kept");

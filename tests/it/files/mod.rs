@@ -132,7 +132,7 @@ async fn text_size_limit_is_exact() {
     let name = "n".repeat(255);
     let longest = "x".repeat(MAX_TEXT);
     assert_eq!(write(&mut files, &name, &longest).await, WRITTEN);
-    // The client's own limit is the usual 4 MiB.
+    // The client has the default limit of 4 MiB.
     assert!(read(&mut files, &name).await.text == longest);
 
     let status = write(&mut files, &name, &(longest + "x")).await;
@@ -155,7 +155,7 @@ async fn text_size_limit_is_exact() {
     assert!(content.failure.unwrap().message.contains("ReadStream"));
 }
 
-/// Above its limit gRPC would refuse the message itself, with a status that helps nobody.
+/// Above the message limit, the refusal of the gRPC library would have no reason.
 #[tokio::test]
 async fn oversized_write_is_too_large() {
     let server = TestServer::start();
@@ -216,7 +216,7 @@ async fn special_file_is_refused_at_once_and_untouched() {
         assert_write_failed(&write(&mut files, name, "text").await, code, reason);
         assert_failure(stat(&mut files, name).await, code, reason);
     }
-    // On the way they are no folder either.
+    // A path through a special file is refused as well.
     for name in ["fifo/below", "socket/below", "link-to-fifo/below"] {
         let status = write(&mut files, name, "text").await;
         assert_write_failed(&status, Code::FailedPrecondition, "NOT_A_FILE");
@@ -299,7 +299,7 @@ async fn server_directory_is_private() {
     }
 }
 
-/// Whichever comes first, the other is told that a file cannot be a folder.
+/// The second one is refused, in either order.
 #[tokio::test]
 async fn file_and_folder_of_one_name_exclude_each_other() {
     let server = TestServer::start();
@@ -346,12 +346,12 @@ async fn concurrent_readers_see_whole_versions() {
     futures::join!(writer, reader);
 }
 
-/// Does something to a file, over and over, while `test` runs.
+/// Repeats `change` on a thread while `test` runs.
 async fn while_it_changes<T>(
     mut change: impl FnMut() + Send + 'static,
     test: impl Future<Output = T>,
 ) -> T {
-    // It ends with the test, however that ends: then nobody holds the other end.
+    // The thread ends when the sender is dropped, also if the test panics.
     let (test_is_on, over) = std::sync::mpsc::channel::<()>();
     let changing = std::thread::spawn(move || {
         while over.try_recv() == Err(TryRecvError::Empty) {
@@ -364,7 +364,7 @@ async fn while_it_changes<T>(
     result
 }
 
-/// Reads a file until that fails, and returns the failure.
+/// Reads a file until a read fails, and returns the failure.
 async fn read_until_it_fails(files: &mut Client, filename: &str) -> Content {
     for _ in 0..500 {
         let content = read(files, filename).await;
@@ -411,8 +411,7 @@ async fn file_rewritten_during_read_is_refused() {
     assert_read_failed(&content, Code::Aborted, "FILE_CHANGED");
 }
 
-/// What takes the place of a file between the look at it and its opening is not waited for, and not
-/// read.
+/// A special file that replaces a file between lstat and open is neither waited for nor read.
 #[tokio::test]
 async fn file_replaced_by_a_special_file_during_open_is_refused() {
     let server = TestServer::start();
@@ -474,7 +473,7 @@ async fn each_version_has_its_own_etag() {
     }
 }
 
-/// The kernel may stamp files by a clock that ticks every few milliseconds, and late.
+/// The kernel may stamp files by a coarse clock.
 #[tokio::test]
 async fn modification_time_is_exact() {
     let server = TestServer::start();
@@ -490,7 +489,7 @@ async fn modification_time_is_exact() {
     }
 }
 
-/// Another file, another size, another time: each alone makes a version.
+/// Another inode, another size or another time each make a new version.
 #[tokio::test]
 async fn file_changed_by_another_program_has_a_new_etag() {
     let server = TestServer::start();
@@ -559,7 +558,7 @@ async fn os_error_text_is_not_sent_to_the_client() {
     assert!(!server.path("a.txt").exists());
 }
 
-/// The shell's limit for the size of a file stands in for a full disk: the write fails half-way.
+/// The shell's limit on file sizes makes a write fail half-way, like a full disk.
 #[tokio::test]
 async fn failed_write_on_a_full_disk_keeps_the_old_content() {
     let root = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The table of escapes: filenames that must reach nothing.
+//! The table of path escapes: filenames that must be refused without effect.
 
 use std::{fs, os::unix::fs::symlink};
 
@@ -8,8 +8,8 @@ use tonic_types::StatusExt;
 
 use crate::support::{TestServer, assert_failure, file, tree};
 
-/// Asserts that Read, Write and Stat refuse each name for the same reason, and that nothing on the
-/// disk has changed.
+/// Asserts that Read, Write and Stat refuse each name with this reason, and that nothing on the disk has
+/// changed.
 async fn assert_refused(server: &TestServer, names: &[&str], code: Code, reason: &str) {
     let before = tree(server.root());
     let mut files = server.files().await;
@@ -102,7 +102,7 @@ async fn link_does_not_lead_out_of_the_root() {
     link("/dev/null", "device");
     link("/nowhere/at/all", "dangling-outside");
     link("up", "link-to-up");
-    // It points back into the root, but on a way that leads through the outside.
+    // The target is inside the root, but its path leads through the outside.
     link(server.path("inside").to_str().unwrap(), "absolute-inside");
 
     let up = format!("up/{beside}/secret");
@@ -153,7 +153,7 @@ async fn link_does_not_lead_into_the_server_directory() {
     ];
     assert_refused(&server, &names, Code::InvalidArgument, "FILENAME_INVALID").await;
 
-    // A link that leads nowhere is replaced itself, wherever nowhere would be.
+    // A dangling link is replaced itself.
     let request = file("dangling", "text");
     let status = server
         .files()

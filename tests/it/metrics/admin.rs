@@ -1,5 +1,4 @@
-//! The admin listener: who asks well is answered, the others are no burden, and the drain waits for
-//! nobody.
+//! The admin listener: it answers valid requests, bounds all others, and does not delay the drain.
 
 use std::net::SocketAddr;
 
@@ -23,7 +22,7 @@ use crate::support::{
     with_timeout,
 };
 
-/// As many as are answered at a time.
+/// The number of admin connections that are served at a time.
 const MAX_CONNECTIONS: usize = 32;
 
 fn server() -> TestServer {
@@ -83,7 +82,7 @@ async fn admin_listener_reports_a_drain_without_delaying_it() {
     let mut raw = RawConnection::open(server.address).await;
     raw.send(&call(1, BIDI_HELLO)).await.unwrap();
     raw.assert_alive().await;
-    // These would stay for ever: one has asked, one asks half, one has said nothing.
+    // These connections stay open: after a request, within a request, and before any byte.
     let mut asked = TcpStream::connect(server.admin_address()).await.unwrap();
     let question = b"GET /healthz HTTP/1.1\r\nhost: muxs\r\n\r\n";
     asked.write_all(question).await.unwrap();
@@ -109,7 +108,7 @@ async fn admin_listener_reports_a_drain_without_delaying_it() {
     assert!(TcpStream::connect(server.admin_address()).await.is_err());
 }
 
-/// Two of each, so that nothing is shared that should not be.
+/// Two listeners of each kind show that they share no state.
 #[tokio::test]
 async fn admin_listener_accepts_tcp_and_unix_sockets() {
     let folder = tempfile::tempdir().unwrap();
@@ -131,13 +130,13 @@ async fn admin_listener_accepts_tcp_and_unix_sockets() {
     assert_eq!(get(address, "/readyz").await.code, 200);
     drop(stop);
     with_timeout(served).await.unwrap().unwrap();
-    // Nothing of it is left: neither the sockets nor the lock of the root.
+    // The sockets and the lock of the root are released.
     assert!(!socket.exists());
     assert!(TcpStream::connect(address).await.is_err());
     muxs::files::Store::open(&root, Settings::default()).unwrap();
 }
 
-/// Who asks for something has to wait until these are sent away, and no longer.
+/// A new client waits until these connections are closed, and no longer.
 #[tokio::test]
 async fn slow_admin_clients_are_closed() {
     let server = server();
@@ -155,7 +154,7 @@ async fn slow_admin_clients_are_closed() {
         let mut rest = Vec::new();
         let _ = with_timeout(stream.read_to_end(&mut rest)).await;
     }
-    // Calls have not noticed.
+    // Calls are not affected.
     server
         .greeter()
         .await
@@ -197,7 +196,7 @@ async fn malformed_admin_request_is_closed() {
         let stream = TcpStream::connect(server.admin_address()).await.unwrap();
         let (mut read, mut write) = stream.into_split();
         let said = tokio::spawn(async move {
-            // The server need not hear all of it.
+            // Writing fails if the server closes the connection first.
             let _ = write.write_all(&garbage).await;
             write
         });

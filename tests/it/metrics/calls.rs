@@ -1,4 +1,4 @@
-//! Known histories of calls, and what is counted of them.
+//! The metrics of calls, compared with known sequences of calls.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -23,7 +23,7 @@ use crate::support::{
     with_timeout,
 };
 
-/// All methods that are served, and their shapes.
+/// All served methods and their shapes.
 const METHODS: [(&str, &str); 17] = [
     ("unary", "muxs.Greeter/SayHello"),
     ("unary", "muxs.Greeter/Square"),
@@ -58,12 +58,12 @@ const LOTS_OF_GREETINGS: &str = "muxs.Greeter/LotsOfGreetings";
 const BIDI_HELLO: &str = "muxs.Greeter/BidiHello";
 const STAT: &str = "muxs.FileController/Stat";
 
-/// What should have been counted: every series of calls, but for the times.
+/// The expected value of every series of calls, except for durations.
 #[derive(Debug)]
 struct Expected(BTreeMap<String, f64>);
 
 impl Expected {
-    /// Before the first call.
+    /// The values before the first call.
     fn new() -> Self {
         let mut expected = Self(BTreeMap::new());
         for (shape, method) in METHODS {
@@ -73,7 +73,7 @@ impl Expected {
         expected
     }
 
-    /// Adds so many calls of a method, and the messages of all of them.
+    /// Adds `calls` calls of a method, and the sum of their messages.
     fn calls(&mut self, method: &str, code: &str, calls: u64, messages: (u64, u64)) {
         let known = METHODS.iter().find(|(_, name)| *name == method);
         let (shape, method) = known.unwrap_or(&UNKNOWN);
@@ -104,7 +104,7 @@ impl Expected {
         }
     }
 
-    /// Waits until all of it has happened, and asserts that nothing else has.
+    /// Waits until all expected calls are counted, and asserts that all series match.
     async fn assert(&self, server: &TestServer) -> Scrape {
         let sum = |prefix: &str| {
             let all = self.0.iter().filter(|(name, _)| name.starts_with(prefix));
@@ -140,7 +140,7 @@ fn server() -> TestServer {
     TestServer::with_admin(Settings::default(), |_| {})
 }
 
-/// A client that says what it likes, and enforces nothing.
+/// A client that sends any headers and enforces no deadline.
 struct Client {
     requests: SendRequest<Bytes>,
     address: SocketAddr,
@@ -155,7 +155,7 @@ impl Client {
         }
     }
 
-    /// A call with these headers, and no more said.
+    /// Begins a call with these headers and no message.
     async fn begin(
         &mut self,
         method: &str,
@@ -170,7 +170,7 @@ impl Client {
     }
 }
 
-/// The code that a call ends with, and all that it sent before that.
+/// Returns the code that a call ends with, and the bytes before that.
 async fn ended(response: ResponseFuture) -> (Option<Code>, Bytes) {
     let (head, mut body) = with_timeout(response).await.unwrap().into_parts();
     let mut bytes = Vec::new();
@@ -195,7 +195,7 @@ async fn every_method_is_exported_before_its_first_call() {
         metrics.all("grpc_server_handling_seconds_count").len(),
         METHODS.len()
     );
-    // What has answered nothing has no times.
+    // Methods without answers have no durations.
     assert_eq!(metrics.sum("grpc_server_handling_seconds"), 0.0);
 }
 
@@ -222,7 +222,7 @@ async fn calls_of_all_shapes_are_counted_with_their_messages() {
     let mut replies = greeter.bidi_hello(four).await.unwrap().into_inner();
     while replies.message().await.unwrap().is_some() {}
     expected.calls(BIDI_HELLO, "OK", 1, (4, 4));
-    // Compressed in both directions.
+    // This client compresses in both directions.
     let mut compressing = GreeterClient::new(server.channel().await)
         .send_compressed(Gzip)
         .accept_compressed(Gzip);
@@ -235,7 +235,7 @@ async fn calls_of_all_shapes_are_counted_with_their_messages() {
     assert_eq!(metrics.value("muxs_connections_total"), 2.0);
 }
 
-/// On connections of their own, and so on both workers.
+/// Separate connections are spread over both workers.
 #[tokio::test]
 async fn counters_sum_over_workers() {
     let server = server();
@@ -262,7 +262,7 @@ async fn message_counts_ignore_framing() {
     let mut expected = Expected::new();
     let mut client = Client::new(&server).await;
     let (response, mut sending) = client.begin(BIDI_HELLO, &[]).await;
-    // Many in one frame, one in many, and an empty one.
+    // Many messages in one frame, one message in many frames, and an empty frame.
     sending
         .send_data(greeting().repeat(50).into(), false)
         .unwrap();
@@ -293,7 +293,7 @@ async fn calls_are_counted_by_final_code() {
     expected.calls(SAY_HELLO, "InvalidArgument", 1, (1, 0));
 
     let mut client = Client::new(&server).await;
-    // Over before there are headers, and behind a reply.
+    // Deadlines before the headers and after a reply.
     let (before, _sending) = client.begin(SAY_HELLO, &[("grpc-timeout", "50m")]).await;
     let (within, mut sending) = client.begin(BIDI_HELLO, &[("grpc-timeout", "500m")]).await;
     sending.send_data(greeting().into(), false).unwrap();
@@ -302,7 +302,7 @@ async fn calls_are_counted_by_final_code() {
     expected.calls(SAY_HELLO, "DeadlineExceeded", 1, (0, 0));
     expected.calls(BIDI_HELLO, "DeadlineExceeded", 1, (1, 1));
 
-    // More than there may be, in one piece: the handler gets none of it.
+    // Two messages in one frame where one is allowed: the handler receives neither.
     let (two, mut sending) = client.begin(SAY_HELLO, &[]).await;
     sending
         .send_data(greeting().repeat(2).into(), true)
@@ -317,7 +317,7 @@ async fn disconnected_call_is_counted_as_canceled() {
     let server = server();
     let mut expected = Expected::new();
     let mut client = Client::new(&server).await;
-    // Before there is an answer, and behind a reply.
+    // Cancelled before the answer and after a reply.
     let (_response, mut sending) = client.begin(SAY_HELLO, &[]).await;
     sending.send_reset(Reason::CANCEL);
     expected.calls(SAY_HELLO, "Canceled", 1, (0, 0));
@@ -329,7 +329,7 @@ async fn disconnected_call_is_counted_as_canceled() {
     expected.calls(BIDI_HELLO, "Canceled", 1, (1, 1));
     expected.assert(&server).await;
 
-    // With its connection, in the middle of a message.
+    // The connection breaks within a message.
     for method in [SAY_HELLO, LOTS_OF_GREETINGS, BIDI_HELLO] {
         let mut raw = RawConnection::open(server.address).await;
         let half = crate::support::raw_http2::frame(
@@ -399,7 +399,7 @@ async fn oversized_message_is_counted_as_refused_only() {
     server.wait_refused("message_bytes", 2).await;
 }
 
-/// A client could make up any number of names.
+/// A client could otherwise create any number of series.
 #[tokio::test]
 async fn unknown_method_name_is_not_a_label() {
     let server = server();
@@ -412,7 +412,7 @@ async fn unknown_method_name_is_not_a_label() {
         "muxs.Greeter/SayHello/",
     ] {
         let (response, mut sending) = client.begin(made_up, &[]).await;
-        // The call may be over by now.
+        // Sending fails if the call has ended.
         let _ = sending.send_data(greeting().into(), true);
         assert_eq!(ended(response).await.0, Some(Code::Unimplemented));
     }

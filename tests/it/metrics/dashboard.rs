@@ -1,5 +1,4 @@
-//! What is looked at in `deploy/` is there: every metric and every label of the dashboard and the
-//! alerts.
+//! Every metric and label in `deploy/` and in the documentation exists.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -8,11 +7,11 @@ use serde_json::Value;
 
 use crate::support::{TestServer, hello, scrape::Scrape, with_timeout};
 
-/// What Prometheus adds to each series that it scrapes, and `up` that it makes itself.
+/// The labels that Prometheus adds, and the metric `up` that it generates.
 const ADDED: [&str; 2] = ["job", "instance"];
 const UP: &str = "up";
 
-/// Words of PromQL that stand where a metric could.
+/// Keywords of PromQL at the position of a metric.
 const WORDS: [&str; 4] = ["by", "on", "and", "or"];
 
 fn deployed(name: &str) -> String {
@@ -20,7 +19,7 @@ fn deployed(name: &str) -> String {
     fs::read_to_string(deploy.join(name)).unwrap()
 }
 
-/// All strings with this key, wherever they are.
+/// Collects all strings with this key from a JSON value.
 fn strings<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a str>) {
     match value {
         Value::Object(fields) => {
@@ -36,8 +35,7 @@ fn strings<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a str>) {
     }
 }
 
-/// The metrics that an expression names, and its labels: those of its selectors with the metric
-/// before them, and those that it groups by.
+/// The metrics of an expression, and its labels: of selectors, with their metric, and of groupings.
 #[derive(Debug, Default)]
 struct Names {
     metrics: BTreeSet<String>,
@@ -50,7 +48,7 @@ impl Names {
         let mut names = Self::default();
         let mut metric = String::new();
         let mut word = String::new();
-        // What has been opened: a brace, a list of labels, or anything else.
+        // The open brackets: a selector, a list of labels, or another.
         let mut open = vec![' '];
         let mut groups = false;
         let mut chars = expression.chars().chain([' ']).peekable();
@@ -67,7 +65,7 @@ impl Names {
                 Some('[' | '"') => {}
                 _ if !is_name => {}
                 _ if WORDS.contains(&name.as_str()) => groups = name == "by" || name == "on",
-                // A function.
+                // The name of a function.
                 _ if char == '(' || chars.peek() == Some(&'(') && char == ' ' => {}
                 _ if name == "sum" || name == "max" || name == "count" => {}
                 _ => {
@@ -134,7 +132,7 @@ async fn dashboard_and_alerts_use_exported_metrics() {
         names.assert_are_in(&metrics, expression);
         shown.extend(names.metrics);
     }
-    // And nothing is left out.
+    // Every metric is used.
     for metric in metrics.labels.keys() {
         let part_of_one = metric.ends_with("_sum") || metric.ends_with("_count");
         assert!(
@@ -144,7 +142,7 @@ async fn dashboard_and_alerts_use_exported_metrics() {
     }
 }
 
-/// The page for people, too.
+/// docs/metrics.md lists all metrics, labels and limits.
 #[tokio::test]
 async fn every_metric_is_documented() {
     let server = TestServer::with_admin(Settings::default(), |_| {});

@@ -1,4 +1,5 @@
-//! What limits refuse and cut, each counted by its name. Those of calls and uploads stand with them.
+//! The count of what each limit has refused or cut off. The limits of calls and uploads are tested with
+//! these.
 
 use std::time::Duration;
 
@@ -30,12 +31,12 @@ async fn connections_beyond_the_limit_are_counted() {
     let metrics = server.metrics().await;
     assert_eq!(metrics.value("muxs_connections"), 2.0);
     assert_eq!(metrics.value("muxs_connections_total"), 2.0);
-    // It was told so.
+    // The client received RESOURCE_EXHAUSTED.
     let told = "grpc_server_handled_total{grpc_code=\"ResourceExhausted\",grpc_method=\"SayHello\",grpc_service=\"muxs.Greeter\",grpc_type=\"unary\"}";
     assert_eq!(metrics.value(told), 1.0);
 }
 
-/// Those that are closed without a word, too.
+/// Connections that are closed without an answer are counted as well.
 #[tokio::test]
 async fn connections_beyond_the_address_limit_are_counted() {
     const CROWD: u64 = 100;
@@ -82,7 +83,7 @@ async fn write_stalls_are_counted() {
     let server = server(|config| config.limits.write_stall_timeout = SHORT);
     let _deaf = connect_without_reading(server.address).await;
     server.wait_refused("write_stall_timeout", 1).await;
-    // The call that it had.
+    // The running call of the connection is counted as canceled.
     let canceled = "grpc_server_handled_total{grpc_code=\"Canceled\",grpc_method=\"LotsOfReplies\",grpc_service=\"muxs.Greeter\",grpc_type=\"server_stream\"}";
     server.wait_series(canceled, 1).await;
 }
@@ -115,7 +116,7 @@ async fn exceeded_max_deadlines_are_counted() {
     raw.send(&both).await.unwrap();
     raw.wait_until(|received| received.ended_streams == 2).await;
     server.wait_refused("max_deadline", 2).await;
-    // Not one whose own client had less patience.
+    // A call whose own deadline is shorter is not counted.
     let mut impatient = tonic::Request::new(tokio_stream::pending());
     impatient.set_timeout(SHORT / 2);
     let mut greeter = server.greeter().await;
@@ -146,7 +147,7 @@ async fn cut_off_aged_connection_is_counted() {
         config.limits.max_connection_age = Some(SHORT);
         config.shutdown_grace = TEST_TIMEOUT;
     });
-    // It hears that it shall go, and does not acknowledge it.
+    // This client receives GOAWAY and does not acknowledge the PING.
     let mut deaf = RawConnection::open(server.address).await;
     deaf.wait_closed().await;
     server.wait_refused("silence", 1).await;

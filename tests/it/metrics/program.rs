@@ -1,4 +1,4 @@
-//! The flag for administrators, as the program takes it.
+//! The flag `--admin-listen` of the program.
 
 use std::{path::Path, process::Stdio};
 
@@ -16,7 +16,7 @@ use crate::support::{
     with_timeout,
 };
 
-/// The program, and what it says.
+/// The program and the lines on its standard output.
 struct RunningProgram {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -42,7 +42,7 @@ impl RunningProgram {
         with_timeout(self.lines.next_line()).await.unwrap()
     }
 
-    /// Where it tells administrators, as it says behind where it serves.
+    /// Returns the admin address, which is announced after the address for calls.
     async fn admin_address(&mut self) -> String {
         let first = self.line().await.unwrap();
         assert!(first.starts_with("muxs listening on http"), "{first}");
@@ -51,7 +51,7 @@ impl RunningProgram {
         admin.unwrap_or_else(|| panic!("{second}")).to_owned()
     }
 
-    /// Stops it, and returns what it logged. It says no more.
+    /// Stops the program and returns its log. Standard output has no further lines.
     async fn stop(mut self) -> String {
         kill(Signal::TERM, self.child.id().unwrap());
         assert_eq!(self.line().await, None);
@@ -99,7 +99,7 @@ async fn public_admin_address_is_used_with_a_warning() {
     );
 }
 
-/// It is never encrypted, whatever calls are.
+/// The admin listener speaks plain HTTP even if calls use TLS.
 #[tokio::test]
 async fn admin_listener_is_not_encrypted() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The reader of the text format, which refuses what is malformed.
+//! Tests of the parser of the text exposition format.
 
 use crate::support::scrape::Scrape;
 

@@ -1,4 +1,4 @@
-//! What is counted of files.
+//! The metrics of files and uploads.
 
 use std::{fs, time::Duration};
 
@@ -40,7 +40,7 @@ async fn file_bytes_are_counted_as_read_and_written() {
 
     files.write(file("a.txt", "text")).await.unwrap();
     files.read(file("a.txt", "")).await.unwrap();
-    // Neither of these moves a byte.
+    // These calls transfer no bytes.
     files.read(file("missing.txt", "")).await.unwrap();
     files.write(file("..", "text")).await.unwrap();
     let metrics = server.metrics().await;
@@ -69,7 +69,7 @@ async fn upload_is_counted_until_committed() {
         assert_eq!(metrics.value(name), value, "{name}");
     }
 
-    // Another stream takes it over, and pauses.
+    // Another stream takes the upload over, and pauses.
     let mut second = UploadStream::open(&mut files, upload.clone()).await;
     assert_eq!(second.progress().await.persisted_size, 60_000);
     assert_failure(first.wait_end().await, Code::Aborted, "SUPERSEDED");
@@ -123,7 +123,7 @@ async fn aborted_upload_is_counted() {
     assert_eq!(metrics.value("muxs_uploads_staged"), 0.0);
 }
 
-/// What is on record of one that was finished expires, too, and is no upload.
+/// The record of a finished upload expires too, and is not counted as an upload.
 #[tokio::test]
 async fn expired_upload_is_counted() {
     let settings = Settings {
@@ -143,7 +143,7 @@ async fn expired_upload_is_counted() {
         own.is_empty()
     };
     server.wait_metrics(|_| nothing_left()).await;
-    // It is counted when it is gone.
+    // The upload is counted when it has been removed.
     let metrics = server.wait_series("muxs_uploads_expired_total", 1).await;
     assert_eq!(metrics.value("muxs_uploads_staged"), 0.0);
 }
@@ -219,7 +219,7 @@ async fn oversized_messages_and_chunks_are_counted() {
 
     let server = self::server();
     let mut files = server.files().await;
-    // One is too long for its message, the other too long to be read again.
+    // The first text is too large to be read again, the second too large for the message of the request.
     for length in [(4 << 20) - 4, 5 << 20] {
         let answer = files.write(file("a.txt", &"x".repeat(length))).await;
         let failure = answer.unwrap().into_inner().failure.unwrap();

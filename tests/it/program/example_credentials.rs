@@ -1,4 +1,4 @@
-//! The examples, and the flags that say which access token they show.
+//! The examples and their flags for access tokens.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ fn refused() -> Result<FileInfo, tonic::Status> {
     Err(failure(Code::Unauthenticated, "UNAUTHENTICATED"))
 }
 
-/// A `stat` of the example against a server, off the thread of the server.
+/// Runs `stream_file stat` against a server, on another thread than the server's.
 async fn stat(server: &str, flags: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut command = example("stream_file");
     command.args(["--addr", server]).args(flags);
@@ -71,7 +71,7 @@ async fn example_refused_without_a_token_explains_the_flags() {
          and none was given: --token-file, MUXS_TOKEN, --token-command, or --issuer with \
          --client-id give one.\n"
     );
-    // To whoever gave one, that is no news.
+    // With a token, the advice would be of no use.
     fake.script().stats.push_back(refused());
     let (code, told) = stat(&fake.url(), &[], &[("MUXS_TOKEN", "the-token")]).await;
     assert_eq!(code, Some(80));
@@ -94,7 +94,7 @@ async fn example_does_not_send_a_token_in_plain_text() {
 }
 
 #[tokio::test]
-async fn example_with_an_empty_token_source_says_why() {
+async fn example_with_a_failing_token_source_says_why() {
     let fake = ScriptedServer::start().await;
     let cases = [
         (
@@ -109,7 +109,7 @@ async fn example_with_an_empty_token_source_says_why() {
     for (flags, expected) in cases {
         let (code, told) = stat(&fake.url(), &flags, &[]).await;
         assert_eq!((code, told.as_str()), (Some(1), expected));
-        // The others make their first call without looking for a file first.
+        // The other examples call the server without opening a file before.
         let mut hello = example("hello");
         hello.args(["--addr", &fake.url()]).args(flags);
         let output = tokio::task::spawn_blocking(move || hello.output().unwrap());
@@ -121,7 +121,7 @@ async fn example_with_an_empty_token_source_says_why() {
 
 #[test]
 fn example_sends_no_token_to_its_own_server() {
-    // It would fail if it were run.
+    // The command of this flag would fail if the example ran it.
     let mut hello = example("hello");
     hello.args(["--addr", "http://127.0.0.1:1"]);
     hello.args(["--token-command", "exit 1"]).assert().success();

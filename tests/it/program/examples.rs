@@ -1,4 +1,4 @@
-//! The examples, run as a newcomer would.
+//! The examples as processes.
 
 use std::{fs, process::Stdio};
 
@@ -13,8 +13,7 @@ use crate::support::{
     with_timeout,
 };
 
-/// Nothing listens on this port of the loopback interface; to take it, one would have to be root on
-/// purpose.
+/// A privileged port of the loopback interface without a listener.
 const NOBODY: [&str; 2] = ["--addr", "http://127.0.0.1:1"];
 
 #[test]
@@ -33,7 +32,7 @@ fn hello_calls_every_shape_on_its_own_server() {
         lines[7..10],
         ["Hello, Ada!", "Hello, Grace!", "Hello, Edsger!"]
     );
-    // The deadline that is kept, the reply before the one that is missed, and its end.
+    // The deadline that is met, the reply before the missed deadline, and its error.
     assert_eq!(
         lines[10..],
         [
@@ -84,7 +83,7 @@ fn piped_chat_prints_one_line_per_line() {
         .stdout("");
 }
 
-/// Four megabytes, far more than all buffers on the way hold.
+/// Four megabytes, far more than all buffers between the ends hold.
 #[test]
 fn long_piped_chat_does_not_deadlock() {
     let names = (0..20_000).map(|number| format!("{number:0200}"));
@@ -116,7 +115,7 @@ fn failing_piped_chat_prints_one_sentence() {
     );
 }
 
-/// The other end of the pipe stays open: neither waits for the other to hang up.
+/// The pipe stays open: neither end waits for the other to close it.
 #[tokio::test]
 async fn chat_over_open_pipes_answers_line_by_line() {
     let mut chat = chat();
@@ -176,7 +175,7 @@ fn stream_file(server: &Program, arguments: &[&str]) -> Command {
     command
 }
 
-/// A server, and a folder with a file in it.
+/// Starts a server, and creates a directory with a file.
 async fn server_and_file() -> (Program, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let server = Program::start(&folder.path().join("root")).await;
@@ -347,7 +346,7 @@ async fn ctrl_c_interrupts_a_put() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    // It is under way.
+    // The upload has begun.
     let mut lines = BufReader::new(put.stdout.take().unwrap()).lines();
     assert!(with_timeout(lines.next_line()).await.unwrap().is_some());
     kill(Signal::INT, put.id().unwrap());

@@ -1,4 +1,4 @@
-//! The server program as a person or a script meets it.
+//! The server program: flags, variables, output, signals and exit codes.
 
 mod example_credentials;
 mod examples;
@@ -111,7 +111,7 @@ fn start_fails_when_root_is_not_writable() {
     command
         .args(["--listen", "127.0.0.1:0", "--root"])
         .arg(&root);
-    // The superuser may write everywhere.
+    // Permissions do not apply to the superuser.
     if rustix::process::geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
@@ -162,7 +162,7 @@ fn help_lists_every_flag_variable_and_example() {
     }
 }
 
-/// One line for each address, with the real port, and not a word more until the end.
+/// Each line has the actual port; nothing else is printed until the end.
 #[tokio::test]
 async fn standard_output_has_one_line_for_each_address() {
     let folder = tempfile::tempdir().unwrap();
@@ -240,7 +240,7 @@ async fn second_signal_exits_at_once() {
     let mut greeter = program.greeter().await;
     let mut call = greeter.bidi_hello(requests).await.unwrap().into_inner();
     program.signal(Signal::TERM);
-    // The port is closed: the first signal has arrived.
+    // The closed port shows that the first signal has arrived.
     while std::net::TcpStream::connect(program.address).is_ok() {
         tokio::task::yield_now().await;
     }
@@ -255,7 +255,7 @@ async fn greet(address: SocketAddr) {
     assert_eq!(reply.into_inner().message, "Hello, !");
 }
 
-/// Stops it with a signal, and returns its log.
+/// Stops the program with a signal, and returns its log.
 async fn stop(mut program: Program, signal: Signal) -> String {
     program.signal(signal);
     let status = program.wait_end().await;
@@ -283,7 +283,7 @@ async fn flags_for_large_files_take_effect() {
     assert_eq!(metadata(&failure, "limit"), "1024");
 
     let mut upload = UploadStream::open(&mut files, open("b.bin", "id", b"hello")).await;
-    // For as long as anybody can count.
+    // The expiry is in the far future.
     let expires_at = upload.progress().await.expires_at.unwrap();
     assert!(expires_at.seconds > 4_000_000_000);
     upload.chunk(0, b"hel").await;

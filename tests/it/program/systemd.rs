@@ -1,4 +1,4 @@
-//! The server program as a service manager meets it: each test is one, or would rather be none.
+//! The server program under a service manager: notifications, watchdog and socket activation.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::support::{Program, hello, kill, program::server, with_timeout};
 
-/// One that listens to what a server tells it.
+/// A service manager that receives the notifications of a server.
 struct ServiceManager {
     folder: TempDir,
     told: UnixDatagram,
@@ -46,14 +46,14 @@ impl ServiceManager {
         Program::start_command(command).await
     }
 
-    /// What it is told next.
+    /// Receives the next notification.
     async fn told(&self) -> String {
         let mut message = [0; 4096];
         let length = with_timeout(self.told.recv(&mut message)).await.unwrap();
         String::from_utf8(message[..length].to_vec()).unwrap()
     }
 
-    /// What it is told next, but for signs of life.
+    /// Receives the next notification that is not a watchdog ping.
     async fn news(&self) -> String {
         loop {
             let told = self.told().await;
@@ -64,7 +64,7 @@ impl ServiceManager {
     }
 }
 
-/// When the reload began that a server tells of.
+/// Returns the MONOTONIC_USEC of a RELOADING notification.
 fn reload_began(told: &str) -> u64 {
     let time = told
         .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
@@ -92,7 +92,7 @@ async fn server_notifies_ready_reloading_and_stopping() {
     assert_eq!(manager.told().await, ready);
     assert_greets(&program).await;
     let mut before = 0;
-    // It has no certificate; whoever asks for a reload waits for its end all the same.
+    // A reload is completed even without a certificate, because systemctl waits for its end.
     for _ in 0..2 {
         program.signal(Signal::HUP);
         let began = reload_began(&manager.told().await);
@@ -147,7 +147,7 @@ async fn watchdog_is_notified_until_exit() {
     let call = program.greeter().await.bidi_hello(outgoing).await;
     program.signal(Signal::TERM);
     assert!(manager.news().await.starts_with("STOPPING=1\n"));
-    // The call keeps the drain from its end.
+    // The open call prolongs the drain.
     for _ in 0..3 {
         assert_eq!(manager.told().await, "WATCHDOG=1\n");
     }
@@ -179,7 +179,7 @@ async fn missing_notify_socket_does_not_prevent_serving() {
     assert_ends(program).await;
 }
 
-/// Such as when its terminal is closed.
+/// SIGHUP is also sent when a terminal is closed.
 #[tokio::test]
 async fn sighup_without_a_certificate_is_ignored() {
     let root = tempfile::tempdir().unwrap();
@@ -195,8 +195,8 @@ async fn sighup_without_a_certificate_is_ignored() {
     assert_ends(program).await;
 }
 
-/// Becomes the server program with its standard input as the first socket that it is handed, and
-/// its standard error as the second.
+/// Returns a command that execs the server program with two inherited sockets, its standard input and its
+/// standard error.
 fn activated(root: &Path, sockets: [Stdio; 2]) -> Command {
     let [first, second] = sockets;
     let mut command = Command::new("sh");
@@ -247,7 +247,7 @@ async fn inherited_sockets_replace_listen() {
     }
     kill(Signal::TERM, child.id().unwrap());
     assert!(with_timeout(child.wait()).await.unwrap().success());
-    // They are the service manager's, and wait for the next server.
+    // The sockets belong to the service manager, and accept connections for the next server.
     std::net::TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
     UnixStream::connect(&path).unwrap();
 }
@@ -282,7 +282,7 @@ async fn inherited_socket_named_admin_serves_the_admin_listener() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
 }
 
-/// Such as the connections of a unit with `Accept=yes`.
+/// A unit with `Accept=yes` passes connections instead of listeners.
 #[test]
 fn inherited_non_listener_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
@@ -323,7 +323,7 @@ async fn sockets_for_another_process_are_ignored() {
     assert_ends(program).await;
 }
 
-/// But for the one that is to try the server out.
+/// The list omits MUXS_TLS_SELF_SIGNED, which is for trying out the server.
 #[test]
 fn example_settings_list_every_variable() {
     let settings = include_str!("../../../deploy/muxs.env.example");

@@ -1,4 +1,4 @@
-//! Unix domain sockets: the same service, for who may open a file.
+//! Unix domain sockets.
 
 use std::{
     fs, io,
@@ -22,7 +22,7 @@ use crate::support::{
     Program, assert_failure, hello, program::example, upload_stream::content, with_timeout,
 };
 
-/// A server in this process, on a socket and on a TCP address.
+/// A server in this process, on a Unix socket and on a TCP address.
 struct Server {
     folder: TempDir,
     tcp: String,
@@ -66,7 +66,7 @@ impl Server {
     }
 }
 
-/// What clients and servers call a socket.
+/// The address of a socket for clients and servers.
 fn address(path: &Path) -> String {
     format!("unix:{}", path.display())
 }
@@ -141,7 +141,7 @@ async fn unix_socket_is_never_encrypted() {
     assert_greeted(&server.address()).await;
 }
 
-/// The same number counts on TCP.
+/// On TCP, the per-address limit applies.
 #[tokio::test]
 async fn unix_socket_clients_have_no_per_address_limit() {
     let server = Server::start(|config| config.limits.max_connections_per_address = 1).await;
@@ -158,7 +158,7 @@ async fn unix_socket_clients_have_no_per_address_limit() {
     assert_failure(refused, Code::ResourceExhausted, "BUSY");
 }
 
-/// But they count like all others.
+/// They count to the limit of all connections.
 #[tokio::test]
 async fn unix_socket_clients_count_to_the_connection_limit() {
     let server = Server::start(|config| config.limits.max_connections = 1).await;
@@ -216,7 +216,7 @@ async fn socket_of_a_listening_server_is_kept() {
 async fn existing_non_socket_is_neither_replaced_nor_used() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name| folder.path().join(name);
-    // A socket that nobody listens to.
+    // A socket file without a listener.
     drop(std::os::unix::net::UnixListener::bind(path("socket")).unwrap());
     fs::write(path("file"), "content").unwrap();
     fs::create_dir(path("folder")).unwrap();

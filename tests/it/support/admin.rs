@@ -1,4 +1,4 @@
-//! What a server tells whoever runs it.
+//! Clients of the admin listener.
 
 use std::{
     net::SocketAddr,
@@ -25,12 +25,12 @@ impl TestServer {
         self.admin.expect("it was started with one")
     }
 
-    /// Its metrics as they are.
+    /// Scrapes the metrics once.
     pub(crate) async fn metrics(&self) -> Scrape {
         metrics(self.admin_address()).await
     }
 
-    /// Its metrics as soon as they are as they should be.
+    /// Scrapes the metrics until `reached` accepts them.
     pub(crate) async fn wait_metrics(&self, reached: impl Fn(&Scrape) -> bool) -> Scrape {
         let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
@@ -43,13 +43,13 @@ impl TestServer {
         }
     }
 
-    /// Waits for a series to have a value.
+    /// Waits until a series has a value.
     pub(crate) async fn wait_series(&self, series: &str, value: u64) -> Scrape {
         self.wait_metrics(|metrics| metrics.value(series) == value as f64)
             .await
     }
 
-    /// Waits for a limit to have refused so many.
+    /// Waits until a limit has refused `count` times, and asserts that no other limit has refused.
     pub(crate) async fn wait_refused(&self, limit: &str, count: u64) {
         let series = format!("muxs_refused_total{{limit={limit:?}}}");
         let metrics = self.wait_series(&series, count).await;
@@ -57,7 +57,7 @@ impl TestServer {
     }
 }
 
-/// Between two looks at the metrics, so that they are not all that the machine does.
+/// The pause between two scrapes, which leaves the processor to the server.
 const PAUSE: Duration = Duration::from_millis(5);
 
 pub(crate) async fn metrics(admin: SocketAddr) -> Scrape {
@@ -81,7 +81,7 @@ pub(crate) async fn ask(admin: SocketAddr, method: &str, path: &str) -> AdminRes
     ask_on(stream, method, path).await
 }
 
-/// One question, and all that comes until the server closes the connection.
+/// Sends one request and reads the answer until the server closes the connection.
 pub(crate) async fn ask_on(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     method: &str,

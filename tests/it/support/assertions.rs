@@ -11,17 +11,17 @@ use std::{
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// The most that anything in a test may take. Passing it is a failure, never a way to wait.
+/// The longest that one step of a test may take. A timeout fails the test; no test waits for it.
 pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// What a future comes to, or a failed test instead of one that hangs.
+/// Awaits a future, and fails the test after [`TEST_TIMEOUT`].
 pub(crate) async fn with_timeout<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(TEST_TIMEOUT, future)
         .await
         .expect("in time")
 }
 
-/// Says that something was not tested, and why, past the capture of output: a skip is loud.
+/// Reports a skipped test on standard error, which the test harness does not capture.
 pub(crate) fn report_skip(why: &str) {
     let skipped = format!("SKIPPED: {why}\n");
     std::io::stderr().write_all(skipped.as_bytes()).unwrap();
@@ -44,7 +44,7 @@ pub(crate) fn assert_failure<T>(result: Result<T, Status>, code: Code, reason: &
     status
 }
 
-/// A value of the metadata of a failure's ErrorInfo.
+/// Returns a value of the metadata of a failure's ErrorInfo.
 #[track_caller]
 pub(crate) fn metadata(status: &Status, key: &str) -> String {
     let info = status.get_details_error_info().unwrap();
@@ -54,7 +54,7 @@ pub(crate) fn metadata(status: &Status, key: &str) -> String {
         .clone()
 }
 
-/// Everything below a folder: the path of each entry, and the content of each regular file.
+/// Returns the path of each entry below a directory, and the content of each regular file.
 pub(crate) fn tree(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];

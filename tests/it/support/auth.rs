@@ -1,4 +1,4 @@
-//! Access tokens: who may call, and what for.
+//! Servers that require access tokens, and clients that send them.
 
 use std::{io::Write, net::SocketAddr, path::Path, time::SystemTime};
 
@@ -27,13 +27,13 @@ use super::{
 pub(crate) const ISSUER: &str = "https://issuer.example/realm";
 pub(crate) const AUDIENCE: &str = "https://files.example";
 
-/// All that tokens can be good for.
+/// All scopes of the server.
 pub(crate) const ALL_SCOPES: &str = "greeter files.read files.write";
 
-/// A message without anything in it.
+/// A gRPC message without content.
 pub(crate) const EMPTY: &[u8] = &[0; 5];
 
-/// The keys of an issuer, in a file.
+/// A file with the JWK set of an issuer.
 pub(crate) struct KeyFile(NamedTempFile);
 
 impl KeyFile {
@@ -61,27 +61,27 @@ impl KeyFile {
     }
 }
 
-/// A JWK set.
+/// Returns a JWK set.
 pub(crate) fn jwks(keys: &[Value]) -> String {
     serde_json::json!({ "keys": keys }).to_string()
 }
 
-/// Lets a server in the making check tokens.
+/// Adjusts the configuration of a server to check tokens.
 pub(crate) fn require_tokens(settings: AuthSettings) -> impl FnOnce(&mut Config) {
     move |config| config.auth = Some(Auth::load(settings).unwrap())
 }
 
-/// A server that checks tokens with the public half of `key`.
+/// Starts a server that checks tokens with the public half of `key`.
 pub(crate) fn server_with_key(key: &Key) -> TestServer {
     TestServer::start_with(require_tokens(KeyFile::new(&[key.jwk()]).settings()))
 }
 
-/// A good token of the key that most tests use.
+/// A valid token for the RSA key, not signed yet.
 pub(crate) fn valid_token() -> Token {
     Token::new(rsa())
 }
 
-/// A good token of somebody's.
+/// Signs a valid token of a subject.
 pub(crate) fn sign_for(subject: &str) -> String {
     valid_token()
         .claim("sub", &format!("{subject:?}"))
@@ -93,12 +93,12 @@ pub(crate) fn now() -> u64 {
     since.unwrap().as_secs()
 }
 
-/// What stands in `authorization`.
+/// The value of `authorization`, for tonic.
 pub(crate) fn bearer(token: &str) -> MetadataValue<Ascii> {
     format!("Bearer {token}").parse().unwrap()
 }
 
-/// A request that says who makes it.
+/// A request with an access token.
 pub(crate) fn with_token<T>(token: &str, message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     let metadata = request.metadata_mut();
@@ -106,7 +106,7 @@ pub(crate) fn with_token<T>(token: &str, message: T) -> tonic::Request<T> {
     request
 }
 
-/// Calls on one connection that say in `authorization` whatever a test wants.
+/// A client that makes calls on one connection with any values of `authorization`.
 pub(crate) struct HeaderClient {
     pub(crate) address: SocketAddr,
     pub(crate) connection: SendRequest<Bytes>,
@@ -129,7 +129,7 @@ impl HeaderClient {
         request
     }
 
-    /// What a call is answered of which no message ever comes.
+    /// Begins a call that never sends a message, and returns the headers of the answer.
     pub(crate) async fn call_without_message(
         &mut self,
         path: &str,
@@ -140,7 +140,7 @@ impl HeaderClient {
         with_timeout(answer).await.unwrap().headers().clone()
     }
 
-    /// The same, for a call with these messages. What follows the headers is not waited for.
+    /// Makes a call with this body, and returns the headers of the answer.
     pub(crate) async fn call(
         &mut self,
         path: &str,
@@ -149,12 +149,12 @@ impl HeaderClient {
     ) -> HeaderMap {
         let request = self.request(path, authorization);
         let (answer, mut stream) = self.connection.send_request(request, false).unwrap();
-        // It fails where it was answered already.
+        // Sending fails if the call was answered before.
         let _ = stream.send_data(Bytes::copy_from_slice(body), true);
         with_timeout(answer).await.unwrap().headers().clone()
     }
 
-    /// The code that a greeting ends with.
+    /// Returns the code that a SayHello ends with.
     pub(crate) async fn greeting_code(&mut self, authorization: &[HeaderValue]) -> Code {
         let headers = self.call(SAY_HELLO, authorization, EMPTY).await;
         code(&headers)
@@ -165,12 +165,12 @@ impl HeaderClient {
     }
 }
 
-/// The header of a call with a token.
+/// The value of `authorization`, for h2.
 pub(crate) fn bearer_value(token: &str) -> HeaderValue {
     format!("Bearer {token}").parse().unwrap()
 }
 
-/// The code in the headers of an answer. OK where the handler has begun to answer.
+/// The code in the headers of an answer; OK if the handler has begun to answer.
 pub(crate) fn code(headers: &HeaderMap) -> Code {
     match headers.get("grpc-status") {
         None => Code::Ok,

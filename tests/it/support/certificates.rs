@@ -1,4 +1,4 @@
-//! Authorities and the certificates they give out.
+//! Certificate authorities and the certificates that they issue.
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType,
@@ -7,7 +7,7 @@ use rcgen::{
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tonic::transport::Identity;
 
-/// Whoever trusts it trusts what it has signed.
+/// A certificate authority.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, in PEM.
@@ -33,7 +33,7 @@ impl Authority {
         self.0.der().clone()
     }
 
-    /// For a server on this machine. Each is another.
+    /// Issues a certificate for a server on this machine, with a new key each time.
     pub(crate) fn server(&self) -> Pem {
         self.signed(local(), ExtendedKeyUsagePurpose::ServerAuth)
     }

@@ -1,4 +1,4 @@
-//! An authorization server on this machine, as good or as bad as a test wants it to be.
+//! An authorization server on the loopback interface that behaves as a test tells it to.
 
 use std::{
     net::SocketAddr,
@@ -21,7 +21,7 @@ use super::{
     auth::{AUDIENCE, ISSUER, jwks},
 };
 
-/// Where OpenID Connect has the configuration of an issuer.
+/// The request for the metadata of the issuer (OpenID Connect Discovery).
 const CONFIGURATION: &str = "GET /.well-known/openid-configuration HTTP";
 
 pub(crate) struct Issuer {
@@ -31,31 +31,31 @@ pub(crate) struct Issuer {
     asking: watch::Receiver<usize>,
 }
 
-/// What whoever asks gets.
+/// The answer to every request.
 #[derive(Clone)]
 pub(crate) enum Behavior {
-    /// These bytes.
+    /// Sends these bytes.
     Respond(Vec<u8>),
-    /// These, where its configuration is asked for, and those for anything else.
+    /// Sends the first bytes for a request of the metadata, and the second for any other.
     Discovery(Vec<u8>, Vec<u8>),
-    /// Nothing, until the mood is another.
+    /// Sends nothing until the behavior changes.
     Hang,
-    /// A connection that is closed.
+    /// Closes the connection.
     Close,
 }
 
 impl Behavior {
-    /// Keys.
+    /// Serves a JWK set.
     pub(crate) fn serve_keys(keys: &[Value]) -> Self {
         Self::serve_document(&jwks(keys))
     }
 
-    /// A document.
+    /// Serves a document.
     pub(crate) fn serve_document(document: &str) -> Self {
         Self::respond("200 OK", "", document)
     }
 
-    /// A configuration, and keys.
+    /// Serves metadata and a JWK set.
     pub(crate) fn serve_discovery(configuration: &Value, keys: &[Value]) -> Self {
         let document = |text: &str| match Self::serve_document(text) {
             Self::Respond(answer) => answer,
@@ -103,23 +103,23 @@ impl Issuer {
         self.mood.send_replace(mood);
     }
 
-    /// How often it has been asked for anything.
+    /// Returns the number of requests received.
     pub(crate) fn request_count(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
 
-    /// Waits until it has been asked so often in all.
+    /// Waits until `times` requests in all have been received.
     pub(crate) async fn wait_requests(&mut self, times: usize) {
         let enough = self.asking.wait_for(|asked| *asked >= times);
         with_timeout(enough).await.unwrap();
     }
 
-    /// Waits until it has been asked again, and what came of the time before is known.
+    /// Waits for two more requests: the second is sent only when the answer to the first has been processed.
     pub(crate) async fn wait_two_more_requests(&mut self) {
         self.wait_requests(self.request_count() + 2).await;
     }
 
-    /// Settings with the keys right here.
+    /// Settings with the URL of the keys.
     pub(crate) fn settings(&self) -> AuthSettings {
         AuthSettings {
             keys: KeySource::Url(format!("{}/keys", self.url())),
@@ -127,7 +127,7 @@ impl Issuer {
         }
     }
 
-    /// Settings with the keys where this issuer says.
+    /// Settings with discovery of the keys by the metadata.
     pub(crate) fn discovery(&self) -> AuthSettings {
         AuthSettings::new(self.url(), AUDIENCE)
     }
@@ -153,7 +153,7 @@ async fn answer(stream: TcpStream, mut moods: watch::Receiver<Behavior>) {
         Behavior::Respond(answer) | Behavior::Discovery(_, answer) => answer,
         Behavior::Hang | Behavior::Close => return,
     };
-    // It fails where nobody waits for it any more.
+    // Writing fails if the client has gone.
     let _ = stream.write_all(&answer).await;
     let _ = stream.shutdown().await;
 }

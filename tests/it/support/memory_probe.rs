@@ -1,4 +1,4 @@
-//! A server program whose memory is watched, with an honest client beside whatever happens to it.
+//! A server program whose memory is measured, with a well-behaved client on a connection of its own.
 
 use muxs::pb::greeter_client::GreeterClient;
 use tempfile::TempDir;
@@ -8,12 +8,12 @@ use super::{assertions::with_timeout, hello, program::Program};
 
 pub(crate) const MIB: u64 = 1024 * 1024;
 
-/// In bytes. A million of anything that is kept is more than this.
+/// The most that a server may grow, in bytes: less than a million kept items of any kind would take.
 pub(crate) const MAX_GROWTH: u64 = 8 * MIB;
 
-/// A server whose memory is watched from its first call on.
+/// A server program whose peak memory is measured from its first call on.
 pub(crate) struct MemoryProbe {
-    /// On a connection of its own, which is kept.
+    /// The well-behaved client, on a connection of its own that stays open.
     pub(crate) greeter: GreeterClient<Channel>,
     pub(crate) program: Program,
     before: u64,
@@ -39,7 +39,7 @@ impl MemoryProbe {
         }
     }
 
-    /// Asserts that the honest client is served.
+    /// Asserts that the well-behaved client is served.
     pub(crate) async fn assert_serves(&mut self) {
         let reply = with_timeout(self.greeter.say_hello(hello("you"))).await;
         assert_eq!(reply.unwrap().into_inner().message, "Hello, you!");
@@ -57,7 +57,7 @@ impl MemoryProbe {
     }
 }
 
-/// The most memory the server has had at any time, in bytes.
+/// Returns the peak resident memory of a process, in bytes.
 pub(crate) fn peak_memory_bytes(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status

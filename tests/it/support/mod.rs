@@ -1,5 +1,4 @@
-//! The fixture: a server on a free port over a temporary root, and assertions in the terms of the
-//! contract.
+//! The fixtures. [`TestServer`] is a server on a free port over a temporary root.
 
 pub(crate) mod admin;
 mod assertions;
@@ -53,24 +52,23 @@ use tonic::transport::{Channel, Endpoint};
 
 const SERVER_THREAD: &str = "server under test";
 
-/// The threads that a server starts for its connections.
+/// The name of the threads that a server starts for its connections.
 const WORKER_THREAD: &str = "muxs-worker";
 
-/// As many as it takes to see what is wrong between them.
+/// Two workers suffice to show errors between workers.
 const WORKERS: NonZero<usize> = NonZero::new(2).unwrap();
 
-/// What panicked in a server under test.
+/// The panics of all servers under test.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// A server in this process. Dropping it stops it, and fails the test if anything in a server
-/// panicked.
+/// A server in this process. Dropping it stops the server, and fails the test if a server panicked.
 pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
-    /// Where it tells administrators how it is, if it does.
+    /// The address of the admin listener, if there is one.
     pub(crate) admin: Option<SocketAddr>,
     root: Option<TempDir>,
     stop: Option<oneshot::Sender<()>>,
-    /// Its other end is dropped when the server has ended, and its runtime with it.
+    /// The sender is dropped when the server and its runtime have ended.
     ended: Option<mpsc::Receiver<()>>,
 }
 
@@ -79,8 +77,8 @@ impl TestServer {
         Self::start_with(|_| {})
     }
 
-    /// Unless told otherwise, the server under test cuts calls at once when it stops: by then a
-    /// test is over, and its client no longer runs.
+    /// Starts a server. Its shutdown grace is zero unless `adjust` changes it: when a test is over, its
+    /// client no longer runs.
     pub(crate) fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
         Self::serve(tempfile::tempdir().unwrap(), Settings::default(), adjust)
     }
@@ -100,7 +98,7 @@ impl TestServer {
         server
     }
 
-    /// Serves, and tells administrators about it.
+    /// Starts a server with an admin listener.
     pub(crate) fn with_admin(settings: Settings, adjust: impl FnOnce(&mut Config)) -> Self {
         let root = tempfile::tempdir().unwrap();
         let (admin, address) = bind();
@@ -110,7 +108,7 @@ impl TestServer {
         server
     }
 
-    /// Serves a store whose folder is the test's own.
+    /// Serves a store whose root is kept by the test.
     pub(crate) fn over(store: Store, adjust: impl FnOnce(&mut Config)) -> Self {
         Self::run(store, adjust, None)
     }
@@ -176,12 +174,12 @@ impl TestServer {
         self.root().join(name)
     }
 
-    /// Tells the server to stop; [`TestServer::stopped`] waits until it has.
+    /// Requests the shutdown; [`TestServer::wait_stopped`] waits for its end.
     pub(crate) fn stop(&mut self) {
         self.stop.take();
     }
 
-    /// The folder of a server that has stopped, for another.
+    /// Stops the server and returns its root, for another server.
     pub(crate) fn into_root(mut self) -> TempDir {
         self.root.take().expect("given away once")
     }
@@ -205,7 +203,7 @@ impl Drop for TestServer {
     }
 }
 
-/// A free port of this machine.
+/// Binds to a free port of the loopback interface.
 fn bind() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -213,13 +211,13 @@ fn bind() -> (TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// One that was bound without a runtime.
+/// Registers a listener that was bound without a runtime.
 fn listening(bound: TcpListener) -> Listener {
     tokio::net::TcpListener::from_std(bound).unwrap().into()
 }
 
-/// Opens a store where another may just have ended. Its lock can outlast it for a moment: a program
-/// that another test is starting has it too, until it has become that program.
+/// Opens a store whose previous server may just have ended. Its lock can be held a moment longer: a
+/// process that another test is spawning inherits the descriptor until it calls exec.
 fn open_store(root: &Path, settings: Settings) -> Store {
     let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
@@ -230,12 +228,12 @@ fn open_store(root: &Path, settings: Settings) -> Store {
     }
 }
 
-/// Waits for the other end to be dropped, but not for ever.
+/// Waits until the sender is dropped, at most [`TEST_TIMEOUT`].
 fn has_ended(running: mpsc::Receiver<()>) -> bool {
     running.recv_timeout(TEST_TIMEOUT) == Err(RecvTimeoutError::Disconnected)
 }
 
-/// Notes each panic on a thread of a server under test, wherever it is caught.
+/// Records each panic on a thread of a server under test, even if it is caught.
 fn record_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -261,7 +259,7 @@ pub(crate) async fn connect(address: SocketAddr) -> Channel {
         .unwrap()
 }
 
-/// A request for a greeting.
+/// A request of SayHello.
 pub(crate) fn hello(name: impl Into<String>) -> HelloRequest {
     HelloRequest {
         name: name.into(),

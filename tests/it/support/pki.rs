@@ -26,7 +26,7 @@ use super::{
     hello,
 };
 
-/// An authority, and a folder with a server's certificate and key that can be replaced.
+/// An authority, and a directory with the certificate and key of a server, which can be replaced.
 pub(crate) struct Pki {
     pub(crate) authority: Authority,
     folder: TempDir,
@@ -47,7 +47,7 @@ impl Pki {
         self.folder.path().join(name)
     }
 
-    /// The same, as a flag of a program needs it.
+    /// Such a path as the value of a flag.
     pub(crate) fn flag(&self, name: &str) -> String {
         self.path(name).into_os_string().into_string().unwrap()
     }
@@ -56,7 +56,7 @@ impl Pki {
         std::fs::write(self.path(name), content).unwrap();
     }
 
-    /// Puts a pair to where the server looks for its own.
+    /// Writes a pair to the files that the server loads.
     pub(crate) fn install(&self, pair: &Pem) {
         self.write("cert.pem", &pair.cert);
         self.write("key.pem", &pair.key);
@@ -82,12 +82,12 @@ impl Pki {
         ClientAuth::Optional(self.path("authority.pem"))
     }
 
-    /// What a client of tonic trusts.
+    /// The TLS settings of a tonic client that trusts the authority.
     pub(crate) fn trust(&self) -> ClientTlsConfig {
         ClientTlsConfig::new().ca_certificate(Certificate::from_pem(self.authority.pem()))
     }
 
-    /// The same for a client that knows nothing but TLS.
+    /// The same for a client of rustls.
     pub(crate) fn raw(&self, identity: Option<&Pem>) -> ClientConfig {
         with_identity(
             ClientConfig::builder().with_root_certificates(self.roots()),
@@ -127,7 +127,7 @@ pub(crate) fn start(tls: Tls) -> TestServer {
 
 pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A greeting over a new connection.
+/// Calls SayHello over a new connection.
 pub(crate) async fn greet(url: &str, tls: ClientTlsConfig) -> Result<String, BoxError> {
     let endpoint = client::endpoint(url)?.tls_config(tls)?;
     let mut greeter = GreeterClient::new(with_timeout(endpoint.connect()).await?);
@@ -135,13 +135,13 @@ pub(crate) async fn greet(url: &str, tls: ClientTlsConfig) -> Result<String, Box
     Ok(reply.into_inner().message)
 }
 
-/// Asserts that the server still serves who should be.
+/// Asserts that the call was served.
 #[track_caller]
 pub(crate) fn assert_greeted(greeting: Result<String, BoxError>) {
     assert_eq!(greeting.unwrap(), "Hello, you!");
 }
 
-/// All that an error says, and all that led to it.
+/// Formats an error and its causes.
 pub(crate) fn told(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |&error| error.source());
     causes
@@ -149,7 +149,7 @@ pub(crate) fn told(error: &(dyn Error + 'static)) -> String {
         .collect()
 }
 
-/// The client's side of a handshake.
+/// Performs the client's side of a handshake.
 pub(crate) async fn shake(
     address: SocketAddr,
     config: ClientConfig,
@@ -160,8 +160,8 @@ pub(crate) async fn shake(
     with_timeout(connector.connect(name, stream)).await
 }
 
-/// Whether a client is let in: it hears something of HTTP/2, or by an alert of TLS why it does not.
-/// A client learns that its certificate is no good only after it has done its part.
+/// Returns whether a client is accepted: after the handshake it receives a byte of HTTP/2, or an alert.
+/// In TLS 1.3 the alert about a client's certificate arrives only after the client's side is complete.
 pub(crate) async fn admission(address: SocketAddr, config: ClientConfig) -> io::Result<()> {
     let mut stream = shake(address, config).await?;
     with_timeout(stream.read_u8()).await.map(drop)
@@ -171,7 +171,7 @@ pub(crate) fn https(server: &TestServer) -> String {
     format!("https://{}", server.address)
 }
 
-/// Asserts which certificate a new connection is shown.
+/// Asserts which certificate the server presents on a new connection.
 pub(crate) async fn assert_serves_certificate(
     pki: &Pki,
     address: std::net::SocketAddr,

@@ -21,10 +21,10 @@ use tonic::transport::Channel;
 
 use super::{TEST_TIMEOUT, assertions::with_timeout, connect};
 
-/// The server program, on a free port. Dropping it kills it, and fails the test if it panicked.
+/// The server program on a free port. Dropping it kills the process, and fails the test if it panicked.
 pub(crate) struct Program {
     pub(crate) address: SocketAddr,
-    /// The same as clients spell it, with `http://` or `https://`.
+    /// The URL of that address, with `http://` or `https://`.
     pub(crate) url: String,
     child: Child,
     log: NamedTempFile,
@@ -44,8 +44,8 @@ impl Program {
         Self::start_command(command).await
     }
 
-    /// Starts `command`, which is or becomes the server program, and waits until it listens. The first
-    /// address that it listens on is of TCP.
+    /// Starts `command`, which is the server program or execs it, and waits until it listens. The first
+    /// address that it announces has to be one of TCP.
     pub(crate) async fn start_command(command: std::process::Command) -> Self {
         let log = NamedTempFile::new().unwrap();
         let mut child = tokio::process::Command::from(command)
@@ -76,7 +76,7 @@ impl Program {
         }
     }
 
-    /// What it has written to standard error so far.
+    /// Returns what the program has written to standard error so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.log.path()).unwrap()
     }
@@ -121,7 +121,7 @@ pub(crate) fn server() -> Command {
     command
 }
 
-/// Asserts that the server does not start, says why in one line, and nothing else.
+/// Asserts that the server does not start, and that its only output is one line on standard error.
 #[track_caller]
 pub(crate) fn assert_start_fails(command: &mut Command, sentence: &str) {
     let output = command.assert().failure().get_output().clone();
@@ -130,8 +130,7 @@ pub(crate) fn assert_start_fails(command: &mut Command, sentence: &str) {
     assert_eq!(output.stdout, b"");
 }
 
-/// The folder of the built examples. `cargo test` has built them; a run of this test alone may not
-/// have.
+/// Returns the directory of the examples and builds them: `cargo test --test it` alone does not.
 pub(crate) fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -151,7 +150,7 @@ pub(crate) fn built() -> &'static Path {
 pub(crate) fn example(name: &str) -> Command {
     let mut command = Command::new(built().join(name));
     command.timeout(TEST_TIMEOUT);
-    // Those of whoever runs the tests are not for these servers.
+    // The credentials of the environment are not for these servers.
     command
         .env_remove("MUXS_TOKEN")
         .env_remove("MUXS_CLIENT_SECRET");

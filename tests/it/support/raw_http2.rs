@@ -1,4 +1,4 @@
-//! A client that speaks HTTP/2 frame by frame, as badly as a test wants it to.
+//! A client that sends HTTP/2 frame by frame, valid or not.
 
 use std::{collections::HashMap, io, net::SocketAddr};
 
@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{assertions::with_timeout, hello, methods::LOTS_OF_REPLIES};
 
-/// What every client says first. Its SETTINGS follow.
+/// The connection preface, which SETTINGS follow (RFC 9113, 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 pub(crate) const DATA: u8 = 0;
@@ -45,10 +45,10 @@ pub(crate) const INITIAL_WINDOW_SIZE: u16 = 4;
 
 pub(crate) const MAX_WINDOW: u32 = (1 << 31) - 1;
 
-/// How much a client may send on a stream before the server has read of it, in bytes.
+/// The initial flow-control window of a stream of the server, in bytes.
 pub(crate) const STREAM_WINDOW: u64 = 1024 * 1024;
 
-/// `:status: 200`, as the static table of HPACK has it.
+/// `:status: 200`, by its index in the static table of HPACK.
 const STATUS_200: u8 = 0x88;
 
 const FRAME_HEADER_LEN: usize = 9;
@@ -66,7 +66,7 @@ pub(crate) fn call(stream: u32, path: &str) -> Vec<u8> {
     frame(HEADERS, END_HEADERS, stream, &header_block(path))
 }
 
-/// The HEADERS of a call without a request.
+/// The HEADERS of a call without a request body.
 pub(crate) fn ended_call(stream: u32, path: &str) -> Vec<u8> {
     frame(
         HEADERS,
@@ -76,9 +76,9 @@ pub(crate) fn ended_call(stream: u32, path: &str) -> Vec<u8> {
     )
 }
 
-/// The headers of a call, all spelled out but for the two in the static table.
+/// The header block of a call; only two fields are indexed.
 pub(crate) fn header_block(path: &str) -> Vec<u8> {
-    // `:method: POST` and `:scheme: http`, then `:path` and `:authority` by their number.
+    // `:method: POST` and `:scheme: http`, then `:path` and `:authority` by their index.
     let mut block = vec![0x83, 0x86, 0x04];
     block.extend(string(path));
     block.push(0x01);
@@ -91,7 +91,7 @@ pub(crate) fn header_block(path: &str) -> Vec<u8> {
     block
 }
 
-/// A string of HPACK, as it is.
+/// A string literal of HPACK, without Huffman coding.
 pub(crate) fn string(text: &str) -> Vec<u8> {
     let mut string = Vec::new();
     let mut rest = text.len();
@@ -131,45 +131,45 @@ pub(crate) fn settings(settings: &[(u16, u32)]) -> Vec<u8> {
     frame(SETTINGS, 0, 0, &payload)
 }
 
-/// A message of gRPC, not compressed.
+/// A gRPC message, not compressed.
 pub(crate) fn message(content: &[u8]) -> Vec<u8> {
     let length = (content.len() as u32).to_be_bytes();
     [&[0], &length[..], content].concat()
 }
 
-/// The numbers of a client's streams.
+/// The first `count` stream identifiers of a client.
 pub(crate) fn streams(count: u32) -> impl Iterator<Item = u32> {
     (1..2 * count).step_by(2)
 }
 
-/// A connection that hears everything and answers nothing.
+/// A connection that reads all frames and answers none.
 pub(crate) struct RawConnection {
     socket: OwnedWriteHalf,
     received: watch::Receiver<Received>,
 }
 
-/// What a server has said on a connection.
+/// The frames that a server has sent on a connection.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Received {
     frames: HashMap<u8, u64>,
-    /// How many streams it has ended, other than by a reset.
+    /// Streams that ended with END_STREAM.
     pub(crate) ended_streams: u64,
-    /// How many it has answered with 200 of HTTP, as it does where there is a gRPC server.
+    /// Responses with HTTP status 200, which every gRPC response has.
     pub(crate) ok_responses: u64,
     /// Bytes of DATA.
     pub(crate) data: u64,
-    /// By how much more than at first each stream may send, in bytes.
+    /// The sum of the WINDOW_UPDATEs of each stream, in bytes.
     granted: HashMap<u32, u64>,
-    /// The reason and the word of its GOAWAY.
+    /// The error code and the debug data of the GOAWAY.
     go_away: Option<(u32, String)>,
     pub(crate) closed: bool,
 }
 
 impl RawConnection {
-    /// A connection on which the client has said nothing.
+    /// Opens a connection and sends nothing.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = with_timeout(TcpStream::connect(address)).await.unwrap();
-        // Else a short frame may wait for the acknowledgement of the one before it.
+        // With Nagle's algorithm, a short frame would wait for the acknowledgement of the previous one.
         stream.set_nodelay(true).unwrap();
         let (read, socket) = stream.into_split();
         let (hearing, received) = watch::channel(Received::default());
@@ -177,7 +177,7 @@ impl RawConnection {
         Self { socket, received }
     }
 
-    /// A connection that has begun well.
+    /// Opens a connection and completes the exchange of SETTINGS.
     pub(crate) async fn open(address: SocketAddr) -> Self {
         Self::open_with(address, &[]).await
     }
@@ -187,7 +187,7 @@ impl RawConnection {
         raw.send(&[PREFACE, &settings(entries)].concat())
             .await
             .unwrap();
-        // The window of the connection is only then as large as those of the streams need.
+        // Before this WINDOW_UPDATE, the window of the connection is smaller than those of its streams.
         raw.wait_until(|received| {
             received.count(SETTINGS) > 0 && received.count(WINDOW_UPDATE) > 0
         })
@@ -201,8 +201,7 @@ impl RawConnection {
         with_timeout(self.socket.write_all(bytes)).await
     }
 
-    /// Sends what `burst` makes of 0, 1, 2 and so on until the server has closed the connection,
-    /// which it has to.
+    /// Sends `burst(0)`, `burst(1)` and so on until the server closes the connection.
     pub(crate) async fn send_until_closed(&mut self, burst: impl Fn(u32) -> Vec<u8>) -> Received {
         with_timeout(async {
             let mut number = 0;
@@ -218,7 +217,7 @@ impl RawConnection {
         self.received.borrow().clone()
     }
 
-    /// Waits until the server has said something.
+    /// Waits until the received frames satisfy `reached`.
     pub(crate) async fn wait_until(&mut self, reached: impl FnMut(&Received) -> bool) -> Received {
         let received = with_timeout(self.received.wait_for(reached)).await;
         let received = received.map(|received| received.clone());
@@ -230,8 +229,8 @@ impl RawConnection {
         self.wait_until(|received| received.closed).await
     }
 
-    /// Waits until the server has dealt with all that was sent to it, which shows that it has not
-    /// closed the connection.
+    /// Waits for the answer to a PING: the server has processed all earlier frames and not closed the
+    /// connection.
     pub(crate) async fn assert_alive(&mut self) -> Received {
         let answered = self.received().count(PING);
         self.send(&ping()).await.unwrap();
@@ -244,17 +243,17 @@ impl RawConnection {
 }
 
 impl Received {
-    /// How many frames of a kind there were.
+    /// Returns the number of frames of a type.
     pub(crate) fn count(&self, kind: u8) -> u64 {
         self.frames.get(&kind).copied().unwrap_or_default()
     }
 
-    /// How much a client may have sent on a stream, in bytes.
+    /// Returns the number of bytes that a client may have sent on a stream.
     pub(crate) fn window(&self, stream: u32) -> u64 {
         STREAM_WINDOW + self.granted.get(&stream).copied().unwrap_or_default()
     }
 
-    /// Asserts that the connection was closed for this reason, with this word.
+    /// Asserts the error code and the debug data of the GOAWAY.
     #[track_caller]
     pub(crate) fn assert_goaway(&self, reason: u32, word: &str) {
         assert_eq!(self.go_away, Some((reason, word.to_owned())), "{self:?}");
@@ -294,25 +293,25 @@ impl Received {
 
 async fn listen(mut socket: OwnedReadHalf, hearing: watch::Sender<Received>) {
     let mut buffer = BytesMut::new();
-    // A server that cuts a connection off may do so without more ado.
+    // A server that cuts a connection off may reset it.
     while let Ok(1..) = socket.read_buf(&mut buffer).await {
         hearing.send_modify(|received| received.parse_frames(&mut buffer));
     }
     hearing.send_modify(|received| received.closed = true);
 }
 
-/// A connect_h2 connection, and the task that drives it.
+/// Opens a connection that conforms to HTTP/2, and spawns the task that drives it.
 pub(crate) async fn connect_h2(address: SocketAddr) -> (SendRequest<Bytes>, JoinHandle<()>) {
     let stream = TcpStream::connect(address).await.unwrap();
     let (requests, connection) = h2::client::handshake(stream).await.unwrap();
     let connection = tokio::spawn(async move {
-        // It ends as the server wants it to.
+        // The server may end the connection with an error.
         let _ = connection.await;
     });
     (with_timeout(requests.ready()).await.unwrap(), connection)
 }
 
-/// The head of a call on a connect_h2 connection.
+/// The head of a call on such a connection.
 pub(crate) fn request(address: SocketAddr, path: &str) -> Request<()> {
     Request::post(format!("http://{address}{path}"))
         .header("content-type", "application/grpc")
@@ -321,7 +320,7 @@ pub(crate) fn request(address: SocketAddr, path: &str) -> Request<()> {
         .unwrap()
 }
 
-/// A client that takes nothing from its socket, which the server has filled.
+/// Returns a connection that is never read, after the server has filled its socket buffers.
 pub(crate) async fn connect_without_reading(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let open = [
@@ -333,7 +332,7 @@ pub(crate) async fn connect_without_reading(address: SocketAddr) -> TcpStream {
     stream.write_all(&open.concat()).await.unwrap();
     let mut before = 0;
     let filled = async {
-        // As much as there is to read, and no more of it comes.
+        // The buffers are full when the number of readable bytes stops growing.
         loop {
             let mut seen = vec![0; 8 << 20];
             let there = stream.peek(&mut seen).await.unwrap();
@@ -348,7 +347,7 @@ pub(crate) async fn connect_without_reading(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Four kilobytes a reply, and 4 billion of them.
+/// A request for 4 billion replies of 4 KiB.
 pub(crate) fn endless_request() -> HelloRequest {
     HelloRequest {
         replies: u32::MAX,

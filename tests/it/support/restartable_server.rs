@@ -15,10 +15,11 @@ use tokio::sync::Notify;
 
 use super::program::{Program, kill};
 
-/// More than the buffers on the way hold: a server that dies half-way has not got or sent it all.
+/// The size of the file, more than all buffers between the ends hold: a server that is killed half-way
+/// has not received or sent all of it.
 pub(crate) const SIZE: usize = 48 * 1024 * 1024;
 
-/// The server program, which a test kills and starts again at the same address.
+/// A server program that a test kills and starts again at the same address.
 pub(crate) struct RestartableServer {
     pub(crate) folder: TempDir,
     pub(crate) address: SocketAddr,
@@ -57,12 +58,12 @@ impl RestartableServer {
         content
     }
 
-    /// The file as the server has it.
+    /// Returns the content of the file below the root.
     pub(crate) fn stored(&self, name: &str) -> Vec<u8> {
         fs::read(self.path("root").join(name)).unwrap()
     }
 
-    /// Waits until the server has been killed, and starts another in its place.
+    /// Waits until the server has been killed, and starts it again.
     pub(crate) async fn rise(&mut self, killed: &Notify) {
         killed.notified().await;
         self.program.wait_end().await;
@@ -74,12 +75,12 @@ impl RestartableServer {
     }
 }
 
-/// Listens to a transfer, and kills the server when it first is so far.
+/// Listens to the events of a transfer, and kills the server once at a given progress.
 #[derive(Clone)]
 pub(crate) struct Killer {
     server: u32,
     pub(crate) killed: Arc<Notify>,
-    /// Where each attempt began.
+    /// The offset at which each attempt began.
     opened: Arc<Mutex<Vec<u64>>>,
 }
 
@@ -92,7 +93,7 @@ impl Killer {
         }
     }
 
-    /// `is_time` looks at what has been transferred and what is durable.
+    /// Returns the listener. `is_time` gets the number of transferred and of durable bytes.
     pub(crate) fn listener(
         &self,
         is_time: fn(u64, u64) -> bool,

@@ -1,24 +1,24 @@
-//! The text format of Prometheus, read without indulgence.
+//! A strict parser of the text exposition format of Prometheus.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One answer of `/metrics`.
+/// The series of one answer of `/metrics`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scrape {
-    /// By name and labels, as `name{a="b",c="d"}`, the labels in the order of their names.
+    /// By name and labels, as `name{a="b",c="d"}`, the labels sorted by name.
     series: BTreeMap<String, f64>,
-    /// The labels of each name.
+    /// The label names of each metric.
     pub(crate) labels: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// What the lines that follow belong to.
+/// The metric family of the lines that follow.
 struct Family {
     name: String,
     kind: String,
 }
 
 impl Scrape {
-    /// Panics where it is not what the format says.
+    /// Parses an exposition, and panics if it is malformed.
     #[track_caller]
     pub(crate) fn parse(text: &str) -> Self {
         assert!(text.ends_with('\n'), "the last line ends");
@@ -49,7 +49,7 @@ impl Scrape {
         scrape
     }
 
-    /// The value of a series, which has to be there.
+    /// Returns the value of a series, and panics if it is missing.
     #[track_caller]
     pub(crate) fn value(&self, series: &str) -> f64 {
         match self.series.get(series) {
@@ -58,7 +58,7 @@ impl Scrape {
         }
     }
 
-    /// All series whose names begin so, and their values.
+    /// Returns all series that begin with a prefix, and their values.
     pub(crate) fn all(&self, prefix: &str) -> BTreeMap<&str, f64> {
         let all = self.series.iter();
         let all = all.filter(|(series, _)| series.starts_with(prefix));
@@ -66,7 +66,7 @@ impl Scrape {
             .collect()
     }
 
-    /// The sum of those.
+    /// Returns the sum of these values.
     pub(crate) fn sum(&self, prefix: &str) -> f64 {
         self.all(prefix).values().sum()
     }
@@ -101,7 +101,7 @@ impl Scrape {
         assert_eq!(before, None, "{line} comes twice");
     }
 
-    /// Buckets grow with their bounds, and the last holds all.
+    /// Asserts that the buckets of histograms are cumulative and that the last has all observations.
     fn check_histograms(&self) {
         let mut histograms: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
         for (series, count) in &self.series {
@@ -142,7 +142,7 @@ fn spelled(name: &str, labels: &BTreeMap<String, String>) -> String {
     }
 }
 
-/// What stands behind the first brace, to the last.
+/// Parses the text between the braces of a series.
 fn parse_labels(text: &str) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
     let mut rest = text;

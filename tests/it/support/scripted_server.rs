@@ -1,4 +1,4 @@
-//! A file service that does what a test scripts, call by call, and notes what it was asked.
+//! A file service that follows the script of a test, call by call, and records its requests.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -27,21 +27,21 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// The largest chunk that the server takes.
+/// The largest chunk that the server accepts, in bytes.
 pub(crate) const MAX_CHUNK: usize = 1000;
 
-/// One act of a scripted WriteStream.
+/// One step of a scripted WriteStream.
 pub(crate) enum Action {
     Send(State),
-    /// Takes so many chunks, or fewer if the finish comes before.
+    /// Receives this number of chunks, or fewer if `finish` comes first.
     ReceiveChunks(usize),
     ReceiveAll,
     Fail(Status),
-    /// Says and takes nothing more, until the client has gone.
+    /// Sends and receives nothing more until the client has gone.
     Hang,
 }
 
-/// One act of a scripted ReadStream.
+/// One step of a scripted ReadStream.
 pub(crate) enum ReadAction {
     Info(FileInfo),
     Chunk(pb::Chunk),
@@ -50,26 +50,26 @@ pub(crate) enum ReadAction {
     Hang,
 }
 
-/// What was scripted and not played yet, and what was asked.
+/// The steps still to come, and the requests so far.
 #[derive(Default)]
 pub(crate) struct Script {
     pub(crate) writes: VecDeque<Vec<Action>>,
     pub(crate) reads: VecDeque<Vec<ReadAction>>,
     pub(crate) stats: VecDeque<Result<FileInfo, Status>>,
     pub(crate) opens: Vec<OpenUpload>,
-    /// What each WriteStream received.
+    /// The chunks that each WriteStream received.
     pub(crate) chunks: Vec<Vec<pb::Chunk>>,
     pub(crate) finishes: Vec<FinishUpload>,
     pub(crate) aborts: Vec<String>,
     pub(crate) read_requests: Vec<ReadStreamRequest>,
-    /// The `authorization` of each call, or nothing.
+    /// The `authorization` of each call, empty if it had none.
     pub(crate) authorizations: Vec<String>,
 }
 
 #[derive(Clone)]
 pub(crate) struct ScriptedServer {
     script: Arc<Mutex<Script>>,
-    /// Told when a call that hangs begins to, and when its client has gone.
+    /// Notified when a call begins to hang, and `gone` when its client has gone.
     pub(crate) hangs: Arc<Notify>,
     pub(crate) gone: Arc<Notify>,
     address: SocketAddr,
@@ -106,12 +106,12 @@ impl ScriptedServer {
         self
     }
 
-    /// A client that gives up after four attempts, and does not wait long for them.
+    /// A client that makes four attempts with short delays.
     pub(crate) fn client(&self) -> Client {
         self.client_over(self.endpoint().connect_lazy())
     }
 
-    /// The same, as somebody.
+    /// The same client with credentials.
     pub(crate) fn client_with(&self, credentials: Credentials) -> Client {
         self.client_over(self.authorized(credentials))
     }
@@ -137,7 +137,7 @@ impl ScriptedServer {
         })
     }
 
-    /// What reached the server of the file, in all attempts: each chunk is checked.
+    /// Returns the bytes of the file that arrived in all attempts, and asserts the checksum of each chunk.
     pub(crate) fn content(&self) -> Vec<u8> {
         let mut content = Vec::new();
         for chunk in self.script().chunks.iter().flatten() {
@@ -173,7 +173,7 @@ impl ScriptedServer {
     }
 }
 
-/// CRC-32C, by the book.
+/// CRC-32C, bit by bit, as an independent implementation.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc: u32, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
@@ -182,7 +182,7 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     })
 }
 
-/// The server has the first `length` bytes of `content` durable.
+/// Sends progress: the first `length` bytes of `content` are durable.
 pub(crate) fn progress(content: &[u8], length: usize) -> Action {
     Action::Send(State::Progress(UploadProgress {
         persisted_size: length as u64,
@@ -196,7 +196,7 @@ pub(crate) fn commit(info: FileInfo) -> Action {
     Action::Send(State::Committed(info))
 }
 
-/// What the server says of a file with this content.
+/// The server's FileInfo of a file with this content.
 pub(crate) fn info(content: &[u8], etag: &str) -> FileInfo {
     FileInfo {
         size: content.len() as u64,
@@ -215,7 +215,7 @@ pub(crate) fn chunk(content: &[u8], offset: usize) -> pb::Chunk {
     }
 }
 
-/// All that a server should send of a file, from `offset` on.
+/// The events of a complete download from `offset` on.
 pub(crate) fn events_from(content: &[u8], etag: &str, offset: usize) -> Vec<ReadAction> {
     let chunks = (offset..content.len()).step_by(MAX_CHUNK);
     let chunks = chunks.map(|offset| ReadAction::Chunk(chunk(content, offset)));
@@ -225,7 +225,7 @@ pub(crate) fn events_from(content: &[u8], etag: &str, offset: usize) -> Vec<Read
         .collect()
 }
 
-/// A failure with a reason.
+/// A status with a reason.
 pub(crate) fn failure(code: Code, reason: &str) -> Status {
     let details = ErrorDetails::with_error_info(reason, "muxs", HashMap::new());
     Status::with_error_details(code, "scripted", details)

@@ -1,4 +1,4 @@
-//! Keys, and tokens with whatever in them.
+//! Signing keys, and tokens with any header and claims.
 
 use std::sync::OnceLock;
 
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::auth::{ALL_SCOPES, AUDIENCE, ISSUER, now};
 
-/// What comes before the key of RSA itself in PKCS #8.
+/// The length of the PKCS #8 prefix of an RSA key, in bytes.
 const PKCS8_HEAD_BYTES: usize = 26;
 
-/// A key pair with a name.
+/// A key pair with a key ID.
 pub(crate) struct Key {
     pub(crate) id: String,
     pub(crate) algorithm: Algorithm,
@@ -23,7 +23,7 @@ pub(crate) struct Key {
     private: EncodingKey,
 }
 
-/// The key that most tests use; to make one takes a while.
+/// The RSA key that most tests share, because generating one is slow.
 pub(crate) fn rsa() -> &'static Key {
     static KEY: OnceLock<Key> = OnceLock::new();
     KEY.get_or_init(|| Key::new("rsa", Algorithm::RS256))
@@ -31,7 +31,7 @@ pub(crate) fn rsa() -> &'static Key {
 
 impl Key {
     pub(crate) fn new(id: &str, algorithm: Algorithm) -> Self {
-        // Whoever signs first chooses for the process.
+        // The provider can be installed once in a process.
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
         let pair = match algorithm {
             Algorithm::ES256 => KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256),
@@ -53,12 +53,12 @@ impl Key {
         }
     }
 
-    /// Another pair of the same name.
+    /// Generates another pair with the same key ID.
     pub(crate) fn double(&self) -> Self {
         Self::new(&self.id, self.algorithm)
     }
 
-    /// Its public half (RFC 7517).
+    /// Returns the public key as a JWK (RFC 7517).
     pub(crate) fn jwk(&self) -> Value {
         let public = self.pair.public_key_raw();
         let mut jwk = match self.algorithm {
@@ -78,14 +78,14 @@ impl Key {
         jwk
     }
 
-    /// The number n of a key of RSA: the last 256 bytes before e, which is 65537.
+    /// Returns the modulus of an RSA key: the 256 bytes before the exponent 65537.
     pub(crate) fn modulus(&self) -> &[u8] {
         let public = self.pair.public_key_raw();
         &public[public.len() - 256 - 5..public.len() - 5]
     }
 }
 
-/// A JSON object as it is written, with the same name twice or whatever.
+/// A JSON object as written, which may repeat a name.
 #[derive(Clone, Default)]
 struct Members(Vec<(String, String)>);
 
@@ -112,7 +112,7 @@ impl Members {
     }
 }
 
-/// A token before it is signed. Values are JSON, as they stand in it.
+/// A token before it is signed. Values are JSON texts.
 #[derive(Clone)]
 pub(crate) struct Token {
     header: Members,
@@ -120,7 +120,7 @@ pub(crate) struct Token {
 }
 
 impl Token {
-    /// One that is valid_token, once `key` has signed it.
+    /// A token that is valid when `key` has signed it.
     pub(crate) fn new(key: &Key) -> Self {
         let now = now();
         let mut token = Self {
@@ -169,7 +169,7 @@ impl Token {
         self
     }
 
-    /// Says it again, in front of what is there.
+    /// Adds a member in front of the existing ones, also if its name is there already.
     pub(crate) fn header_before(mut self, name: &str, value: &str) -> Self {
         let members = &mut self.header.0;
         members.insert(0, (name.to_owned(), value.to_owned()));
@@ -182,12 +182,12 @@ impl Token {
         self
     }
 
-    /// The claims as they are written.
+    /// Returns the JSON of the claims.
     pub(crate) fn claim_text(&self) -> String {
         self.claims.text()
     }
 
-    /// What is signed.
+    /// Returns the signing input.
     pub(crate) fn message(&self) -> String {
         let parts = [&self.header, &self.claims];
         parts.map(|part| base64(part.text().as_bytes())).join(".")
@@ -197,12 +197,12 @@ impl Token {
         self.sign_with(key, key.algorithm)
     }
 
-    /// Signed by whatever of its family, whatever the header says.
+    /// Signs with an algorithm that may differ from `alg` in the header.
     pub(crate) fn sign_with(&self, key: &Key, algorithm: Algorithm) -> String {
         self.sealed(&key.private, algorithm)
     }
 
-    /// Signed with a shared secret.
+    /// Signs with a symmetric key.
     pub(crate) fn sign_hmac(&self, secret: &[u8], algorithm: Algorithm) -> String {
         self.sealed(&EncodingKey::from_secret(secret), algorithm)
     }
@@ -213,7 +213,7 @@ impl Token {
         format!("{message}.{}", signature.unwrap())
     }
 
-    /// With a text in place of the signature.
+    /// Appends any text as the signature.
     pub(crate) fn with_signature(&self, signature: &str) -> String {
         format!("{}.{signature}", self.message())
     }

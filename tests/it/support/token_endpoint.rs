@@ -1,4 +1,4 @@
-//! An authorization server that does what a test tells it to, and notes what it was requests.
+//! An authorization server that follows the script of a test and records its requests.
 
 use std::{
     collections::VecDeque,
@@ -11,29 +11,29 @@ use tokio::{
     sync::Notify,
 };
 
-/// What the token endpoint does with a request.
+/// The answer of the token endpoint to one request.
 pub(crate) enum TokenAction {
-    /// Grants the token with this name, for so many seconds, or as long as it likes.
+    /// Grants a token, with `expires_in` in seconds or without.
     Grant(&'static str, Option<u64>),
     /// Answers with this status line and body.
     Answer(&'static str, String),
-    /// Answers with another place to ask.
+    /// Redirects the request.
     Redirect,
     /// Closes the connection without an answer.
     Close,
-    /// Says nothing, for ever.
+    /// Never answers.
     Hang,
 }
 
 #[derive(Default)]
 pub(crate) struct TokenScript {
     pub(crate) acts: VecDeque<TokenAction>,
-    /// What its configuration says instead of the truth.
+    /// The metadata to serve instead of the true one.
     pub(crate) configuration: Option<String>,
     pub(crate) discoveries: usize,
-    /// Head and body of each request for a token.
+    /// The head and body of each request for a token.
     pub(crate) requests: Vec<String>,
-    /// What was requests of anything else.
+    /// All other requests.
     pub(crate) other_requests: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct TokenScript {
 pub(crate) struct TokenEndpoint {
     pub(crate) url: String,
     script: Arc<Mutex<TokenScript>>,
-    /// Told when it begins to hang.
+    /// Notified when a request begins to hang.
     pub(crate) hangs: Arc<Notify>,
 }
 
@@ -68,7 +68,7 @@ impl TokenEndpoint {
         self.script.lock().unwrap()
     }
 
-    /// Serves the requests of one connection, until there is one that it hangs on.
+    /// Serves the requests of one connection, until one hangs or closes it.
     async fn serve(&self, stream: TcpStream) -> Option<()> {
         let mut stream = BufReader::new(stream);
         loop {
@@ -81,7 +81,7 @@ impl TokenEndpoint {
         }
     }
 
-    /// None where it closes the connection, nothing in it where it hangs.
+    /// Returns `None` to close the connection, `Some(None)` to hang.
     fn answer(&self, request: &str) -> Option<Option<String>> {
         let url = &self.url;
         let mut script = self.script();

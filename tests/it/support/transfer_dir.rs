@@ -1,5 +1,4 @@
-//! The transfer client against a scripted server: whatever goes wrong, it ends with the same bytes
-//! or a clear reason.
+//! A directory with both ends of a transfer, the events of a transfer, and assertions about its errors.
 
 use std::{
     fs::{self},
@@ -16,14 +15,14 @@ use tonic::Code;
 
 use super::scripted_server::{Action, MAX_CHUNK, ScriptedServer, commit, crc32c, info, progress};
 
-/// A folder with a file to send, and a place to receive one.
+/// A directory with a source file, and with room for a target file.
 pub(crate) struct TransferDir {
     pub(crate) folder: TempDir,
     pub(crate) content: Vec<u8>,
 }
 
 impl TransferDir {
-    /// With so many bytes that they are a chunk short of ten, in the last of them.
+    /// Creates a source of nine and a half chunks.
     pub(crate) fn new() -> Self {
         Self::with(9 * MAX_CHUNK + 500)
     }
@@ -47,17 +46,17 @@ impl TransferDir {
         self.path("target")
     }
 
-    /// The server's view of the file, once it has it.
+    /// The server's FileInfo of the complete file.
     pub(crate) fn info(&self) -> FileInfo {
         info(&self.content, "etag")
     }
 
-    /// The rest of an upload that goes well.
+    /// The script of an upload that succeeds, after its progress.
     pub(crate) fn success_actions(&self) -> [Action; 2] {
         [Action::ReceiveAll, commit(self.info())]
     }
 
-    /// How an upload goes well that continues at `offset`.
+    /// The script of an upload that resumes at `offset` and succeeds.
     pub(crate) fn resume_actions(&self, offset: usize) -> Vec<Action> {
         let [take, commit] = self.success_actions();
         vec![progress(&self.content, offset), take, commit]
@@ -87,7 +86,7 @@ pub(crate) fn names(folder: &TempDir) -> Vec<String> {
         .collect()
 }
 
-/// What was told, in words: all but how far it advanced.
+/// The events of a transfer as texts, except for its progress.
 #[derive(Clone, Default)]
 pub(crate) struct EventLog(Arc<Mutex<Vec<String>>>);
 

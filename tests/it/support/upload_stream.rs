@@ -1,4 +1,4 @@
-//! The two ends of a transfer, for tests that say themselves what is sent and when.
+//! Calls of WriteStream and ReadStream, step by step.
 
 use std::{fs, time::Duration};
 
@@ -19,20 +19,19 @@ use super::{TestServer, assertions::with_timeout};
 
 pub(crate) type FilesClient = FileControllerClient<Channel>;
 
-/// One stream of an upload. What has been sent is taken out of the test's hands at once, up to some
-/// chunks.
+/// One WriteStream call. Sending does not wait until a few steps are queued.
 pub(crate) struct UploadStream {
     steps: Option<mpsc::Sender<WriteStreamRequest>>,
     answers: Streaming<WriteStreamResponse>,
 }
 
 impl UploadStream {
-    /// A stream on which nothing has been sent.
+    /// Begins a stream and sends nothing.
     pub(crate) async fn begin(files: &mut FilesClient) -> Self {
         Self::begin_within(files, None).await
     }
 
-    /// The same, with a deadline that only the server keeps.
+    /// Begins a stream with a deadline that only the server enforces.
     pub(crate) async fn begin_within(files: &mut FilesClient, timeout: Option<Duration>) -> Self {
         let adjust = |request: &mut Request<_>| {
             if let Some(timeout) = timeout {
@@ -42,7 +41,7 @@ impl UploadStream {
         Self::begin_with(files, adjust).await
     }
 
-    /// The same with an access token.
+    /// Begins a stream with an access token.
     pub(crate) async fn begin_as(files: &mut FilesClient, token: &str) -> Self {
         let authorization = format!("Bearer {token}").parse().unwrap();
         let adjust = |request: &mut Request<_>| {
@@ -66,7 +65,7 @@ impl UploadStream {
         }
     }
 
-    /// A stream that begins like a client does.
+    /// Begins a stream and sends `open`.
     pub(crate) async fn open(files: &mut FilesClient, open: OpenUpload) -> Self {
         let mut upload = Self::begin(files).await;
         upload.send(Step::Open(open)).await;
@@ -86,16 +85,16 @@ impl UploadStream {
 
     pub(crate) async fn send_raw(&mut self, step: WriteStreamRequest) {
         let steps = self.steps.as_ref().expect("not half-closed");
-        // Where the server has ended the call, its answer says so.
+        // Sending fails if the server has ended the call; the answer then has the reason.
         let _ = with_timeout(steps.send(step)).await;
     }
 
-    /// A chunk as a careful client sends it.
+    /// Sends a chunk with its checksum.
     pub(crate) async fn chunk(&mut self, offset: usize, bytes: &[u8]) {
         self.send(Step::Chunk(chunk(offset, bytes))).await;
     }
 
-    /// All of `content` from `offset` on, in chunks of `size` bytes.
+    /// Sends `content` from `offset` on in chunks of `size` bytes.
     pub(crate) async fn chunks(&mut self, content: &[u8], offset: usize, size: usize) {
         for (k, piece) in content[offset..].chunks(size).enumerate() {
             self.chunk(offset + k * size, piece).await;
@@ -110,7 +109,7 @@ impl UploadStream {
         self.send(step).await;
     }
 
-    /// Another sender of its steps, for a test that reads meanwhile.
+    /// Returns another sender of steps, for a test that reads at the same time.
     pub(crate) fn steps(&self) -> mpsc::Sender<WriteStreamRequest> {
         self.steps.clone().expect("not half-closed")
     }
@@ -124,7 +123,7 @@ impl UploadStream {
         Ok(answer.map(|answer| answer.state.expect("an answer says something")))
     }
 
-    /// The next answer, which has to be progress.
+    /// Returns the next answer, which has to be progress.
     pub(crate) async fn progress(&mut self) -> UploadProgress {
         match self.next_answer().await {
             Ok(Some(State::Progress(progress))) => progress,
@@ -132,7 +131,7 @@ impl UploadStream {
         }
     }
 
-    /// Waits for progress to a size, which it may not pass.
+    /// Waits for progress to exactly `size` bytes.
     pub(crate) async fn wait_persisted(&mut self, size: usize) -> UploadProgress {
         loop {
             let progress = self.progress().await;
@@ -143,7 +142,7 @@ impl UploadStream {
         }
     }
 
-    /// Waits for the file.
+    /// Waits for the commit, and skips progress.
     pub(crate) async fn wait_committed(&mut self) -> FileInfo {
         loop {
             match self.next_answer().await {
@@ -154,7 +153,7 @@ impl UploadStream {
         }
     }
 
-    /// Waits for the end of the call, over whatever progress there is.
+    /// Waits for the end of the call, and skips progress.
     pub(crate) async fn wait_end(&mut self) -> Result<(), Status> {
         while let Some(state) = self.next_answer().await? {
             assert!(matches!(state, State::Progress(_)), "{state:?}");
@@ -163,7 +162,7 @@ impl UploadStream {
     }
 }
 
-/// An upload like most: of known id and size, whatever it replaces.
+/// An `open` with an ID and a size, and without `if_etag`.
 pub(crate) fn open(filename: &str, id: &str, content: &[u8]) -> OpenUpload {
     OpenUpload {
         filename: filename.to_owned(),
@@ -181,7 +180,7 @@ pub(crate) fn chunk(offset: usize, bytes: &[u8]) -> Chunk {
     }
 }
 
-/// A file, uploaded in one go.
+/// Uploads a file in one stream.
 pub(crate) async fn put(files: &mut FilesClient, filename: &str, content: &[u8]) -> FileInfo {
     let id = format!("put-{}", crc32c(content));
     let mut upload = UploadStream::open(files, open(filename, &id, content)).await;
@@ -190,7 +189,7 @@ pub(crate) async fn put(files: &mut FilesClient, filename: &str, content: &[u8])
     upload.wait_committed().await
 }
 
-/// A file, or a part of it, each chunk checked.
+/// Downloads a file or a range of it, and asserts offset and checksum of each chunk.
 pub(crate) async fn get(
     files: &mut FilesClient,
     request: ReadStreamRequest,
@@ -225,7 +224,7 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
-/// Bytes of which no piece is like another.
+/// Returns pseudo-random bytes, so that no two chunks are equal.
 pub(crate) fn content(size: usize) -> Vec<u8> {
     let mut state = size as u64 ^ 0x9e37_79b9_7f4a_7c15;
     let mut bytes = Vec::with_capacity(size + 8);
@@ -239,7 +238,7 @@ pub(crate) fn content(size: usize) -> Vec<u8> {
     bytes
 }
 
-/// Each byte that is written makes for a checkpoint.
+/// Starts a server with a checkpoint after each written byte.
 pub(crate) fn start_checkpointing_every_byte() -> TestServer {
     start(Settings {
         checkpoint_bytes: 1,
@@ -263,12 +262,12 @@ pub(crate) async fn abort_upload(
     files.abort_upload(request).await.map(drop)
 }
 
-/// How many files are staged for uploads.
+/// Returns the number of files in `.muxs/uploads`.
 pub(crate) fn count_staged_files(server: &TestServer) -> usize {
     fs::read_dir(server.path(".muxs/uploads")).unwrap().count()
 }
 
-/// Waits for the end of a call whose answers do not matter.
+/// Waits for the end of a call and discards its answers.
 pub(crate) async fn drain_answers(
     answers: Response<Streaming<WriteStreamResponse>>,
 ) -> Result<(), Status> {

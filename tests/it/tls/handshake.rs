@@ -1,4 +1,4 @@
-//! How a TLS connection begins, or does not.
+//! TLS handshakes: ALPN, versions and timeouts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +25,7 @@ use crate::support::{
     with_timeout,
 };
 
-/// gRPC needs HTTP/2, and who does not ask for it may mean something else by what it sends.
+/// A client that does not negotiate h2 may speak another protocol.
 #[tokio::test]
 async fn client_without_alpn_h2_is_refused() {
     let pki = Pki::new();
@@ -38,7 +38,7 @@ async fn client_without_alpn_h2_is_refused() {
         let refusal = refusal.unwrap_err().to_string();
         assert!(refusal.contains("NoApplicationProtocol"), "{refusal}");
 
-        // The handshake is over before the server sees that none was asked for.
+        // Without ALPN, the handshake completes before the server closes the connection.
         config.alpn_protocols = vec![];
         admission(server.address, config.clone()).await.unwrap_err();
 
@@ -72,7 +72,7 @@ fn of_version(pki: &Pki, version: &'static SupportedProtocolVersion) -> ClientCo
     with_identity(builder, Some(&pki.authority.client()))
 }
 
-/// A greeting over a connection that tonic did not make.
+/// Calls SayHello over a connection with this rustls configuration.
 async fn greet_with(server: &TestServer, config: ClientConfig) -> String {
     let address = server.address;
     let connector = service_fn(move |_| {
@@ -86,7 +86,7 @@ async fn greet_with(server: &TestServer, config: ClientConfig) -> String {
     reply.into_inner().message
 }
 
-/// What a client says first.
+/// Returns the ClientHello of a client.
 fn client_hello(pki: &Pki) -> Vec<u8> {
     let name = ServerName::try_from("localhost").unwrap();
     let config = Arc::new(pki.raw(None));
@@ -96,7 +96,7 @@ fn client_hello(pki: &Pki) -> Vec<u8> {
     hello
 }
 
-/// Clients that begin a handshake and do not end it.
+/// Opens connections that begin a handshake and do not complete it.
 async fn stuck(pki: &Pki, server: &TestServer) -> Vec<TcpStream> {
     let hello = client_hello(pki);
     let mut stuck = Vec::new();
@@ -116,7 +116,7 @@ async fn incomplete_handshake_times_out() {
         config.tls = Some(tls);
         config.limits.handshake_timeout = Duration::from_millis(300);
     });
-    // Nor is one that ends it and says nothing of HTTP/2.
+    // A client that completes the handshake and sends no preface is closed too.
     let mut silent = shake(server.address, pki.raw(None)).await.unwrap();
     for mut stream in stuck(&pki, &server).await {
         let _ = with_timeout(stream.read_to_end(&mut Vec::new())).await;
@@ -138,7 +138,7 @@ async fn drain_does_not_wait_for_handshakes() {
         };
     });
     let _stuck = stuck(&pki, &server).await;
-    // It came after them, so that they have been taken in.
+    // This connection came later, so the others have been accepted.
     assert_greeted(greet(&https(&server), pki.trust()).await);
     server.stop();
     server.wait_stopped().await;

@@ -1,4 +1,4 @@
-//! TLS: who is let in, who is not, and that a refusal is nobody else's business.
+//! TLS and client certificates. A refused client does not affect other clients.
 
 mod handshake;
 mod program;
@@ -60,7 +60,7 @@ async fn plaintext_client_is_refused_by_a_tls_server() {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\n").await.unwrap();
         let mut answer = Vec::new();
-        // Perhaps not even an alert, where the connection is reset.
+        // There is no alert if the connection is reset.
         let _ = with_timeout(stream.read_to_end(&mut answer)).await;
         let alert = 21;
         assert!(answer.is_empty() || answer[0] == alert, "{answer:?}");
@@ -93,7 +93,7 @@ async fn client_rejects_an_untrusted_server() {
         (stranger.server(), "UnknownIssuer"),
         (pki.authority.expired_server(), "Expired"),
         (pki.authority.server_for("muxs.example"), "NotValidForName"),
-        // It may vouch for a client only.
+        // This certificate is for client authentication only.
         (pki.authority.client(), "InvalidPurpose"),
     ];
     for (pair, reason) in cases {
@@ -108,7 +108,7 @@ async fn client_rejects_an_untrusted_server() {
     }
 }
 
-/// Who is let in, by what the server wants and what the client has; or why not, as TLS says it.
+/// The table of server policies and client certificates, with the alert of each refusal.
 #[tokio::test]
 async fn client_certificate_decides_admission() {
     let pki = Pki::new();
@@ -142,7 +142,7 @@ async fn client_certificate_decides_admission() {
             let refusal = admission(server.address, pki.raw(identity)).await;
             let refusal = refusal.expect_err(reason).to_string();
             assert!(refusal.contains(reason), "{clients:?}: {refusal}");
-            // The one that comes to a user of tonic, too.
+            // A tonic client is refused as well.
             let tls = tonic_identity(pki.trust(), identity);
             greet(&https(&server), tls).await.expect_err(reason);
         }

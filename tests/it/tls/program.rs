@@ -1,4 +1,4 @@
-//! TLS by the flags of the program, and by those of the examples.
+//! The TLS flags of the program and of the examples.
 
 use std::{fs, process::Command};
 
@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 impl Pki {
-    /// The flags of a server that encrypts.
+    /// The flags of a server with TLS.
     fn flags(&self) -> [String; 2] {
         ["cert", "key"].map(|what| format!("--tls-{what}={}", self.flag(&format!("{what}.pem"))))
     }
@@ -68,13 +68,13 @@ async fn program_requests_client_certificates() {
         assert_greeted(greet(&program.url, known()).await);
         let unknown = greet(&program.url, pki.trust()).await;
         assert_eq!(unknown.is_ok(), lets_in_all, "{auth:?}");
-        // The next one has the same root.
+        // The next server uses the same root.
         program.signal(Signal::TERM);
         assert!(program.wait_end().await.success());
     }
 }
 
-/// Waits until the log of a program has so many lines with these words.
+/// Waits until `times` lines of the log contain these words.
 async fn logged(program: &Program, words: &str, times: usize) {
     let logged = async {
         while program.log().matches(words).count() < times {
@@ -208,7 +208,7 @@ async fn self_signed_certificate_is_generated_and_announced() {
     let run = with_timeout(run).await.unwrap();
     assert!(run.get_output().stdout.starts_with(b"Hello, you!\n"));
 
-    // There is nothing to read again.
+    // A generated certificate is not reloaded.
     program.signal(Signal::HUP);
     program.signal(Signal::TERM);
     assert!(program.wait_end().await.success());
@@ -301,7 +301,7 @@ async fn examples_send_certificates_and_explain_tls_errors() {
     }
 }
 
-/// A transfer does not try again and again what cannot get better.
+/// An untrusted certificate is a permanent failure.
 #[tokio::test]
 async fn stream_file_does_not_retry_an_untrusted_server() {
     let pki = Pki::new();

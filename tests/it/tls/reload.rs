@@ -1,4 +1,4 @@
-//! Certificates that are replaced under load.
+//! Certificates that are replaced while calls are running.
 
 use std::fs;
 
@@ -70,10 +70,10 @@ async fn reload_keeps_calls_and_serves_the_new_certificate() {
     assert!(get(&mut files, whole("up.bin")).await.unwrap().1 == content);
 }
 
-/// Puts something to where the server looks that is no good, by itself or with another pair.
+/// Makes the files of the server invalid, by themselves or together.
 type Spoil = fn(&Pki, &Pem);
 
-/// Whether that is what the server says.
+/// Returns whether this is the expected error.
 type Expected = fn(&TlsError) -> bool;
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn invalid_pair_keeps_the_old_one_until_a_valid_one_comes() {
         let sentence = error.to_string();
         assert!(sentence.contains(&pki.flag("")), "which file? {sentence}");
         assert_serves_certificate(&pki, server.address, &first).await;
-        // As it was, for the next.
+        // Restores the files for the next case.
         pki.install(&first);
         pki.write("authority.pem", &pki.authority.pem());
     }
@@ -149,7 +149,7 @@ async fn load_fails_on_mismatched_certificate_and_key() {
     }
 }
 
-/// A client that has been there before does not get in by what TLS remembers of it.
+/// Session resumption does not bypass the new authorities.
 #[tokio::test]
 async fn reload_replaces_client_authorities() {
     let pki = Pki::new();

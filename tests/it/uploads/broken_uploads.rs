@@ -1,5 +1,5 @@
-//! An upload that breaks off, in every way there is: the file is as it was, what was acknowledged
-//! is kept, and another stream brings it to its end.
+//! Uploads that break off in every way: the target is unchanged, the acknowledged bytes are kept, and
+//! another stream completes the upload.
 
 use std::{fs, path::Path};
 
@@ -25,26 +25,26 @@ use crate::support::{
 
 const CHUNK: usize = 50_000;
 
-/// How many chunks are acknowledged before the stream breaks off.
+/// The number of chunks that are acknowledged before the stream breaks off.
 const ACKNOWLEDGED: usize = 4;
 
-/// How many more are sent.
+/// The number of chunks that are sent after these.
 const SENT: usize = 3;
 
-/// How a stream breaks off.
+/// The way a stream breaks off.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Cut {
     HalfClose,
-    /// RST_STREAM(CANCEL), as clients send it who cancel or whose deadline has passed.
+    /// RST_STREAM(CANCEL), as of a client that cancels or whose deadline has passed.
     Cancel,
-    /// RST_STREAM(NO_ERROR), which looks cleaner still.
+    /// RST_STREAM(NO_ERROR), which does not look like an error.
     Reset,
     Disconnect,
     ServerKilled,
     ServerStopped,
 }
 
-/// Where in the bytes of the stream.
+/// The position in the bytes of the stream.
 #[derive(Clone, Copy, Debug)]
 enum At {
     MessageBoundary,
@@ -104,7 +104,7 @@ async fn interrupt(cut: Cut, at: At, old: Option<&str>) {
         }
         Cut::ServerStopped => {
             server.signal(Signal::TERM);
-            // It waits for who is still there.
+            // The drain waits for open connections.
             raw.disconnect();
             assert!(server.wait_end().await.success(), "{case}");
             server = start(root.path()).await;
@@ -115,7 +115,7 @@ async fn interrupt(cut: Cut, at: At, old: Option<&str>) {
     let upload = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
     assert_eq!(fs::read_to_string(&target).ok().as_deref(), old, "{case}");
     let least = match cut {
-        // Everything has come, and what is whole is kept.
+        // All chunks have arrived, and complete chunks are kept.
         Cut::HalfClose => (ACKNOWLEDGED + SENT) * CHUNK,
         _ => acknowledged,
     };
@@ -123,7 +123,7 @@ async fn interrupt(cut: Cut, at: At, old: Option<&str>) {
     assert!(fs::read(&target).unwrap() == content, "{case}");
 }
 
-/// Takes the upload where the last stream left it, and brings it to its end.
+/// Completes the upload from where the last stream left it.
 async fn finish(mut upload: UploadStream, content: &[u8], acknowledged: usize, case: &str) {
     let progress = upload.progress().await;
     let persisted = progress.persisted_size as usize;
@@ -143,8 +143,7 @@ async fn finish(mut upload: UploadStream, content: &[u8], acknowledged: usize, c
     upload.wait_committed().await;
 }
 
-/// The word of a stream's end that means the most, `finish`, still counts when it is the last
-/// thing the server hears.
+/// A `finish` counts even if the connection breaks right after it.
 #[tokio::test]
 async fn finished_upload_commits_after_the_client_disconnects() {
     let root = tempfile::tempdir().unwrap();
@@ -180,7 +179,7 @@ async fn stopping_server_keeps_received_bytes_and_answers_draining() {
     upload
         .chunks(&content[..ACKNOWLEDGED * CHUNK], 0, CHUNK)
         .await;
-    // They are there: another call on this connection has come through behind them.
+    // A later call on this connection shows that the chunks have arrived.
     let _ = files
         .stat(muxs::pb::StatRequest {
             filename: "a.bin".into(),
@@ -196,7 +195,7 @@ async fn stopping_server_keeps_received_bytes_and_answers_draining() {
     assert!(upload.progress().await.persisted_size > 0);
 }
 
-/// Also one that has said nothing yet.
+/// The stream has not sent its first step.
 #[tokio::test]
 async fn stopping_server_answers_draining_before_the_first_step() {
     let mut server = TestServer::start();
@@ -208,7 +207,7 @@ async fn stopping_server_answers_draining_before_the_first_step() {
     server.wait_stopped().await;
 }
 
-/// A server that makes everything durable at once, so that a test need not wait for it.
+/// Starts a server with a checkpoint after each byte.
 async fn start(root: &Path) -> Program {
     Program::start_with(root, &["--checkpoint-bytes", "1B"]).await
 }
@@ -217,7 +216,7 @@ fn piece(content: &[u8], k: usize) -> &[u8] {
     &content[k * CHUNK..][..CHUNK]
 }
 
-/// A stream whose bytes the test sends itself.
+/// A WriteStream call whose bytes the test sends itself.
 struct RawUpload {
     steps: SendStream<Bytes>,
     answers: h2::RecvStream,
@@ -231,7 +230,7 @@ impl RawUpload {
         let stream = TcpStream::connect(server.address).await.unwrap();
         let (requests, connection) = h2::client::handshake(stream).await.unwrap();
         let connection = tokio::spawn(async move {
-            // It ends as the test wants it to.
+            // The test breaks the connection.
             let _ = connection.await;
         });
         let mut requests = requests.ready().await.unwrap();
@@ -244,7 +243,7 @@ impl RawUpload {
         .body(())
         .unwrap();
         let (response, steps) = requests.send_request(request, false).unwrap();
-        // Its headers come before anything has been sent.
+        // The server sends its headers before the first step.
         let answers = with_timeout(response).await.unwrap().into_body();
         let mut upload = Self {
             steps,
@@ -297,7 +296,7 @@ impl RawUpload {
         }
     }
 
-    /// Waits until the server has nothing more to say.
+    /// Waits for the end of the answers.
     async fn wait_end(&mut self) {
         while let Some(Ok(data)) = with_timeout(self.answers.data()).await {
             self.answers
@@ -307,13 +306,13 @@ impl RawUpload {
         }
     }
 
-    /// Closes the socket without a word.
+    /// Closes the socket.
     fn disconnect(&self) {
         self.connection.abort();
     }
 }
 
-/// A step as it travels.
+/// Encodes a step as a gRPC message.
 fn message(step: Step) -> Bytes {
     let step = WriteStreamRequest { step: Some(step) };
     let mut message = BytesMut::new();

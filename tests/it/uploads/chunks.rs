@@ -1,4 +1,4 @@
-//! Chunks continue exactly and are what they should be; progress says how far they are durable.
+//! Chunks: offsets, checksums and limits; progress: the durable prefix.
 
 use std::{fs, time::Instant};
 
@@ -28,7 +28,7 @@ async fn chunk_must_continue_at_the_next_offset() {
         upload.chunk(offset, b"lo").await;
         let failure = assert_failure(upload.wait_end().await, Code::Aborted, "OFFSET_MISMATCH");
         assert_eq!(metadata(&failure, "expected"), "3");
-        // What came before it is kept.
+        // Earlier chunks are kept.
         let mut upload = UploadStream::open(&mut files, open()).await;
         assert_eq!(upload.progress().await.persisted_size, 3);
     }
@@ -45,7 +45,7 @@ async fn corrupt_chunk_changes_nothing() {
         ..chunk(3, b"lo")
     };
     upload.send(Step::Chunk(corrupt)).await;
-    // Too late for it.
+    // The valid chunk after the corrupt one is ignored.
     upload.chunk(3, b"lo").await;
     let failure = assert_failure(upload.wait_end().await, Code::Aborted, "CHUNK_CORRUPT");
     assert_eq!(metadata(&failure, "offset"), "3");
@@ -98,7 +98,7 @@ async fn bytes_beyond_the_announced_size_are_refused() {
 }
 
 #[tokio::test]
-async fn max_file_bytes_limits_uploads() {
+async fn max_upload_bytes_limits_uploads() {
     let server = start(Settings {
         max_upload_bytes: 5,
         ..Settings::default()
@@ -134,7 +134,7 @@ async fn max_file_bytes_limits_uploads() {
     assert!(!server.path("b.bin").exists());
 }
 
-/// However fast what comes behind it is looked at.
+/// The later errors may be processed at the same time.
 #[tokio::test]
 async fn first_error_of_a_stream_is_reported() {
     let server = TestServer::start();
@@ -196,11 +196,11 @@ async fn progress_never_goes_back() {
         assert_eq!(progress.persisted_crc32c, crc32c(&content[..last as usize]));
     }
     with_timeout(sending).await.unwrap();
-    // More often than each second: after so many bytes.
+    // Checkpoints by bytes come more often than those of each second.
     assert!(told > begun.elapsed().as_secs() + 2, "{told} times");
 }
 
-/// Also when a checkpoint begins at that moment, and by who comes back.
+/// The error is reported even if a checkpoint begins at the same moment, and no bytes are kept.
 #[tokio::test]
 async fn oversized_data_during_a_checkpoint_ends_the_stream() {
     let server = start_checkpointing_every_byte();
@@ -226,7 +226,7 @@ async fn oversized_data_during_a_checkpoint_ends_the_stream() {
     assert!(!server.path("a.bin").exists());
 }
 
-/// However many follow the one that is refused, and whenever they come.
+/// Any number of chunks may follow the corrupt one, at any time.
 #[tokio::test]
 async fn chunks_after_a_corrupt_one_are_ignored() {
     let server = TestServer::start();

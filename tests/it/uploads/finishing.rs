@@ -1,4 +1,4 @@
-//! `finish` checks everything and puts the file in its place, if what is there may be replaced.
+//! `finish` checks size, checksum and precondition, and commits the file.
 
 use std::fs;
 
@@ -57,7 +57,7 @@ async fn upload_with_wrong_size_or_checksum_is_discarded() {
             assert_eq!(count_staged_files(&server), 0);
         }
     }
-    // As many as it says now, but not as many as it said at first.
+    // The size of `finish` matches the bytes, but not the size of `open`.
     let plan = OpenUpload {
         size: Some(6),
         ..open("a.bin", "id", b"")
@@ -179,7 +179,7 @@ async fn empty_if_etag_creates_only_new_files() {
     let failure = assert_failure(upload.wait_end().await, Code::AlreadyExists, "EXISTS");
     assert_eq!(metadata(&failure, "etag"), old.etag);
 
-    // Two at once: one wins, and nothing is left of the other.
+    // One of two concurrent uploads commits, and nothing remains of the other.
     fs::remove_file(server.path("a.bin")).unwrap();
     let (mut one, mut other) = (
         UploadStream::open(&mut files, create("2")).await,
@@ -203,7 +203,7 @@ async fn empty_if_etag_creates_only_new_files() {
             .unwrap();
         assert_eq!(metadata(&failure, "etag"), there.into_inner().etag);
     }
-    // The journals of the first and of the winner.
+    // The journals of the first upload and of the winner remain.
     assert_eq!(count_staged_files(&server), 2);
 }
 
@@ -230,7 +230,7 @@ async fn if_etag_replaces_only_that_version() {
     );
     assert_eq!(metadata(&failure, "etag"), second.etag);
 
-    // It is another only by the time the upload finishes.
+    // The version changes while the upload is open.
     let mut upload = UploadStream::open(&mut files, replacing(&second.etag, "3")).await;
     upload.progress().await;
     let third = put(&mut files, "a.bin", b"third").await;

@@ -1,4 +1,4 @@
-//! WriteStream and AbortUpload, rule by rule.
+//! WriteStream and AbortUpload.
 
 mod broken_uploads;
 mod chunks;
@@ -146,7 +146,7 @@ async fn finished_upload_cannot_be_aborted() {
     again.wait_committed().await;
 }
 
-/// Waits until so many files are left.
+/// Waits until `left` staged files remain.
 async fn swept(server: &TestServer, left: usize) {
     with_timeout(async {
         while count_staged_files(server) > left {
@@ -172,7 +172,7 @@ async fn abandoned_upload_expires_and_one_in_use_does_not() {
     left.wait_persisted(3).await;
     put(&mut files, "finished.bin", b"hello").await;
     drop(left);
-    // Only what is in use stays.
+    // Only the files of the open upload remain.
     swept(&server, 2).await;
     in_use.chunk(3, b"lo").await;
     in_use.finish(b"hello").await;
@@ -183,7 +183,7 @@ async fn abandoned_upload_expires_and_one_in_use_does_not() {
     drop(again);
     drop(in_use);
     swept(&server, 0).await;
-    // Its result is forgotten with it.
+    // The result has expired with the upload.
     let mut again = UploadStream::open(
         &mut files,
         open(
@@ -219,7 +219,7 @@ async fn opening_an_upload_renews_its_expiry() {
     assert!(cared_for.elapsed().unwrap() < Duration::from_secs(60 * 60));
 }
 
-/// A crash can leave more bytes than are sure: none of them gets into the file.
+/// A crash can leave bytes that are not durable; they do not get into the file.
 #[tokio::test]
 async fn bytes_beyond_the_durable_prefix_are_discarded() {
     let mut server = start_checkpointing_every_byte();
@@ -252,7 +252,7 @@ async fn bytes_beyond_the_durable_prefix_are_discarded() {
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), b"hello");
 }
 
-/// Whatever is wrong with it, who opens it can begin again.
+/// A client can restart an upload with any damage.
 #[tokio::test]
 async fn damaged_upload_restarts() {
     type Damage = fn(&Path);

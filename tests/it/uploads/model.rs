@@ -1,5 +1,4 @@
-//! Any sequence of what clients and servers can do with uploads, against a model of what they
-//! promise.
+//! Random sequences of steps of clients and servers, compared with a model of uploads.
 
 use std::{collections::HashMap, fs};
 
@@ -15,7 +14,7 @@ use crate::support::{
     upload_stream::{FilesClient, UploadStream, content, crc32c, open},
 };
 
-/// What is done to one of two uploads to the same name.
+/// A step of one of two uploads to the same filename.
 #[derive(Clone, Debug)]
 enum Step {
     Open,
@@ -40,7 +39,7 @@ fn step() -> impl Strategy<Value = (usize, Step)> {
     (0..2usize, step)
 }
 
-/// What the model knows of an upload.
+/// The state of an upload in the model.
 #[derive(Debug, Default)]
 struct Known {
     accepted: usize,
@@ -50,10 +49,10 @@ struct Known {
 struct World {
     server: Option<TestServer>,
     files: FilesClient,
-    /// The stream that has the upload of each id, if one has.
+    /// The open stream of each upload.
     streams: HashMap<usize, UploadStream>,
     model: HashMap<usize, Known>,
-    /// What the name holds.
+    /// The content of the target, if it exists.
     target: Option<Vec<u8>>,
 }
 
@@ -158,7 +157,7 @@ impl World {
     }
 }
 
-/// What an upload would become if it went on for ever.
+/// The complete content of an upload.
 fn whole(id: usize) -> Vec<u8> {
     content(300_000 + id)
 }

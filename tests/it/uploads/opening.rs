@@ -1,4 +1,4 @@
-//! `open` is idempotent, and takes over.
+//! `open` is idempotent and takes an upload over.
 
 use std::{fs, time::Duration};
 
@@ -29,7 +29,7 @@ async fn reopened_finished_upload_returns_its_result() {
     );
     assert_eq!(again.next_answer().await.unwrap(), None);
 
-    // Also when the file has since become another.
+    // The same holds if the file has been replaced since.
     put(&mut files, "a.bin", b"newer").await;
     let mut again = UploadStream::open(&mut files, open("a.bin", &id, &content)).await;
     assert_eq!(again.wait_committed().await, info);
@@ -84,7 +84,7 @@ async fn upload_resumes_only_with_the_same_parameters() {
             "UPLOAD_MISMATCH",
         );
     }
-    // It has not even been disturbed.
+    // The open stream is not affected.
     first.chunk(0, b"hello").await;
     first.finish(b"hello").await;
     first.wait_committed().await;
@@ -162,12 +162,12 @@ async fn newest_stream_of_an_upload_supersedes_older_ones() {
     older.chunk(0, &content[..100_000]).await;
     older.wait_persisted(100_000).await;
 
-    // On another connection, as a client that comes back has it.
+    // A client that returns has another connection.
     let mut elsewhere = server.files().await;
     let mut newer = UploadStream::open(&mut elsewhere, open("a.bin", "id", &content)).await;
     assert_eq!(newer.progress().await.persisted_size, 100_000);
 
-    // The older one sends all the same.
+    // The older stream goes on sending.
     older.chunk(100_000, &[0; 50_000]).await;
     older.finish(&content).await;
     assert_failure(older.wait_end().await, Code::Aborted, "SUPERSEDED");
@@ -191,8 +191,7 @@ async fn silent_stream_is_superseded_by_the_next() {
     assert_failure(frozen.wait_end().await, Code::Aborted, "SUPERSEDED");
 }
 
-/// Whatever a stream has in flight when it is taken over, no byte of it lands behind the new one's
-/// back.
+/// Bytes in flight on the older stream are not written after the takeover.
 #[tokio::test]
 async fn previous_writer_stops_before_the_next_gets_its_offset() {
     let server = TestServer::start();
@@ -207,7 +206,7 @@ async fn previous_writer_stops_before_the_next_gets_its_offset() {
         let (head, tail) = (content[..1_000_000].to_vec(), wrong[1_000_000..].to_vec());
         let sending = tokio::spawn(async move {
             older.chunks(&head, 0, 100_000).await;
-            // From here on, what it sends is not the file's.
+            // The following bytes of the older stream differ from the file.
             for (k, piece) in tail.chunks(500_000).enumerate() {
                 older.chunk(1_000_000 + k * 500_000, piece).await;
             }
@@ -236,8 +235,8 @@ async fn previous_writer_stops_before_the_next_gets_its_offset() {
     }
 }
 
-/// A server that is killed when the file is in its place and that is not on record yet finds out at
-/// its next start, before anybody can put another there.
+/// A server is killed after the rename and before the result is recorded. The next start records it before
+/// the file can be replaced.
 #[tokio::test]
 async fn committed_result_survives_crash_and_replacement() {
     let mut server = TestServer::start();
@@ -257,7 +256,7 @@ async fn committed_result_survives_crash_and_replacement() {
     let result = entries.trim_end().rfind('\n').unwrap() + 1;
     assert!(entries[result..].contains("Committed"));
     fs::write(&journal, &entries[..result]).unwrap();
-    // By which the next start knows that it was a crash.
+    // A lock file with content marks a crash.
     fs::write(root.path().join(".muxs/lock"), "1").unwrap();
 
     let server = TestServer::serve(root, Settings::default(), |_| {});

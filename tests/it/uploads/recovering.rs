@@ -1,4 +1,4 @@
-//! What a crash leaves of an upload, at every point where one can come.
+//! The state of an upload after a crash at each point.
 
 use std::{
     fs,
@@ -17,7 +17,8 @@ use crate::support::{
 
 const CHUNK: usize = 10_000;
 
-/// The journal and the bytes of an upload that has three chunks of its four.
+/// Returns the name and the content of the journal, and the staged bytes, of an upload with three of its
+/// four chunks.
 async fn paused() -> (PathBuf, Vec<u8>, Vec<u8>) {
     let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
@@ -37,7 +38,7 @@ async fn paused() -> (PathBuf, Vec<u8>, Vec<u8>) {
     (name, fs::read(&journal).unwrap(), bytes)
 }
 
-/// The journal of the only upload.
+/// Returns the journal of the only upload.
 fn journal(root: &Path) -> PathBuf {
     let staged = fs::read_dir(root.join(".muxs/uploads")).unwrap();
     let mut journals = staged
@@ -46,7 +47,8 @@ fn journal(root: &Path) -> PathBuf {
     journals.next().expect("there is one")
 }
 
-/// A journal ends where it is damaged, bytes are sure as far as it says, and fewer are none.
+/// A journal ends at its first damaged record. The bytes up to its last checkpoint are durable; if there are
+/// fewer, the upload restarts.
 #[tokio::test]
 async fn upload_resumes_from_its_whole_records_after_a_crash() {
     let (name, journal, bytes) = paused().await;
@@ -94,8 +96,8 @@ async fn upload_resumes_from_its_whole_records_after_a_crash() {
     }
 }
 
-/// What a server leaves that is killed when it has noted what the file will be: `upload` is it, and
-/// it is in its place already, or still staged.
+/// Returns the state after a server was killed when the journal had the version of the file: the file has
+/// been renamed into place already, or is still staged.
 async fn killed_at_the_rename(content: &[u8], renamed: bool) -> (TestServer, FileInfo) {
     let mut server = TestServer::start();
     let mut files = server.files().await;

@@ -162,7 +162,7 @@ async fn configured_algorithms_and_type_are_accepted() {
     );
 }
 
-/// A key is good for what it says it is for.
+/// A JWK with `alg` verifies only tokens with that algorithm.
 #[tokio::test]
 async fn key_with_alg_verifies_only_that_algorithm() {
     let mut jwk = rsa().jwk();

@@ -48,7 +48,7 @@ pub(super) fn with_wrong_parties(keys: &KeyPairs) -> Vec<Row> {
         let signed = valid_token().claim("scope", value).sign(rsa());
         rows.push(Row::bearer(format!("scope: {value}"), &signed));
     }
-    // All is right, but for who says so.
+    // Valid claims, signed by another key.
     let stranger = Key::new("stranger", ES256);
     rows.push(Row::bearer(
         "the key of another issuer",
@@ -107,7 +107,7 @@ pub(super) fn outside_their_time() -> Vec<Row> {
         ("exp", "0".to_owned()),
         ("exp", format!("{}.5", now - 31)),
         ("exp", (u128::from(now + 600) * 1000).to_string()),
-        // Long enough beyond the leeway for a slow test.
+        // Far enough beyond the leeway for a slow test.
         ("nbf", future(90)),
         ("iat", future(90)),
         ("nbf", future(90) + ".5"),
@@ -135,7 +135,7 @@ pub(super) fn with_duplicates() -> Vec<Row> {
     ] {
         let first = valid_token().claim_before(name, &value).sign(rsa());
         rows.push(Row::bearer(format!("{name} twice"), &first));
-        // Another spelling of the same name.
+        // The same name with an escaped character.
         let escaped = format!("\\u{:04x}{}", name.as_bytes()[0], &name[1..]);
         let claims =
             valid_token()

@@ -1,4 +1,5 @@
-//! Forged tokens: the header names another key, its own key, or a type or extension that is not accepted.
+//! Forged tokens: the header names an unknown key, brings its own key, or has a type or an extension that
+//! is not accepted.
 
 use crate::support::{
     auth::valid_token,
@@ -102,7 +103,7 @@ pub(super) fn with_hostile_header(keys: &KeyPairs, attacker: &Issuer) -> Vec<Row
         let signed = valid_token().header(name, value).sign(rsa());
         rows.push(Row::bearer(format!("{name}: {value}"), &signed));
     }
-    // With `b64` as it is meant: the claims are signed as they are.
+    // With `b64` as RFC 7797 defines it, the claims are signed without base64url.
     rows.push(Row::bearer("b64 as it is meant", &sign_unencoded()));
     rows.push(Row::bearer(
         "no typ",
@@ -111,7 +112,7 @@ pub(super) fn with_hostile_header(keys: &KeyPairs, attacker: &Issuer) -> Vec<Row
     rows
 }
 
-/// RFC 7797.
+/// Signs a token with an unencoded payload (RFC 7797).
 fn sign_unencoded() -> String {
     let token = valid_token()
         .header("b64", "false")

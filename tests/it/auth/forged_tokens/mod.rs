@@ -65,7 +65,7 @@ async fn forged_tokens_get_identical_refusals() {
         authorization,
     } in &rows
     {
-        // One that lets in does not keep the others waiting.
+        // A row that is accepted by mistake does not hang the test.
         let answered = comparable_headers(caller.call(SAY_HELLO, authorization, EMPTY).await);
         if answered != expected {
             wrong.push(format!("{name}: {answered:?}"));
@@ -84,7 +84,7 @@ async fn forged_tokens_get_identical_refusals() {
     assert_eq!(attacker.request_count(), 0, "a token had something fetched");
 }
 
-/// What comes with it may be anything: nobody looks.
+/// Even a malformed body is not read.
 #[tokio::test]
 async fn token_is_checked_before_the_request_body() {
     let server = server_with_key(rsa());
@@ -213,7 +213,7 @@ async fn valid_tokens_are_accepted() {
         authorization,
     } in &rows
     {
-        // Also when it has been seen before.
+        // The second call finds the token in the cache.
         for _ in 0..2 {
             assert_eq!(
                 caller.greeting_code(authorization).await,

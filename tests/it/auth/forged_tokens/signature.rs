@@ -22,7 +22,7 @@ pub(super) fn rows(keys: &KeyPairs) -> Vec<Row> {
     let ec = Token::new(&keys.ec).sign(&keys.ec);
     let zeros = Token::new(&keys.ec).with_signature(&base64(&[0; 64]));
     let half = base64(&[[1; 32], [0; 32]].concat());
-    // The last character stands for two bits, and four that have to be zero.
+    // The last character encodes two bits, and four that have to be zero.
     let last = non_canonical(&signed);
     vec![
         Row::bearer("no signature", message),
@@ -99,7 +99,7 @@ fn flip_last_part(token: &str) -> String {
     format!("{message}.{}", flip_first_bits(signature))
 }
 
-/// The same bytes, spelled another way.
+/// Encodes the same bytes in a non-canonical way.
 fn non_canonical(token: &str) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut token = token.as_bytes().to_vec();
@@ -109,7 +109,7 @@ fn non_canonical(token: &str) -> String {
     String::from_utf8(token).unwrap()
 }
 
-/// A signature that has to be spelled otherwise with `+` and `/`.
+/// Encodes a signature with the standard alphabet of base64.
 fn other_alphabet(signature: &str) -> String {
     let other = signature.replace('-', "+").replace('_', "/");
     match other == signature {
@@ -118,7 +118,7 @@ fn other_alphabet(signature: &str) -> String {
     }
 }
 
-/// What can become of a character on its way.
+/// A change of one character.
 #[derive(Clone, Debug)]
 enum Mutation {
     Flip(u8),
