@@ -38,7 +38,7 @@ fn assert_busy<T>(answer: Result<T, Status>) {
 }
 
 /// Opens `count` connections that are served.
-async fn served(server: &MemoryProbe, count: usize) -> Vec<GreeterClient<Channel>> {
+async fn connect_served(server: &MemoryProbe, count: usize) -> Vec<GreeterClient<Channel>> {
     let mut served = Vec::new();
     for _ in 0..count {
         let mut greeter = client(server, HERE);
@@ -49,7 +49,7 @@ async fn served(server: &MemoryProbe, count: usize) -> Vec<GreeterClient<Channel
 }
 
 /// Waits until a new connection is accepted.
-async fn room(server: &MemoryProbe) {
+async fn wait_for_capacity(server: &MemoryProbe) {
     let room = async {
         while client(server, HERE).say_hello(hello("you")).await.is_err() {
             tokio::task::yield_now().await;
@@ -62,22 +62,22 @@ async fn room(server: &MemoryProbe) {
 async fn connections_beyond_the_limit_are_answered_busy_or_closed() {
     const CROWD: usize = 200;
     let mut server = MemoryProbe::start_with(&["--max-connections", "10"]).await;
-    let served = served(&server, 9).await;
+    let served = connect_served(&server, 9).await;
     assert_busy(with_timeout(client(&server, ELSEWHERE).say_hello(hello("you"))).await);
 
     let mut crowd = Vec::new();
     for _ in 0..CROWD {
         crowd.push(RawConnection::connect(server.program.address).await);
     }
-    let mut told = 0;
+    let mut busy = 0;
     for raw in &mut crowd {
         // A connection that gets BUSY receives SETTINGS first.
         let received = raw
             .wait_until(|received| received.closed || received.count(SETTINGS) > 0)
             .await;
-        told += usize::from(received.count(SETTINGS) > 0);
+        busy += usize::from(received.count(SETTINGS) > 0);
     }
-    assert!((1..CROWD).contains(&told), "{told} were told");
+    assert!((1..CROWD).contains(&busy), "{busy} were answered BUSY");
     for raw in &mut crowd {
         raw.wait_closed().await;
     }
@@ -85,14 +85,14 @@ async fn connections_beyond_the_limit_are_answered_busy_or_closed() {
     server.assert_growth_below(4 * MAX_GROWTH);
 
     drop(served);
-    room(&server).await;
+    wait_for_capacity(&server).await;
 }
 
 #[tokio::test]
 async fn connection_limit_is_per_address() {
     let flags = ["--max-connections-per-address", "4"];
     let mut server = MemoryProbe::start_with(&flags).await;
-    let served = served(&server, 3).await;
+    let served = connect_served(&server, 3).await;
     assert_busy(with_timeout(client(&server, HERE).say_hello(hello("you"))).await);
     let mut elsewhere = client(&server, ELSEWHERE);
     with_timeout(elsewhere.say_hello(hello("you")))
@@ -100,11 +100,11 @@ async fn connection_limit_is_per_address() {
         .unwrap();
     server.assert_serves().await;
     drop(served);
-    room(&server).await;
+    wait_for_capacity(&server).await;
 }
 
 /// Returns the processor time of the main thread, which only accepts connections.
-fn time_of_the_main_thread(process: u32) -> u64 {
+fn main_thread_cpu_time(process: u32) -> u64 {
     let times = fs::read_to_string(format!("/proc/{process}/task/{process}/schedstat")).unwrap();
     times.split(' ').next().unwrap().parse().unwrap()
 }
@@ -134,7 +134,7 @@ async fn server_without_descriptors_accepts_again_later() {
         }
     })
     .await;
-    let before = time_of_the_main_thread(process);
+    let before = main_thread_cpu_time(process);
     let request = HelloRequest {
         replies: PAUSES + 1,
         interval: Some(prost_types::Duration {
@@ -146,7 +146,7 @@ async fn server_without_descriptors_accepts_again_later() {
     let replies = server.greeter.lots_of_replies(request).await;
     let mut replies = replies.unwrap().into_inner();
     while with_timeout(replies.message()).await.unwrap().is_some() {}
-    let spent = time_of_the_main_thread(process) - before;
+    let spent = main_thread_cpu_time(process) - before;
     // The main thread may be busy for a tenth of the time.
     assert!(
         spent < PAUSE as u64,
@@ -157,5 +157,5 @@ async fn server_without_descriptors_accepts_again_later() {
     server.assert_bounded_growth();
 
     drop(crowd);
-    room(&server).await;
+    wait_for_capacity(&server).await;
 }

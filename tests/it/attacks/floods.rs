@@ -38,13 +38,14 @@ async fn endless_pings_and_settings_cost_no_memory() {
 async fn client_that_never_reads_its_ping_answers_is_closed() {
     for asked in [ping(), settings(&[])] {
         let mut server = MemoryProbe::start_with(&["--write-stall-timeout", "1s"]).await;
-        let mut deaf = TcpStream::connect(server.program.address).await.unwrap();
+        let mut unresponsive = TcpStream::connect(server.program.address).await.unwrap();
         let asked = asked.repeat(1000);
-        deaf.write_all(&[PREFACE, &settings(&[])].concat())
+        unresponsive
+            .write_all(&[PREFACE, &settings(&[])].concat())
             .await
             .unwrap();
         let flood = async {
-            while deaf.write_all(&asked).await.is_ok() {
+            while unresponsive.write_all(&asked).await.is_ok() {
                 server.assert_serves().await;
             }
         };
@@ -55,7 +56,7 @@ async fn client_that_never_reads_its_ping_answers_is_closed() {
 }
 
 /// Opens a call whose replies are blocked by a zero window, so that its handler reads no requests.
-async fn blocked(server: &MemoryProbe) -> RawConnection {
+async fn open_blocked_call(server: &MemoryProbe) -> RawConnection {
     let mut raw =
         RawConnection::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
     raw.send(&call(1, BIDI_HELLO)).await.unwrap();
@@ -67,7 +68,7 @@ async fn blocked(server: &MemoryProbe) -> RawConnection {
 #[tokio::test]
 async fn flood_of_empty_data_frames_is_cut_off() {
     let mut server = MemoryProbe::start().await;
-    let mut raw = blocked(&server).await;
+    let mut raw = open_blocked_call(&server).await;
     let received = raw.send_until_closed(|_| frame(DATA, 0, 1, b"")).await;
     received.assert_goaway(ENHANCE_YOUR_CALM, "too_many_data_frames");
     server.assert_serves().await;
@@ -78,7 +79,7 @@ async fn flood_of_empty_data_frames_is_cut_off() {
 #[tokio::test]
 async fn flood_of_one_byte_data_frames_is_cut_off() {
     let mut server = MemoryProbe::start().await;
-    let mut raw = blocked(&server).await;
+    let mut raw = open_blocked_call(&server).await;
     let bytes = frame(DATA, 0, 1, b"\0").repeat(1000);
     let received = raw.send_until_closed(|_| bytes.clone()).await;
     received.assert_goaway(ENHANCE_YOUR_CALM, "too_many_data_frames");
@@ -89,7 +90,7 @@ async fn flood_of_one_byte_data_frames_is_cut_off() {
 #[tokio::test]
 async fn flood_of_small_window_updates_costs_no_memory() {
     let mut server = MemoryProbe::start().await;
-    let mut raw = blocked(&server).await;
+    let mut raw = open_blocked_call(&server).await;
     let bits = [window_update(0, 1), window_update(1, 1)].concat();
     for _ in 0..300 {
         raw.send(&bits.repeat(1000)).await.unwrap();

@@ -48,7 +48,7 @@ async fn oversized_message_is_refused_by_its_prefix() {
 }
 
 /// 4 GiB of zeros, compressed by gzip into 4 MiB.
-fn bomb() -> Bytes {
+fn gzip_bomb() -> Bytes {
     const SIZE: usize = 4 * MIB as usize - 100;
     // The header of gzip, then the codes of deflate: one bit for a match of 258 zeros, one for its distance.
     let mut bomb = b"\x1f\x8b\x08\0\0\0\0\0\0\xff".to_vec();
@@ -66,7 +66,7 @@ async fn decompression_bomb_is_refused() {
         let mut head = request(server.program.address, path);
         let gzip = "gzip".parse().unwrap();
         head.headers_mut().insert("grpc-encoding", gzip);
-        let status = status(&mut requests, head, bomb()).await;
+        let status = status(&mut requests, head, gzip_bomb()).await;
         assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
         server.assert_serves().await;
     }

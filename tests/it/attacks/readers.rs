@@ -59,18 +59,23 @@ async fn downloads_with_closed_windows_stay_small() {
 #[tokio::test]
 async fn client_that_never_reads_its_socket_is_closed() {
     let mut server = MemoryProbe::start_with(&["--write-stall-timeout", "1s"]).await;
-    let mut deaf = TcpStream::connect(server.program.address).await.unwrap();
+    let mut unresponsive = TcpStream::connect(server.program.address).await.unwrap();
     let windows = [
         settings(&[(INITIAL_WINDOW_SIZE, MAX_WINDOW)]),
         window_update(0, MAX_WINDOW - 0xffff),
         downloads(&server),
     ];
-    deaf.write_all(&[PREFACE, &windows.concat()].concat())
+    unresponsive
+        .write_all(&[PREFACE, &windows.concat()].concat())
         .await
         .unwrap();
     // Frames that the client sends meanwhile do not prolong the timeout.
     let closed = async {
-        while deaf.write_all(&frame(PING, ACK, 0, &[0; 8])).await.is_ok() {
+        while unresponsive
+            .write_all(&frame(PING, ACK, 0, &[0; 8]))
+            .await
+            .is_ok()
+        {
             server.assert_serves().await;
         }
     };

@@ -5,8 +5,8 @@ use crate::support::{
     methods::{BIDI_HELLO, MAX_STREAMS},
     raw_http2::{
         DATA, END_HEADERS, ENHANCE_YOUR_CALM, HEADERS, MAX_WINDOW, PRIORITY, PROTOCOL_ERROR,
-        RST_STREAM, RawConnection, call, ended_call, frame, header_block, reset, streams, string,
-        window_update,
+        RST_STREAM, RawConnection, call, call_without_body, frame, header_block, reset, streams,
+        string, window_update,
     },
 };
 
@@ -99,7 +99,7 @@ async fn client_that_exceeds_max_streams_is_cut_off() {
 /// Returns frames that violate the protocol on a new stream.
 type Misdeed = fn(u32) -> Vec<u8>;
 
-async fn assert_goaway(misdeeds: &[(&str, Misdeed)], reason: u32, word: &str) {
+async fn assert_goaway(misdeeds: &[(&str, Misdeed)], reason: u32, debug_data: &str) {
     let mut server = MemoryProbe::start().await;
     for (what, misdeed) in misdeeds {
         let mut raw = RawConnection::open(server.program.address).await;
@@ -107,7 +107,7 @@ async fn assert_goaway(misdeeds: &[(&str, Misdeed)], reason: u32, word: &str) {
             .send_until_closed(|number| burst(number).flat_map(misdeed).collect())
             .await;
         println!("{what}");
-        received.assert_goaway(reason, word);
+        received.assert_goaway(reason, debug_data);
         assert!(
             received.count(RST_STREAM) <= MAX_LOCAL_RESETS,
             "{received:?}"
@@ -141,7 +141,7 @@ async fn data_for_closed_streams_is_cut_off() {
     for (ids, ended) in ids.chunks(BURST as usize).zip(1..) {
         let calls: Vec<u8> = ids
             .iter()
-            .flat_map(|&id| ended_call(id, BIDI_HELLO))
+            .flat_map(|&id| call_without_body(id, BIDI_HELLO))
             .collect();
         raw.send(&calls).await.unwrap();
         let ended = u64::from(BURST * ended).min(2 * MAX_LOCAL_RESETS);
@@ -180,10 +180,10 @@ async fn malformed_frames_are_cut_off_at_once() {
             frame(HEADERS, END_HEADERS, id, &block)
         }),
         ("HEADERS after the end of a call", |id| {
-            ended_call(id, BIDI_HELLO).repeat(2)
+            call_without_body(id, BIDI_HELLO).repeat(2)
         }),
         ("DATA after the end of a call", |id| {
-            [ended_call(id, BIDI_HELLO), frame(DATA, 0, id, b"x")].concat()
+            [call_without_body(id, BIDI_HELLO), frame(DATA, 0, id, b"x")].concat()
         }),
     ];
     assert_goaway(misdeeds, PROTOCOL_ERROR, "").await;

@@ -74,7 +74,7 @@ async fn client_may_fill_a_stream_window_before_it_reads() {
 
 /// Opens as many calls as a connection may have, whose handlers do not read because a zero window
 /// blocks their replies.
-async fn blocked(server: &MemoryProbe) -> RawConnection {
+async fn open_blocked_calls(server: &MemoryProbe) -> RawConnection {
     let mut raw =
         RawConnection::open_with(server.program.address, &[(INITIAL_WINDOW_SIZE, 0)]).await;
     let calls: Vec<u8> = streams(MAX_STREAMS)
@@ -90,7 +90,7 @@ async fn blocked(server: &MemoryProbe) -> RawConnection {
 async fn connection_memory_is_bounded_by_its_window() {
     const FRAME: usize = 16 * 1024;
     let mut server = MemoryProbe::start().await;
-    let mut raw = blocked(&server).await;
+    let mut raw = open_blocked_calls(&server).await;
     for _ in (0..STREAM_WINDOW).step_by(FRAME) {
         for id in streams(MAX_STREAMS) {
             raw.send(&frame(DATA, 0, id, &[0; FRAME])).await.unwrap();
@@ -113,7 +113,7 @@ async fn connection_memory_is_bounded_by_its_window() {
 async fn connection_memory_is_bounded_for_small_frames() {
     const STREAMS: u64 = 4;
     let mut server = MemoryProbe::start().await;
-    let mut raw = blocked(&server).await;
+    let mut raw = open_blocked_calls(&server).await;
     let round: Vec<u8> = streams(STREAMS as u32)
         .flat_map(|id| frame(DATA, 0, id, b"\0"))
         .collect();
@@ -150,7 +150,7 @@ async fn unread_data_of_a_call_is_freed_with_it() {
 async fn ignored_data_is_not_kept_beside_unread_data() {
     const UNKNOWN: u8 = 0xfa;
     let mut server = MemoryProbe::start().await;
-    let mut raw = blocked(&server).await;
+    let mut raw = open_blocked_calls(&server).await;
     let ignored = frame(UNKNOWN, 0, 0, &[0; 16 * 1024]);
     let pair = [frame(DATA, 0, 1, b"\0"), ignored].concat();
     for _ in 0..400 {

@@ -20,7 +20,7 @@ use crate::support::{
 };
 
 /// A token that is valid for another two seconds: the server allows a leeway of 30 s.
-fn short() -> String {
+fn short_lived_token() -> String {
     let exp = (now() - 28).to_string();
     valid_token().claim("exp", &exp).sign(rsa())
 }
@@ -42,7 +42,7 @@ async fn endless_reply_stream_ends_at_token_expiry() {
     let replies = server
         .greeter()
         .await
-        .lots_of_replies(with_token(&short(), request))
+        .lots_of_replies(with_token(&short_lived_token(), request))
         .await;
     let mut replies = replies.unwrap().into_inner();
     let ended = loop {
@@ -57,7 +57,7 @@ async fn endless_reply_stream_ends_at_token_expiry() {
 async fn idle_bidi_call_ends_at_token_expiry() {
     let server = server_with_key(rsa());
     let (names, outgoing) = mpsc::channel(1);
-    let request = with_token(&short(), ReceiverStream::new(outgoing));
+    let request = with_token(&short_lived_token(), ReceiverStream::new(outgoing));
     let replies = server.greeter().await.bidi_hello(request).await;
     let mut replies = replies.unwrap().into_inner();
     names.send(hello("Ann")).await.unwrap();
@@ -70,7 +70,7 @@ async fn idle_bidi_call_ends_at_token_expiry() {
 async fn call_waiting_for_its_request_ends_at_token_expiry() {
     let server = server_with_key(rsa());
     let (_names, outgoing) = mpsc::channel(1);
-    let request = with_token(&short(), ReceiverStream::new(outgoing));
+    let request = with_token(&short_lived_token(), ReceiverStream::new(outgoing));
     assert_expired(with_timeout(server.greeter().await.lots_of_greetings(request)).await);
 }
 
@@ -79,7 +79,7 @@ async fn call_waiting_for_its_request_ends_at_token_expiry() {
 async fn unread_download_ends_at_token_expiry() {
     let server = server_with_key(rsa());
     fs::write(server.path("a.bin"), content(8 * 1024 * 1024)).unwrap();
-    let token = short();
+    let token = short_lived_token();
     let request = with_token(&token, whole("a.bin"));
     let mut events = server
         .files()
@@ -124,8 +124,12 @@ async fn upload_pauses_at_token_expiry_and_resumes_with_a_new_token() {
     let server = TestServer::start_with(require_tokens(key.settings()));
     let mut files = server.files().await;
     let content = content(300_000);
-    let mut upload =
-        UploadStream::open_as(&mut files, &short(), open("a.bin", "id", &content)).await;
+    let mut upload = UploadStream::open_as(
+        &mut files,
+        &short_lived_token(),
+        open("a.bin", "id", &content),
+    )
+    .await;
     upload.chunks(&content[..200_000], 0, 64 * 1024).await;
     assert_expired(upload.wait_end().await);
     assert!(!server.path("a.bin").exists());
@@ -148,7 +152,7 @@ async fn busy_upload_ends_at_token_expiry() {
         size: None,
         ..open("a.bin", "id", b"")
     };
-    let mut upload = UploadStream::open_as(&mut files, &short(), plan.clone()).await;
+    let mut upload = UploadStream::open_as(&mut files, &short_lived_token(), plan.clone()).await;
     let steps = upload.steps();
     let sending = tokio::spawn(async move {
         let bytes = content(16 * 1024);
@@ -174,7 +178,7 @@ async fn busy_upload_ends_at_token_expiry() {
 async fn deadline_before_token_expiry_is_deadline_exceeded() {
     let server = server_with_key(rsa());
     let mut caller = HeaderClient::connect(&server).await;
-    let headers = [bearer_value(&short())];
+    let headers = [bearer_value(&short_lived_token())];
     let mut request = caller.request(LOTS_OF_GREETINGS, &headers);
     let timeout = "100m".parse().unwrap();
     request.headers_mut().insert("grpc-timeout", timeout);
@@ -184,7 +188,7 @@ async fn deadline_before_token_expiry_is_deadline_exceeded() {
     assert_eq!(reason(answer.headers()), "DEADLINE");
 
     // A deadline after the expiry has no effect.
-    let mut request = caller.request(LOTS_OF_GREETINGS, &[bearer_value(&short())]);
+    let mut request = caller.request(LOTS_OF_GREETINGS, &[bearer_value(&short_lived_token())]);
     let timeout = "1H".parse().unwrap();
     request.headers_mut().insert("grpc-timeout", timeout);
     let (answer, _silent) = caller.connection.send_request(request, false).unwrap();

@@ -19,25 +19,25 @@ use crate::support::{
 };
 
 /// A short refresh interval.
-const OFTEN: Duration = Duration::from_millis(100);
+const SHORT_REFRESH: Duration = Duration::from_millis(100);
 
 fn key(id: &str) -> Key {
     Key::new(id, ES256)
 }
 
-fn signed_by(key: &Key) -> String {
+fn sign_with_key(key: &Key) -> String {
     Token::new(key).sign(key)
 }
 
 /// Signs another token with the same key, which no cache has.
-fn another_by(key: &Key, number: usize) -> String {
+fn sign_new_token(key: &Key, number: usize) -> String {
     let token = Token::new(key).claim("jti", &json!(number.to_string()).to_string());
     token.sign(key)
 }
 
-fn often(settings: AuthSettings) -> AuthSettings {
+fn with_short_refresh(settings: AuthSettings) -> AuthSettings {
     AuthSettings {
-        refresh: OFTEN,
+        refresh: SHORT_REFRESH,
         ..settings
     }
 }
@@ -57,7 +57,7 @@ async fn greeting_code(server: &TestServer, token: &str) -> Code {
 }
 
 /// Waits until a token is accepted, which happens when the keys have been fetched for the first time.
-async fn comes_good(server: &TestServer, token: &str) {
+async fn wait_accepted(server: &TestServer, token: &str) {
     wait_code_change(server, token, Code::Unavailable, Code::Ok).await;
 }
 
@@ -91,23 +91,26 @@ async fn first_call_with_a_new_key_fetches_the_keys() {
     let (old, new) = (key("old"), key("new"));
     let issuer = Issuer::start(Behavior::serve_keys(&[old.jwk()])).await;
     let server = TestServer::start_with(require_tokens(issuer.settings()));
-    comes_good(&server, &signed_by(&old)).await;
+    wait_accepted(&server, &sign_with_key(&old)).await;
     assert_eq!(issuer.request_count(), 1);
 
     issuer.set_behavior(Behavior::serve_keys(&[old.jwk(), new.jwk()]));
-    assert_eq!(greeting_code(&server, &signed_by(&new)).await, Code::Ok);
-    assert_eq!(greeting_code(&server, &signed_by(&old)).await, Code::Ok);
+    assert_eq!(greeting_code(&server, &sign_with_key(&new)).await, Code::Ok);
+    assert_eq!(greeting_code(&server, &sign_with_key(&old)).await, Code::Ok);
     assert_eq!(issuer.request_count(), 2);
 
     // Tokens with invented key IDs do not cause a refresh each.
     let mut caller = HeaderClient::connect(&server).await;
     for number in 0..50 {
         let made_up = key(&format!("made-up-{number}"));
-        let code = caller.greeting_code_with(&signed_by(&made_up)).await;
+        let code = caller.greeting_code_with(&sign_with_key(&made_up)).await;
         assert_eq!(code, Code::Unauthenticated);
     }
     assert_eq!(issuer.request_count(), 2);
-    assert_eq!(caller.greeting_code_with(&signed_by(&new)).await, Code::Ok);
+    assert_eq!(
+        caller.greeting_code_with(&sign_with_key(&new)).await,
+        Code::Ok
+    );
 }
 
 #[tokio::test]
@@ -115,13 +118,13 @@ async fn first_call_with_a_new_key_rereads_the_key_file() {
     let (old, new) = (key("old"), key("new"));
     let file = KeyFile::new(&[old.jwk()]);
     let server = TestServer::start_with(require_tokens(file.settings()));
-    assert_eq!(greeting_code(&server, &signed_by(&old)).await, Code::Ok);
+    assert_eq!(greeting_code(&server, &sign_with_key(&old)).await, Code::Ok);
     file.replace(&jwks(&[new.jwk()]));
-    assert_eq!(greeting_code(&server, &signed_by(&old)).await, Code::Ok);
-    assert_eq!(greeting_code(&server, &signed_by(&new)).await, Code::Ok);
+    assert_eq!(greeting_code(&server, &sign_with_key(&old)).await, Code::Ok);
+    assert_eq!(greeting_code(&server, &sign_with_key(&new)).await, Code::Ok);
     // The old key is gone, also for a token that was accepted before.
     assert_eq!(
-        greeting_code(&server, &signed_by(&old)).await,
+        greeting_code(&server, &sign_with_key(&old)).await,
         Code::Unauthenticated
     );
 }
@@ -131,15 +134,15 @@ async fn concurrent_calls_share_one_key_refresh() {
     let (old, new) = (key("old"), key("new"));
     let mut issuer = Issuer::start(Behavior::serve_keys(&[old.jwk()])).await;
     let server = TestServer::start_with(require_tokens(issuer.settings()));
-    comes_good(&server, &signed_by(&old)).await;
+    wait_accepted(&server, &sign_with_key(&old)).await;
     issuer.set_behavior(Behavior::Hang);
-    let tokens: Vec<_> = (0..20).map(|number| another_by(&new, number)).collect();
+    let tokens: Vec<_> = (0..20).map(|number| sign_new_token(&new, number)).collect();
     let calls = tokens.iter().map(|token| greeting_code(&server, token));
     let calls = futures::future::join_all(calls);
     let answers = async {
         issuer.wait_requests(2).await;
         // Calls with a known key do not wait.
-        assert_eq!(greeting_code(&server, &signed_by(&old)).await, Code::Ok);
+        assert_eq!(greeting_code(&server, &sign_with_key(&old)).await, Code::Ok);
         issuer.set_behavior(Behavior::serve_keys(&[old.jwk(), new.jwk()]));
     };
     let (codes, ()) = tokio::join!(calls, answers);
@@ -155,13 +158,13 @@ async fn call_sees_keys_that_arrive_during_its_check() {
         let new = key("new");
         let issuer = Issuer::start(Behavior::serve_keys(&[old.jwk()])).await;
         let server = TestServer::start_with(require_tokens(issuer.settings()));
-        comes_good(&server, &signed_by(&old)).await;
+        wait_accepted(&server, &sign_with_key(&old)).await;
         issuer.set_behavior(Behavior::serve_keys(&[old.jwk(), new.jwk()]));
         let mut callers = Vec::new();
         for _ in 0..8 {
             callers.push(HeaderClient::connect(&server).await);
         }
-        let token = signed_by(&new);
+        let token = sign_with_key(&new);
         let calls = callers.iter_mut().map(|caller| async {
             let mut codes = Vec::new();
             for _ in 0..4 {
@@ -178,9 +181,9 @@ async fn call_sees_keys_that_arrive_during_its_check() {
 async fn tokens_of_a_removed_key_are_refused() {
     let (kept, gone) = (key("kept"), key("gone"));
     let mut issuer = Issuer::start(Behavior::serve_keys(&[kept.jwk(), gone.jwk()])).await;
-    let server = TestServer::start_with(require_tokens(often(issuer.settings())));
-    let token = signed_by(&gone);
-    comes_good(&server, &token).await;
+    let server = TestServer::start_with(require_tokens(with_short_refresh(issuer.settings())));
+    let token = sign_with_key(&gone);
+    wait_accepted(&server, &token).await;
     // One connection stays on one worker, and so with one token cache.
     let mut caller = HeaderClient::connect(&server).await;
     assert_eq!(caller.greeting_code_with(&token).await, Code::Ok);
@@ -190,11 +193,11 @@ async fn tokens_of_a_removed_key_are_refused() {
         caller.greeting_code_with(&token).await,
         Code::Unauthenticated
     );
-    let token = signed_by(&kept);
+    let token = sign_with_key(&kept);
     assert_eq!(caller.greeting_code_with(&token).await, Code::Ok);
 
     // Another key with the same key ID does not verify the token.
-    issuer.set_behavior(Behavior::serve_keys(&[kept.double().jwk()]));
+    issuer.set_behavior(Behavior::serve_keys(&[kept.with_same_id().jwk()]));
     issuer.wait_two_more_requests().await;
     assert_eq!(
         caller.greeting_code_with(&token).await,
@@ -208,21 +211,24 @@ async fn cached_keys_expire_when_the_issuer_stays_away() {
     let mut issuer = Issuer::start(Behavior::serve_keys(&[key.jwk()])).await;
     let settings = AuthSettings {
         keys_max_age: Duration::from_secs(3),
-        ..often(issuer.settings())
+        ..with_short_refresh(issuer.settings())
     };
     let server = TestServer::start_with(require_tokens(settings));
-    let cached = signed_by(&key);
-    comes_good(&server, &cached).await;
+    let cached = sign_with_key(&key);
+    wait_accepted(&server, &cached).await;
     let mut caller = HeaderClient::connect(&server).await;
     issuer.set_behavior(Behavior::Close);
     issuer.wait_two_more_requests().await;
     assert_eq!(caller.greeting_code_with(&cached).await, Code::Ok);
-    assert_eq!(greeting_code(&server, &another_by(&key, 2)).await, Code::Ok);
+    assert_eq!(
+        greeting_code(&server, &sign_new_token(&key, 2)).await,
+        Code::Ok
+    );
 
     wait_code_change(&server, &cached, Code::Ok, Code::Unavailable).await;
     assert_eq!(caller.greeting_code_with(&cached).await, Code::Unavailable);
     assert_no_keys(&answer(&server, &cached).await);
-    assert_no_keys(&answer(&server, &another_by(&key, 3)).await);
+    assert_no_keys(&answer(&server, &sign_new_token(&key, 3)).await);
     assert_no_keys(&answer(&server, "nonsense").await);
     // A call without a token is refused without keys.
     let missing = HeaderClient::connect(&server)
@@ -232,7 +238,7 @@ async fn cached_keys_expire_when_the_issuer_stays_away() {
     assert_eq!(code(&missing), Code::Unauthenticated);
 
     issuer.set_behavior(Behavior::serve_keys(&[key.jwk()]));
-    comes_good(&server, &cached).await;
+    wait_accepted(&server, &cached).await;
 }
 
 /// Keys are refreshed before they expire, even with a longer refresh interval.
@@ -245,8 +251,8 @@ async fn keys_are_refreshed_before_they_expire() {
         ..issuer.settings()
     };
     let server = TestServer::start_with(require_tokens(settings));
-    let token = signed_by(&key);
-    comes_good(&server, &token).await;
+    let token = sign_with_key(&key);
+    wait_accepted(&server, &token).await;
     let mut caller = HeaderClient::connect(&server).await;
     let asked = issuer.wait_requests(4);
     let calls = async {
@@ -270,7 +276,7 @@ async fn zero_refresh_interval_does_not_flood_the_issuer() {
         ..issuer.settings()
     };
     let server = TestServer::start_with(require_tokens(settings));
-    comes_good(&server, &signed_by(&key)).await;
+    wait_accepted(&server, &sign_with_key(&key)).await;
     let begin = std::time::Instant::now();
     let asked = issuer.request_count();
     issuer.wait_requests(asked + 10).await;
@@ -298,7 +304,7 @@ async fn server_starts_while_the_issuer_is_down() {
             "jwks_uri": format!("{}/keys", issuer.url()),
         });
         issuer.set_behavior(Behavior::serve_discovery(&configuration, &[key.jwk()]));
-        comes_good(&server, &token).await;
+        wait_accepted(&server, &token).await;
     }
 }
 
@@ -308,22 +314,28 @@ async fn new_key_is_fetched_when_the_issuer_returns() {
     let (old, new) = (key("old"), key("new"));
     let issuer = Issuer::start(Behavior::serve_keys(&[old.jwk()])).await;
     let server = TestServer::start_with(require_tokens(issuer.settings()));
-    comes_good(&server, &signed_by(&old)).await;
+    wait_accepted(&server, &sign_with_key(&old)).await;
     issuer.set_behavior(Behavior::Close);
     assert_eq!(
-        greeting_code(&server, &signed_by(&new)).await,
+        greeting_code(&server, &sign_with_key(&new)).await,
         Code::Unauthenticated
     );
-    assert_eq!(greeting_code(&server, &signed_by(&old)).await, Code::Ok);
+    assert_eq!(greeting_code(&server, &sign_with_key(&old)).await, Code::Ok);
     issuer.set_behavior(Behavior::serve_keys(&[new.jwk()]));
-    wait_code_change(&server, &signed_by(&new), Code::Unauthenticated, Code::Ok).await;
+    wait_code_change(
+        &server,
+        &sign_with_key(&new),
+        Code::Unauthenticated,
+        Code::Ok,
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn metadata_of_another_issuer_is_rejected() {
     let key = key("key");
     let mut issuer = Issuer::start(Behavior::Close).await;
-    let server = TestServer::start_with(require_tokens(often(issuer.discovery())));
+    let server = TestServer::start_with(require_tokens(with_short_refresh(issuer.discovery())));
     let url = issuer.url();
     let token = Token::new(&key)
         .claim("iss", &json!(url).to_string())
@@ -347,11 +359,11 @@ async fn metadata_of_another_issuer_is_rejected() {
     }
     let good = json!({ "issuer": url, "jwks_uri": keys });
     issuer.set_behavior(Behavior::serve_discovery(&good, &[key.jwk()]));
-    comes_good(&server, &token).await;
+    wait_accepted(&server, &token).await;
 }
 
 /// Answers of an issuer that are not a JWK set.
-fn nonsense(key: &Key, elsewhere: &Issuer) -> Vec<Behavior> {
+fn invalid_key_documents(key: &Key, elsewhere: &Issuer) -> Vec<Behavior> {
     let good = jwks(&[key.jwk()]);
     let mut encrypts = key.jwk();
     encrypts["use"] = json!("enc");
@@ -389,16 +401,16 @@ async fn invalid_jwks_keeps_the_old_keys() {
     let key = key("key");
     let elsewhere = Issuer::start(Behavior::serve_keys(&[key.jwk()])).await;
     let mut issuer = Issuer::start(Behavior::Close).await;
-    let server = TestServer::start_with(require_tokens(often(issuer.settings())));
-    let token = signed_by(&key);
-    for mood in nonsense(&key, &elsewhere) {
+    let server = TestServer::start_with(require_tokens(with_short_refresh(issuer.settings())));
+    let token = sign_with_key(&key);
+    for mood in invalid_key_documents(&key, &elsewhere) {
         issuer.set_behavior(mood);
         issuer.wait_two_more_requests().await;
         assert_no_keys(&answer(&server, &token).await);
     }
     issuer.set_behavior(Behavior::serve_keys(&[key.jwk()]));
-    comes_good(&server, &token).await;
-    for mood in nonsense(&key, &elsewhere) {
+    wait_accepted(&server, &token).await;
+    for mood in invalid_key_documents(&key, &elsewhere) {
         issuer.set_behavior(mood);
         issuer.wait_two_more_requests().await;
         assert_eq!(greeting_code(&server, &token).await, Code::Ok);
@@ -426,7 +438,7 @@ async fn broken_key_does_not_exclude_the_others() {
         key.jwk(),
     ];
     let server = TestServer::start_with(require_tokens(KeyFile::new(&keys).settings()));
-    assert_eq!(greeting_code(&server, &signed_by(&key)).await, Code::Ok);
+    assert_eq!(greeting_code(&server, &sign_with_key(&key)).await, Code::Ok);
     let nameless = Token::new(&key).without_header("kid").sign(&key);
     assert_eq!(greeting_code(&server, &nameless).await, Code::Ok);
     for id in ["broken", "off", "rsa", "small", "tomorrow"] {
@@ -446,10 +458,10 @@ async fn wait_for_keys_ends_with_the_deadline_or_the_client() {
     let (old, new) = (key("old"), key("new"));
     let mut issuer = Issuer::start(Behavior::serve_keys(&[old.jwk()])).await;
     let server = TestServer::start_with(require_tokens(issuer.settings()));
-    comes_good(&server, &signed_by(&old)).await;
+    wait_accepted(&server, &sign_with_key(&old)).await;
     issuer.set_behavior(Behavior::Hang);
     let mut caller = HeaderClient::connect(&server).await;
-    let token = bearer_value(&signed_by(&new));
+    let token = bearer_value(&sign_with_key(&new));
 
     // The call that started the refresh is cancelled; the calls that wait with it are not affected.
     let request = caller.request(SAY_HELLO, slice::from_ref(&token));

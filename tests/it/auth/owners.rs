@@ -19,7 +19,7 @@ use crate::support::{
 const HELLO: &[u8] = b"hello";
 
 /// Settings with a checkpoint after each written byte.
-fn eager() -> Settings {
+fn checkpoint_every_byte() -> Settings {
     Settings {
         checkpoint_bytes: 1,
         ..Settings::default()
@@ -28,7 +28,11 @@ fn eager() -> Settings {
 
 fn start_with_auth(root: TempDir) -> TestServer {
     let key = KeyFile::new(&[rsa().jwk()]);
-    TestServer::serve(root, eager(), require_tokens(key.settings()))
+    TestServer::serve(
+        root,
+        checkpoint_every_byte(),
+        require_tokens(key.settings()),
+    )
 }
 
 fn plan() -> OpenUpload {
@@ -47,20 +51,20 @@ async fn abort(files: &mut FilesClient, token: &str, id: &str) -> Result<(), Sta
 }
 
 /// Begins an upload with three durable bytes.
-async fn begun(files: &mut FilesClient, token: &str) -> UploadStream {
+async fn begin_upload(files: &mut FilesClient, token: &str) -> UploadStream {
     let mut upload = UploadStream::open_as(files, token, plan()).await;
     upload.chunk(0, &HELLO[..3]).await;
     upload.wait_persisted(3).await;
     upload
 }
 
-async fn paused(files: &mut FilesClient, token: &str) {
-    let mut upload = begun(files, token).await;
+async fn pause_upload(files: &mut FilesClient, token: &str) {
+    let mut upload = begin_upload(files, token).await;
     upload.half_close();
     upload.wait_end().await.unwrap();
 }
 
-async fn begins_at(files: &mut FilesClient, token: &str) -> u64 {
+async fn resume_offset(files: &mut FilesClient, token: &str) -> u64 {
     let mut upload = UploadStream::open_as(files, token, plan()).await;
     upload.progress().await.persisted_size
 }
@@ -70,7 +74,7 @@ async fn owners_have_separate_uploads_of_one_filename() {
     let server = start_with_auth(tempfile::tempdir().unwrap());
     let mut files = server.files().await;
     let (ann, bob) = (sign_for("ann"), sign_for("bob"));
-    let mut of_ann = begun(&mut files, &ann).await;
+    let mut of_ann = begin_upload(&mut files, &ann).await;
 
     // Bob cannot see or abort the upload.
     assert_failure(
@@ -96,7 +100,7 @@ async fn owners_have_separate_uploads_of_one_filename() {
         again.next_answer().await.unwrap(),
         Some(State::Committed(info))
     );
-    assert_eq!(begins_at(&mut files, &bob).await, 0);
+    assert_eq!(resume_offset(&mut files, &bob).await, 0);
     // Other parameters of `open` do not reveal that the upload exists.
     let other = OpenUpload {
         size: Some(77),
@@ -117,7 +121,7 @@ async fn owners_have_separate_uploads_of_one_filename() {
 async fn subjects_cannot_collide() {
     let server = start_with_auth(tempfile::tempdir().unwrap());
     let mut files = server.files().await;
-    paused(&mut files, &sign_for("ann")).await;
+    pause_upload(&mut files, &sign_for("ann")).await;
     for subject in [
         "Ann",
         "ann ",
@@ -134,18 +138,18 @@ async fn subjects_cannot_collide() {
         let token = valid_token()
             .claim("sub", &format!("\"{subject}\""))
             .sign(rsa());
-        assert_eq!(begins_at(&mut files, &token).await, 0, "{subject}");
+        assert_eq!(resume_offset(&mut files, &token).await, 0, "{subject}");
     }
     // An escaped subject is the same subject.
     let token = valid_token().claim("sub", "\"\\u0061nn\"").sign(rsa());
-    assert_eq!(begins_at(&mut files, &token).await, 3);
+    assert_eq!(resume_offset(&mut files, &token).await, 3);
 }
 
 #[tokio::test]
 async fn new_token_of_the_same_subject_resumes_the_upload() {
     let server = start_with_auth(tempfile::tempdir().unwrap());
     let mut files = server.files().await;
-    let mut first = begun(&mut files, &sign_for("ann")).await;
+    let mut first = begin_upload(&mut files, &sign_for("ann")).await;
     let renewed = valid_token()
         .claim("sub", "\"ann\"")
         .claim("jti", "\"2\"")
@@ -160,7 +164,7 @@ async fn new_token_of_the_same_subject_resumes_the_upload() {
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), HELLO);
 }
 
-async fn restarted(mut server: TestServer, serve: fn(TempDir) -> TestServer) -> TestServer {
+async fn restart(mut server: TestServer, serve: fn(TempDir) -> TestServer) -> TestServer {
     server.stop();
     server.wait_stopped().await;
     serve(server.into_root())
@@ -170,44 +174,44 @@ async fn restarted(mut server: TestServer, serve: fn(TempDir) -> TestServer) -> 
 async fn upload_owner_survives_a_restart() {
     let server = start_with_auth(tempfile::tempdir().unwrap());
     let (ann, bob) = (sign_for("ann"), sign_for("bob"));
-    paused(&mut server.files().await, &ann).await;
+    pause_upload(&mut server.files().await, &ann).await;
 
-    let server = restarted(server, start_with_auth).await;
+    let server = restart(server, start_with_auth).await;
     let mut files = server.files().await;
-    assert_eq!(begins_at(&mut files, &bob).await, 0);
+    assert_eq!(resume_offset(&mut files, &bob).await, 0);
     assert_failure(
         abort(&mut files, &sign_for("eve"), "id").await,
         Code::NotFound,
         "NOT_FOUND",
     );
-    assert_eq!(begins_at(&mut files, &ann).await, 3);
+    assert_eq!(resume_offset(&mut files, &ann).await, 3);
     let mut upload = UploadStream::open_as(&mut files, &ann, plan()).await;
     upload.progress().await;
     upload.chunk(3, &HELLO[3..]).await;
     upload.finish(HELLO).await;
     let info = upload.wait_committed().await;
 
-    let server = restarted(server, start_with_auth).await;
+    let server = restart(server, start_with_auth).await;
     let mut files = server.files().await;
     let mut again = UploadStream::open_as(&mut files, &ann, plan()).await;
     assert_eq!(
         again.next_answer().await.unwrap(),
         Some(State::Committed(info))
     );
-    assert_eq!(begins_at(&mut files, &bob).await, 0);
+    assert_eq!(resume_offset(&mut files, &bob).await, 0);
 }
 
 #[tokio::test]
 async fn owned_uploads_are_invisible_without_auth_and_vice_versa() {
-    let open_to_all = |root| TestServer::serve(root, eager(), |_| {});
+    let open_to_all = |root| TestServer::serve(root, checkpoint_every_byte(), |_| {});
     let server = start_with_auth(tempfile::tempdir().unwrap());
     let ann = sign_for("ann");
-    paused(&mut server.files().await, &ann).await;
+    pause_upload(&mut server.files().await, &ann).await;
 
     // Without authentication, the token is ignored.
-    let server = restarted(server, open_to_all).await;
+    let server = restart(server, open_to_all).await;
     let mut files = server.files().await;
-    assert_eq!(begins_at(&mut files, &ann).await, 0);
+    assert_eq!(resume_offset(&mut files, &ann).await, 0);
     let request = AbortUploadRequest {
         filename: "a.bin".to_owned(),
         upload_id: "id".to_owned(),
@@ -218,13 +222,13 @@ async fn owned_uploads_are_invisible_without_auth_and_vice_versa() {
     upload.wait_persisted(4).await;
     drop(upload);
 
-    let server = restarted(server, start_with_auth).await;
+    let server = restart(server, start_with_auth).await;
     let mut files = server.files().await;
-    assert_eq!(begins_at(&mut files, &ann).await, 3);
+    assert_eq!(resume_offset(&mut files, &ann).await, 3);
     abort(&mut files, &ann, "id").await.unwrap();
-    assert_eq!(begins_at(&mut files, &ann).await, 0);
+    assert_eq!(resume_offset(&mut files, &ann).await, 0);
 
-    let server = restarted(server, open_to_all).await;
+    let server = restart(server, open_to_all).await;
     let mut files = server.files().await;
     let mut upload = UploadStream::open(&mut files, plan()).await;
     assert_eq!(upload.progress().await.persisted_size, 4);

@@ -34,19 +34,19 @@ use crate::support::{
 const SCOPES: [&str; 3] = ["greeter", "files.read", "files.write"];
 
 /// The claim with the folder that a token is restricted to.
-const CLAIM: &str = "folder";
+const FOLDER_CLAIM: &str = "folder";
 
 /// The requirement of a method.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Wanted {
+enum Requirement {
     Nothing,
     Token,
     Scope(&'static str),
 }
 
 /// The table of requirements. A method that is missing here fails the test.
-fn wanted(path: &str, reflection: Reflection) -> Wanted {
-    use Wanted::{Nothing, Scope, Token};
+fn requirement(path: &str, reflection: Reflection) -> Requirement {
+    use Requirement::{Nothing, Scope, Token};
     match path {
         "/muxs.Greeter/SayHello"
         | "/muxs.Greeter/Square"
@@ -69,7 +69,7 @@ fn wanted(path: &str, reflection: Reflection) -> Wanted {
             Reflection::Public => Nothing,
             Reflection::Authenticated | Reflection::Off => Token,
         },
-        _ => panic!("nobody has said what {path} asks for"),
+        _ => panic!("the table of requirements lacks {path}"),
     }
 }
 
@@ -116,10 +116,10 @@ async fn assert_matrix(reflection: Reflection, names: [&str; 3]) {
     let mut caller = HeaderClient::connect(&server).await;
     let before = tree(server.root());
     for path in methods() {
-        let wanted = wanted(&path, reflection);
+        let wanted = requirement(&path, reflection);
         let missing = caller.call(&path, &[], EMPTY).await;
         match wanted {
-            Wanted::Nothing => assert_in(&missing, &path),
+            Requirement::Nothing => assert_in(&missing, &path),
             _ => assert_unauthenticated(&missing, &path),
         }
         for subset in 0..8 {
@@ -128,14 +128,14 @@ async fn assert_matrix(reflection: Reflection, names: [&str; 3]) {
             let token = with_scope(&scope.join(" "));
             let answered = caller.call(&path, &[bearer_value(&token)], EMPTY).await;
             match wanted {
-                Wanted::Scope(scope) => {
+                Requirement::Scope(scope) => {
                     let number = SCOPES.iter().position(|known| *known == scope).unwrap();
                     match given(number) {
                         true => assert_in(&answered, &path),
                         false => assert_insufficient(&answered, names[number], &path),
                     }
                 }
-                Wanted::Token if reflection == Reflection::Off => {
+                Requirement::Token if reflection == Reflection::Off => {
                     assert_eq!(code(&answered), Code::Unimplemented, "{path}");
                 }
                 _ => assert_in(&answered, &path),
@@ -276,21 +276,21 @@ async fn unknown_method_requires_a_token_then_is_unimplemented() {
 }
 
 /// Starts a server with a folder claim.
-fn with_folders() -> TestServer {
+fn start_with_folder_claim() -> TestServer {
     let keys = KeyFile::new(&[rsa().jwk()]);
-    with_folder_claim(&keys, CLAIM)
+    start_with_claim(&keys, FOLDER_CLAIM)
 }
 
-fn with_folder_claim(keys: &KeyFile, claim: &str) -> TestServer {
+fn start_with_claim(keys: &KeyFile, claim: &str) -> TestServer {
     TestServer::start_with(|config| {
         require_tokens(keys.settings())(config);
         config.folder_claim = Some(claim.to_owned());
     })
 }
 
-fn restricted(folder: &str) -> String {
+fn sign_for_folder(folder: &str) -> String {
     valid_token()
-        .claim(CLAIM, &format!("{folder:?}"))
+        .claim(FOLDER_CLAIM, &format!("{folder:?}"))
         .sign(rsa())
 }
 
@@ -339,10 +339,10 @@ async fn upload(files: &mut FilesClient, token: &str, name: &str) -> UploadStrea
 
 #[tokio::test]
 async fn folder_token_reaches_files_in_its_folder() {
-    let server = with_folders();
+    let server = start_with_folder_claim();
     let mut files = server.files().await;
     for folder in ["team-a", "team-a/", "deep/er/folder", "名前 ñ"] {
-        let token = restricted(folder);
+        let token = sign_for_folder(folder);
         let folder = folder.trim_end_matches('/');
         for name in ["x", "new/folder/x", "...", ".muxs", ".muxs/x"] {
             let name = format!("{folder}/{name}");
@@ -359,7 +359,7 @@ async fn folder_token_reaches_files_in_its_folder() {
 
 #[tokio::test]
 async fn folder_token_reaches_nothing_else() {
-    let server = with_folders();
+    let server = start_with_folder_claim();
     for folder in ["team-a", "team-a-evil", "team-b", "team", "TEAM-A"] {
         fs::create_dir(server.path(folder)).unwrap();
         fs::write(server.path(folder).join("x"), "secret").unwrap();
@@ -367,7 +367,7 @@ async fn folder_token_reaches_nothing_else() {
     fs::write(server.path("x"), "secret").unwrap();
     let before = tree(server.root());
     let mut files = server.files().await;
-    let token = restricted("team-a");
+    let token = sign_for_folder("team-a");
     let outside = (Code::PermissionDenied, "OUTSIDE_FOLDER".to_owned());
     for name in [
         "x",
@@ -418,7 +418,7 @@ async fn folder_token_reaches_nothing_else() {
 /// A link can lead out of the folder and stay inside the root.
 #[tokio::test]
 async fn link_does_not_lead_out_of_the_token_folder() {
-    let server = with_folders();
+    let server = start_with_folder_claim();
     fs::create_dir_all(server.path("team-a/folder")).unwrap();
     fs::create_dir(server.path("team-b")).unwrap();
     fs::write(server.path("team-b/x"), "secret").unwrap();
@@ -436,7 +436,7 @@ async fn link_does_not_lead_out_of_the_token_folder() {
     link("../team-b/new", "team-a/dangling");
     let before = tree(server.root());
     let mut files = server.files().await;
-    let token = restricted("team-a");
+    let token = sign_for_folder("team-a");
     let outside = Some((Code::PermissionDenied, "OUTSIDE_FOLDER".to_owned()));
     for name in [
         "file",
@@ -468,7 +468,10 @@ async fn link_does_not_lead_out_of_the_token_folder() {
     // A link within the folder is followed, and so is a link of the operator to the folder.
     link("x", "team-a/inside");
     link("team-a", "alias");
-    for (token, name) in [(&token, "team-a/inside"), (&restricted("alias"), "alias/x")] {
+    for (token, name) in [
+        (&token, "team-a/inside"),
+        (&sign_for_folder("alias"), "alias/x"),
+    ] {
         let read = files.read(with_token(token, file(name, ""))).await;
         assert_eq!(read.unwrap().into_inner().text, "text", "{name}");
     }
@@ -477,11 +480,11 @@ async fn link_does_not_lead_out_of_the_token_folder() {
 /// The link is created while the upload is open.
 #[tokio::test]
 async fn upload_does_not_finish_through_a_link_out_of_the_folder() {
-    let server = with_folders();
+    let server = start_with_folder_claim();
     fs::create_dir_all(server.path("team-a/folder")).unwrap();
     fs::create_dir(server.path("team-b")).unwrap();
     let mut files = server.files().await;
-    let mut upload = upload(&mut files, &restricted("team-a"), "team-a/folder/x").await;
+    let mut upload = upload(&mut files, &sign_for_folder("team-a"), "team-a/folder/x").await;
     upload.progress().await;
     fs::remove_dir(server.path("team-a/folder")).unwrap();
     symlink("../team-b", server.path("team-a/folder")).unwrap();
@@ -498,7 +501,7 @@ async fn upload_does_not_finish_through_a_link_out_of_the_folder() {
 /// This holds even if the folder is a link to the root.
 #[tokio::test]
 async fn server_directory_is_outside_every_token_folder() {
-    let server = with_folders();
+    let server = start_with_folder_claim();
     symlink(".", server.path("all")).unwrap();
     fs::create_dir(server.path("folder")).unwrap();
     symlink("..", server.path("folder/up")).unwrap();
@@ -516,7 +519,7 @@ async fn server_directory_is_outside_every_token_folder() {
         ("own", "own/new"),
         ("uploads", "uploads/x"),
     ] {
-        let failures = failures(&mut files, &restricted(folder), name).await;
+        let failures = failures(&mut files, &sign_for_folder(folder), name).await;
         let refused = Some((Code::InvalidArgument, "FILENAME_INVALID".to_owned()));
         assert_eq!(
             failures[..5],
@@ -529,7 +532,7 @@ async fn server_directory_is_outside_every_token_folder() {
 
 #[tokio::test]
 async fn invalid_folder_claim_refuses_the_token() {
-    let server = with_folders();
+    let server = start_with_folder_claim();
     let mut caller = HeaderClient::connect(&server).await;
     for folder in [
         "\"\"",
@@ -552,7 +555,7 @@ async fn invalid_folder_claim_refuses_the_token() {
         "[\"a\"]",
         "{}",
     ] {
-        let token = valid_token().claim(CLAIM, folder).sign(rsa());
+        let token = valid_token().claim(FOLDER_CLAIM, folder).sign(rsa());
         assert_eq!(
             caller.greeting_code_with(&token).await,
             Code::Unauthenticated,
@@ -561,8 +564,8 @@ async fn invalid_folder_claim_refuses_the_token() {
     }
     for (first, second) in [("\"a\"", "\"b\""), ("\"a\"", "\"a\"")] {
         let twice = valid_token()
-            .claim(CLAIM, first)
-            .claim_before(CLAIM, second)
+            .claim(FOLDER_CLAIM, first)
+            .claim_before(FOLDER_CLAIM, second)
             .sign(rsa());
         assert_eq!(
             caller.greeting_code_with(&twice).await,
@@ -579,7 +582,7 @@ async fn invalid_folder_claim_refuses_the_token() {
     let written = unasked
         .files()
         .await
-        .write(with_token(&restricted("team-a"), file("x", "text")))
+        .write(with_token(&sign_for_folder("team-a"), file("x", "text")))
         .await;
     assert_eq!(written.unwrap().into_inner().code, 0);
 }
@@ -595,7 +598,7 @@ async fn folder_claim_is_configurable() {
         "https://claims.example/folder",
     ] {
         let keys = KeyFile::new(&[rsa().jwk()]);
-        let server = with_folder_claim(&keys, claim);
+        let server = start_with_claim(&keys, claim);
         let token = match claim {
             // The list of scopes is a valid folder name.
             "scope" => with_scope(ALL_SCOPES),
@@ -612,12 +615,12 @@ async fn folder_claim_is_configurable() {
         let written = files.write(with_token(&token, file("x", "text"))).await;
         let failure = written.unwrap().into_inner().failure.expect(claim);
         assert_eq!(failure.reason, "OUTSIDE_FOLDER", "{claim}");
-        assert_eq!(files_of(server.root()), [server.path(&inside)]);
+        assert_eq!(list_client_files(server.root()), [server.path(&inside)]);
     }
 }
 
 /// Returns the regular files outside `.muxs`.
-fn files_of(root: &Path) -> Vec<PathBuf> {
+fn list_client_files(root: &Path) -> Vec<PathBuf> {
     let own = root.join(".muxs");
     let all = tree(root).into_iter();
     let files = all.filter(|(path, content)| content.is_some() && !path.starts_with(&own));

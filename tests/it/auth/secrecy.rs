@@ -45,7 +45,7 @@ fn headers() -> Vec<String> {
 }
 
 /// Returns the parts of a header that must not be revealed.
-fn pieces(header: &str) -> Vec<String> {
+fn secret_parts(header: &str) -> Vec<String> {
     let token = header.rsplit(' ').next().unwrap();
     // The header of a token is public.
     let parts = token.split('.').skip(usize::from(token.contains('.')));
@@ -78,14 +78,14 @@ async fn tokens_are_not_logged_or_answered() {
             connection,
         };
         let headers = headers();
-        let mut told = String::new();
+        let mut answers = String::new();
         for header in &headers {
             let header = HeaderValue::from_str(header).unwrap();
             for path in [SAY_HELLO, LOTS_OF_GREETINGS, WRITE_STREAM] {
                 // The second time, the value may be in the dynamic table of HPACK.
                 for _ in 0..2 {
                     let answered = caller.call(path, slice::from_ref(&header), EMPTY).await;
-                    told += &format!("{answered:?}\n");
+                    answers += &format!("{answered:?}\n");
                 }
             }
         }
@@ -95,8 +95,11 @@ async fn tokens_are_not_logged_or_answered() {
         assert!(server.wait_end().await.success());
         let log = server.log();
         assert!(log.contains("TRACE"), "{log}");
-        for piece in headers.iter().flat_map(|header| pieces(header)) {
-            assert!(!told.contains(&piece), "{piece} is in an answer: {told}");
+        for piece in headers.iter().flat_map(|header| secret_parts(header)) {
+            assert!(
+                !answers.contains(&piece),
+                "{piece} is in an answer: {answers}"
+            );
             let line = log.lines().find(|line| line.contains(&piece));
             assert_eq!(line, None, "{piece} is in the log");
         }

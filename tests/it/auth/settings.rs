@@ -9,7 +9,7 @@ use crate::support::{
     signing::{Key, rsa},
 };
 
-fn of(keys: KeySource) -> AuthSettings {
+fn with_keys(keys: KeySource) -> AuthSettings {
     AuthSettings {
         keys,
         ..AuthSettings::new(ISSUER, AUDIENCE)
@@ -28,7 +28,7 @@ fn symmetric_algorithms_are_rejected() {
         };
         let error = Auth::load(settings).unwrap_err();
         assert!(
-            matches!(&error, AuthError::Algorithm(told) if told == name),
+            matches!(&error, AuthError::Algorithm(value) if value == name),
             "{error}"
         );
     }
@@ -52,7 +52,7 @@ fn issuer_url_must_be_https_or_loopback() {
         "https://",
     ] {
         let discovery = AuthSettings::new(address, AUDIENCE);
-        for settings in [discovery, of(KeySource::Url(address.to_owned()))] {
+        for settings in [discovery, with_keys(KeySource::Url(address.to_owned()))] {
             let error = Auth::load(settings).unwrap_err();
             assert!(matches!(error, AuthError::Address { .. }), "{error}");
         }
@@ -73,10 +73,10 @@ fn issuer_url_must_be_https_or_loopback() {
 #[test]
 fn key_file_without_keys_is_rejected() {
     let missing = PathBuf::from("/nowhere/at/all");
-    let error = Auth::load(of(KeySource::File(missing.clone()))).unwrap_err();
+    let error = Auth::load(with_keys(KeySource::File(missing.clone()))).unwrap_err();
     assert!(matches!(error, AuthError::Keys { file, .. } if file == missing));
     let folder = tempfile::tempdir().unwrap();
-    assert!(Auth::load(of(KeySource::File(folder.path().to_owned()))).is_err());
+    assert!(Auth::load(with_keys(KeySource::File(folder.path().to_owned()))).is_err());
     let mut encrypts = rsa().jwk();
     encrypts["use"] = "enc".into();
     let mut wraps = rsa().jwk();
@@ -121,7 +121,7 @@ fn invalid_scope_name_is_rejected() {
     for name in ["", " ", "a b", "a\"b", "a\n", "ñ", "a\\b", "\u{7f}"] {
         let error = name.parse::<Scope>().unwrap_err();
         assert!(
-            matches!(&error, AuthError::Scope(told) if told == name),
+            matches!(&error, AuthError::Scope(value) if value == name),
             "{error}"
         );
     }

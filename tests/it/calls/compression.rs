@@ -67,19 +67,19 @@ impl Wire {
 }
 
 impl Direction {
-    fn locked(&self) -> MutexGuard<'_, (Option<HeaderValue>, Vec<u8>)> {
+    fn lock(&self) -> MutexGuard<'_, (Option<HeaderValue>, Vec<u8>)> {
         self.0.lock().unwrap()
     }
 
     fn begin(&self, encoding: Option<&HeaderValue>) {
-        *self.locked() = (encoding.cloned(), Vec::new());
+        *self.lock() = (encoding.cloned(), Vec::new());
     }
 
     fn note(&self, body: Body) -> Body {
         let noted = self.clone();
         Body::new(body.map_frame(move |frame| {
             if let Some(data) = frame.data_ref() {
-                noted.locked().1.extend_from_slice(data);
+                noted.lock().1.extend_from_slice(data);
             }
             frame
         }))
@@ -87,7 +87,7 @@ impl Direction {
 
     #[track_caller]
     fn assert_compressed(&self, (messages, compressed): (usize, bool)) {
-        let (encoding, bytes) = &*self.locked();
+        let (encoding, bytes) = &*self.lock();
         let flags = flags(bytes);
         assert_eq!(flags, vec![u8::from(compressed); messages]);
         let encoding = encoding.as_ref().map(HeaderValue::as_bytes);

@@ -19,7 +19,7 @@ use crate::support::{
 /// Long enough for the steps of a client on a busy machine.
 const SHORT: Duration = Duration::from_secs(2);
 
-fn impatient() -> TestServer {
+fn start_with_short_idle_timeout() -> TestServer {
     TestServer::start_with(|config| config.limits.idle_timeout = SHORT)
 }
 
@@ -54,7 +54,7 @@ async fn deadline_closes_the_file_of_an_unread_download() {
     request.set_timeout(SHORT);
     let unread = files.read_stream(request).await.unwrap();
     assert!(is_open(&file));
-    closed(&file).await;
+    wait_closed(&file).await;
     drop(unread);
 }
 
@@ -74,11 +74,11 @@ async fn cancel_closes_the_file_of_a_download() {
     }
     assert!(is_open(&file));
     drop(events);
-    closed(&file).await;
+    wait_closed(&file).await;
 }
 
 /// Waits until this process has closed a file.
-async fn closed(file: &Path) {
+async fn wait_closed(file: &Path) {
     let closed = async {
         while is_open(file) {
             tokio::task::yield_now().await;
@@ -97,7 +97,7 @@ fn is_open(file: &Path) -> bool {
 
 #[tokio::test]
 async fn idle_upload_ends_and_can_be_resumed() {
-    let server = impatient();
+    let server = start_with_short_idle_timeout();
     let mut files = server.files().await;
     let content = content(100_000);
     let mut upload = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
@@ -116,7 +116,7 @@ async fn idle_upload_ends_and_can_be_resumed() {
 /// The upload takes twice the idle timeout. An empty chunk counts as activity.
 #[tokio::test]
 async fn slow_upload_within_the_idle_timeout_continues() {
-    let server = impatient();
+    let server = start_with_short_idle_timeout();
     let mut files = server.files().await;
     let content = content(3);
     let mut upload = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
@@ -134,7 +134,7 @@ async fn slow_upload_within_the_idle_timeout_continues() {
 /// A slow reader and an open conversation are not idle.
 #[tokio::test]
 async fn idle_timeout_spares_slow_readers_and_open_conversations() {
-    let server = impatient();
+    let server = start_with_short_idle_timeout();
     let mut files = server.files().await;
     let content = content(8 << 20);
     put(&mut files, "a.bin", &content).await;

@@ -147,7 +147,7 @@ async fn drain_ends_despite_stuck_clients() {
     let (_requests, outgoing) = mpsc::channel::<HelloRequest>(1);
     let replies = greeter.bidi_hello(ReceiverStream::new(outgoing)).await;
     let mut silent = replies.unwrap().into_inner();
-    let _speechless = TcpStream::connect(server.address).await.unwrap();
+    let _silent_connection = TcpStream::connect(server.address).await.unwrap();
 
     server.stop();
     server.wait_stopped().await;
@@ -165,18 +165,18 @@ async fn idle_connection_does_not_delay_a_drain() {
         config.limits.handshake_timeout = LONG;
     });
     let _idle = server.greeter().await;
-    let _speechless = RawConnection::connect(server.address).await;
+    let _silent_connection = RawConnection::connect(server.address).await;
     let mut interrupted = RawConnection::connect(server.address).await;
     interrupted.send(&PREFACE[..10]).await.unwrap();
     // This client receives GOAWAY and does not acknowledge the PING of the drain.
-    let mut deaf = RawConnection::open(server.address).await;
-    deaf.assert_alive().await;
+    let mut unresponsive = RawConnection::open(server.address).await;
+    unresponsive.assert_alive().await;
     let mut health = HealthClient::new(server.channel().await);
     let _watch = health.watch(watch()).await.unwrap();
 
     server.stop();
     server.wait_stopped().await;
-    assert!(deaf.wait_closed().await.count(GO_AWAY) > 0);
+    assert!(unresponsive.wait_closed().await.count(GO_AWAY) > 0);
 }
 
 /// None of these calls ends by itself.
@@ -206,14 +206,14 @@ async fn endless_call_is_cut_off_after_the_shutdown_grace() {
     closed_window.send(&endless_call()).await.unwrap();
     closed_window.assert_alive().await;
     stuck.push(closed_window);
-    let deaf = connect_without_reading(server.address).await;
+    let unresponsive = connect_without_reading(server.address).await;
 
     server.stop();
     server.wait_stopped().await;
     for raw in &mut stuck {
         raw.wait_closed().await;
     }
-    drop(deaf);
+    drop(unresponsive);
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ async fn large_upload_runs_in_constant_memory() {
         }
     };
     let mut files = server.program.files().await;
-    let mut upload = of_unknown_size(&mut files).await;
+    let mut upload = open_without_size(&mut files).await;
     let data = Bytes::from(vec![0; MIB as usize]);
     let crc32c = Some(crc32c(&data));
     for offset in (0..size).step_by(MIB as usize) {
@@ -97,7 +97,7 @@ async fn unread_downloads_stay_within_their_buffers() {
 async fn small_chunks_take_no_more_memory_than_large_ones() {
     let server = MemoryProbe::start().await;
     let mut files = server.program.files().await;
-    let mut upload = of_unknown_size(&mut files).await;
+    let mut upload = open_without_size(&mut files).await;
     for offset in 0..200_000 {
         let data = Bytes::from_static(b"x");
         upload
@@ -182,7 +182,7 @@ async fn bidi_hello_stops_receiving_while_replies_are_unread() {
     server.assert_bounded_growth();
 }
 
-async fn of_unknown_size(files: &mut FilesClient) -> UploadStream {
+async fn open_without_size(files: &mut FilesClient) -> UploadStream {
     let plan = OpenUpload {
         filename: "a.bin".into(),
         upload_id: "id".into(),

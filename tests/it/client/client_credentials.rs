@@ -24,7 +24,7 @@ use crate::support::{
 
 const SECRET: &str = "p%ss wörd:&";
 
-fn refused() -> Status {
+fn refusal() -> Status {
     failure(Code::Unauthenticated, "UNAUTHENTICATED")
 }
 
@@ -39,7 +39,7 @@ fn credentials(issuer: &TokenEndpoint) -> Credentials {
 }
 
 /// Calls Stat with credentials of this endpoint, and returns the error.
-async fn no_token_from(issuer: &TokenEndpoint) -> TokenError {
+async fn token_error_from(issuer: &TokenEndpoint) -> TokenError {
     let server = ScriptedServer::start().await;
     let error = with_timeout(server.client_with(credentials(issuer)).stat("name"))
         .await
@@ -56,12 +56,12 @@ async fn no_token_from(issuer: &TokenEndpoint) -> TokenError {
 /// Asserts that neither the error nor its causes contain a secret.
 #[track_caller]
 fn assert_no_secret(error: &(dyn std::error::Error + 'static)) {
-    let mut told = format!("{error:?}");
+    let mut text = format!("{error:?}");
     for cause in std::iter::successors(Some(error), |&error| error.source()) {
-        told += &format!(" {cause}");
+        text += &format!(" {cause}");
     }
     for secret in [SECRET, "p%25ss", "ss+w", "the-token", "cCUyNXNz"] {
-        assert!(!told.contains(secret), "{told}");
+        assert!(!text.contains(secret), "{text}");
     }
 }
 
@@ -115,7 +115,7 @@ async fn token_request_follows_rfc_6749() {
     let shown = head
         .lines()
         .find_map(|line| line.strip_prefix("authorization: Basic "));
-    assert_eq!(decoded(shown.unwrap()), basic);
+    assert_eq!(decode_base64(shown.unwrap()), basic);
     assert!(asked.contains("content-type: application/x-www-form-urlencoded\r\n"));
     let body = asked.rsplit("\r\n\r\n").next().unwrap();
     assert_eq!(
@@ -144,7 +144,7 @@ async fn token_request_follows_rfc_6749() {
 }
 
 /// Decodes base64, as an independent implementation.
-fn decoded(text: &str) -> String {
+fn decode_base64(text: &str) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digit = |byte| ALPHABET.iter().position(|letter| *letter == byte);
     let digits: Vec<usize> = text.bytes().filter_map(digit).collect();
@@ -192,23 +192,23 @@ async fn upload_resumes_from_the_durable_prefix_with_a_new_token() {
             progress(&place.content, 0),
             Action::ReceiveChunks(4),
             progress(&place.content, durable),
-            Action::Fail(refused()),
+            Action::Fail(refusal()),
         ])
         .on_write([
             progress(&place.content, durable),
             Action::ReceiveChunks(4),
             progress(&place.content, further),
-            Action::Fail(refused()),
+            Action::Fail(refusal()),
         ])
         .on_write(place.resume_actions(further));
-    let told = EventLog::default();
+    let events = EventLog::default();
     // Replacing a token does not count as an attempt.
     let client = server.client_with(credentials(&issuer)).retry(Retry {
         attempts: 1,
         ..Retry::default()
     });
     let upload = client.upload(place.source(), "name");
-    with_timeout(upload.on_event(told.listener()).into_future())
+    with_timeout(upload.on_event(events.listener()).into_future())
         .await
         .unwrap();
     place.assert_sent(&server);
@@ -218,7 +218,7 @@ async fn upload_resumes_from_the_durable_prefix_with_a_new_token() {
     );
     let retrying = "retrying: the server answered Unauthenticated: scripted";
     assert_eq!(
-        told.entries(),
+        events.entries(),
         [
             "opened at 0",
             retrying,
@@ -237,7 +237,7 @@ async fn download_resumes_with_a_new_token() {
         TokenEndpoint::start(["one", "two"].map(|token| TokenAction::Grant(token, None))).await;
     let mut cut = events_from(&place.content, "etag", 0);
     cut.truncate(4);
-    cut.push(ReadAction::Fail(refused()));
+    cut.push(ReadAction::Fail(refusal()));
     server
         .on_read(cut)
         .on_read(events_from(&place.content, "etag", 3 * MAX_CHUNK));
@@ -265,7 +265,7 @@ async fn refused_cached_token_is_replaced_once() {
     with_timeout(client.stat("name")).await.unwrap();
 
     // A transient failure in between does not reset this count.
-    let acts = [refused(), connection_lost(), refused()].map(|status| [Action::Fail(status)]);
+    let acts = [refusal(), connection_lost(), refusal()].map(|status| [Action::Fail(status)]);
     for acts in acts {
         server.on_write(acts);
     }
@@ -276,7 +276,7 @@ async fn refused_cached_token_is_replaced_once() {
     assert_eq!(server.script().authorizations, shown);
 
     // The refused token is not cached. The next token is new, and its refusal is final.
-    server.on_write([Action::Fail(refused())]);
+    server.on_write([Action::Fail(refusal())]);
     let upload = client.upload(place.source(), "name");
     let result = with_timeout(upload.into_future()).await;
     assert_failure(result, Code::Unauthenticated, "UNAUTHENTICATED");
@@ -286,7 +286,7 @@ async fn refused_cached_token_is_replaced_once() {
 #[tokio::test]
 async fn refused_fixed_token_ends_the_call() {
     let server = ScriptedServer::start().await;
-    for status in [refused(), Status::unauthenticated("by a proxy")] {
+    for status in [refusal(), Status::unauthenticated("by a proxy")] {
         server.script().stats.push_back(Err(status));
         let client = server.client_with(Credentials::token(" the-token\n"));
         let error = with_timeout(client.stat("name")).await.unwrap_err();
@@ -299,7 +299,7 @@ async fn refused_fixed_token_ends_the_call() {
 #[tokio::test]
 async fn client_without_credentials_sends_no_token() {
     let server = ScriptedServer::start().await;
-    server.script().stats.push_back(Err(refused()));
+    server.script().stats.push_back(Err(refusal()));
     let error = with_timeout(server.client().stat("name"))
         .await
         .unwrap_err();
@@ -322,7 +322,7 @@ async fn token_file_is_reread_for_each_call_and_after_a_refusal() {
 
     // The file is replaced during an upload.
     server
-        .on_write([progress(&place.content, 0), Action::Fail(refused())])
+        .on_write([progress(&place.content, 0), Action::Fail(refusal())])
         .on_write(place.resume_actions(0));
     let upload = client.upload(place.source(), "name");
     let (replaced, mut is_first) = (file.clone(), true);
@@ -335,7 +335,7 @@ async fn token_file_is_reread_for_each_call_and_after_a_refusal() {
     place.assert_sent(&server);
 
     // The file is unchanged, and the same token would be refused again.
-    server.on_write([Action::Fail(refused())]);
+    server.on_write([Action::Fail(refusal())]);
     let upload = client.upload(place.source(), "name");
     let result = with_timeout(upload.into_future()).await;
     assert_failure(result, Code::Unauthenticated, "UNAUTHENTICATED");
@@ -374,14 +374,14 @@ async fn token_source_failure_prevents_the_call() {
             "the command for tokens ended with exit status: 4: log in first",
         ),
     ];
-    for (credentials, told) in cases {
+    for (credentials, reason) in cases {
         let upload = server
             .client_with(credentials)
             .upload(place.source(), "name");
         let error = with_timeout(upload.into_future()).await.unwrap_err();
         assert!(matches!(error, Error::Token(_)), "{error:?}");
         assert_eq!(error.code(), None);
-        assert!(error.to_string().starts_with(told), "{error}");
+        assert!(error.to_string().starts_with(reason), "{error}");
         assert_no_secret(&error);
     }
     assert!(server.script().authorizations.is_empty());
@@ -395,7 +395,7 @@ async fn token_command_is_rerun_on_refusal_or_expiry() {
     let runs = place.path("runs");
     let numbered = format!("echo >> '{0}'; wc -l < '{0}'", runs.display());
     let client = server.client_with(Credentials::command(&numbered));
-    for status in [Ok(place.info()), Err(refused()), Ok(place.info())] {
+    for status in [Ok(place.info()), Err(refusal()), Ok(place.info())] {
         server.script().stats.push_back(status);
     }
     for _ in 0..2 {
@@ -445,11 +445,11 @@ async fn mismatched_issuer_gets_no_secret() {
         ("the-token".to_owned(), "other than the configuration"),
         ("[".repeat(1 << 20) + "]", "more than 1048576 bytes"),
     ];
-    for (configuration, told) in cases {
+    for (configuration, reason) in cases {
         issuer.script().configuration = Some(configuration);
-        let error = no_token_from(&issuer).await;
+        let error = token_error_from(&issuer).await;
         assert!(matches!(error, TokenError::Refused(_)), "{error}");
-        assert!(error.to_string().contains(told), "{error}");
+        assert!(error.to_string().contains(reason), "{error}");
     }
     assert!(issuer.script().requests.is_empty());
 }
@@ -457,7 +457,7 @@ async fn mismatched_issuer_gets_no_secret() {
 #[tokio::test]
 async fn token_endpoint_must_be_https_or_loopback() {
     let server = ScriptedServer::start().await;
-    for (issuer, told) in [
+    for (issuer, reason) in [
         (
             "http://issuer.example.com",
             "neither https nor on a loopback host",
@@ -486,7 +486,7 @@ async fn token_endpoint_must_be_https_or_loopback() {
             matches!(error, Error::Token(TokenError::Refused(_))),
             "{error:?}"
         );
-        assert!(error.to_string().contains(told), "{error}");
+        assert!(error.to_string().contains(reason), "{error}");
         assert_no_secret(&error);
     }
 }
@@ -530,12 +530,12 @@ async fn token_endpoint_refusal_repeats_only_rfc_error_codes() {
             "/realm/token answered more than 1048576 bytes",
         ),
     ];
-    for (answer, told) in cases {
+    for (answer, reason) in cases {
         let issuer = TokenEndpoint::start([answer]).await;
-        let error = no_token_from(&issuer).await;
+        let error = token_error_from(&issuer).await;
         assert!(matches!(error, TokenError::Refused(_)), "{error}");
         let origin = issuer.url.trim_end_matches("/realm");
-        let expected = format!("no token from the issuer: {origin}{told}");
+        let expected = format!("no token from the issuer: {origin}{reason}");
         assert_eq!(error.to_string(), expected);
         assert!(issuer.script().other_requests.is_empty());
     }
@@ -554,17 +554,20 @@ async fn unavailable_token_endpoint_is_retried() {
     ])
     .await;
     server.on_write(place.resume_actions(0));
-    let told = EventLog::default();
+    let events = EventLog::default();
     let client = server.client_with(credentials(&issuer));
     let upload = client.upload(place.source(), "name");
-    with_timeout(upload.on_event(told.listener()).into_future())
+    with_timeout(upload.on_event(events.listener()).into_future())
         .await
         .unwrap();
-    let words = told.entries();
-    assert!(words[0].contains("503 Service Unavailable"), "{words:?}");
-    assert!(words[1].contains("cannot be reached"), "{words:?}");
-    assert!(words[2].contains("429 Too Many Requests"), "{words:?}");
-    assert_eq!(words[3], "opened at 0");
+    let entries = events.entries();
+    assert!(
+        entries[0].contains("503 Service Unavailable"),
+        "{entries:?}"
+    );
+    assert!(entries[1].contains("cannot be reached"), "{entries:?}");
+    assert!(entries[2].contains("429 Too Many Requests"), "{entries:?}");
+    assert_eq!(entries[3], "opened at 0");
 
     // The number of attempts is bounded.
     let issuer = TokenEndpoint::start((0..4).map(|_| TokenAction::Close)).await;
@@ -644,9 +647,9 @@ async fn generated_client_sends_tokens_and_replaces_refused_ones() {
     let info = TransferDir::new().info();
     let tokens = ["one", "two"].map(|token| TokenAction::Grant(token, None));
     let issuer = TokenEndpoint::start(tokens).await;
-    let authorized = server.authorized(credentials(&issuer));
+    let authorized = server.authorized_channel(credentials(&issuer));
     let mut files = FileControllerClient::new(authorized);
-    let results = [Ok(info.clone()), Err(refused()), Ok(info)];
+    let results = [Ok(info.clone()), Err(refusal()), Ok(info)];
     server.script().stats.extend(results);
     with_timeout(files.stat(StatRequest::default()))
         .await
@@ -674,7 +677,7 @@ async fn generated_client_sends_tokens_and_replaces_refused_ones() {
 #[tokio::test]
 async fn generated_client_without_a_token_fails_before_the_call() {
     let server = ScriptedServer::start().await;
-    let authorized = server.authorized(Credentials::command("exit 1"));
+    let authorized = server.authorized_channel(Credentials::command("exit 1"));
     let mut files = FileControllerClient::new(authorized);
     let status = with_timeout(files.stat(StatRequest::default()))
         .await
@@ -684,7 +687,7 @@ async fn generated_client_without_a_token_fails_before_the_call() {
     assert!(source.is::<TokenError>(), "{source:?}");
 
     let issuer = TokenEndpoint::start([TokenAction::Close]).await;
-    let authorized = server.authorized(credentials(&issuer));
+    let authorized = server.authorized_channel(credentials(&issuer));
     let mut files = FileControllerClient::new(authorized);
     let status = with_timeout(files.stat(StatRequest::default()))
         .await

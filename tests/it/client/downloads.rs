@@ -97,16 +97,16 @@ async fn download_restarts_when_the_file_changed() {
             .on_read(old)
             .on_read([ReadAction::Fail(failure(code, reason))])
             .on_read(events_from(&place.content, "etag", 0));
-        let told = EventLog::default();
+        let events = EventLog::default();
         let download = server.client().download("name", place.target());
-        with_timeout(download.on_event(told.listener()).into_future())
+        with_timeout(download.on_event(events.listener()).into_future())
             .await
             .unwrap();
         place.assert_received();
         assert!(
-            told.entries()[2].starts_with("started over:"),
-            "{told:?}",
-            told = told.entries()
+            events.entries()[2].starts_with("started over:"),
+            "{events:?}",
+            events = events.entries()
         );
         let requests = server.script().read_requests.clone();
         assert_eq!(requests[1].offset, 14 * MAX_CHUNK as u64);
@@ -281,13 +281,13 @@ async fn permanent_failure_is_not_retried() {
 #[tokio::test]
 async fn unreachable_server_exhausts_the_retries() {
     let place = TransferDir::new();
-    let nobody = client::endpoint("http://127.0.0.1:1").unwrap();
-    let nobody = Client::new(nobody.connect_lazy()).retry(Retry {
+    let unreachable = client::endpoint("http://127.0.0.1:1").unwrap();
+    let unreachable = Client::new(unreachable.connect_lazy()).retry(Retry {
         attempts: 3,
         min_delay: Duration::from_millis(1),
         max_delay: Duration::from_millis(1),
     });
-    let result = with_timeout(nobody.download("name", place.target()).into_future()).await;
+    let result = with_timeout(unreachable.download("name", place.target()).into_future()).await;
     let error = result.as_ref().unwrap_err();
     assert_eq!(error.code(), Some(Code::Unavailable));
     assert_eq!(

@@ -7,7 +7,7 @@ use tokio::{io::AsyncWriteExt, sync::Notify};
 use tonic::Code;
 
 use crate::support::{
-    restartable_server::{Killer, RestartableServer, SIZE, half},
+    restartable_server::{Killer, RestartableServer, SIZE, is_half_done},
     with_timeout,
 };
 
@@ -15,24 +15,25 @@ use crate::support::{
 async fn upload_survives_a_killed_server() {
     let mut server = RestartableServer::start().await;
     let content = server.file("source");
-    let killer = Killer::of(&server);
+    let killer = Killer::new(&server);
     let upload = server
         .client()
         .upload(server.path("source"), "a/b")
-        .on_event(killer.listener(half))
+        .on_event(killer.listener(is_half_done))
         .into_future();
     let (sent, ()) =
-        with_timeout(async { tokio::join!(upload, server.rise(&killer.killed)) }).await;
+        with_timeout(async { tokio::join!(upload, server.restart_when_killed(&killer.killed)) })
+            .await;
     assert_eq!(sent.unwrap().size, SIZE as u64);
     assert!(server.stored("a/b") == content);
-    assert_eq!(killer.opened().len(), 2);
+    assert_eq!(killer.opened_offsets().len(), 2);
 }
 
 /// Durable bytes are not needed from the reader again.
 #[tokio::test]
 async fn upload_from_a_reader_survives_a_killed_server() {
     let mut server = RestartableServer::start().await;
-    let killer = Killer::of(&server);
+    let killer = Killer::new(&server);
     let (mut input, reader) = tokio::io::duplex(1024 * 1024);
     let upload = server
         .client()
@@ -41,34 +42,39 @@ async fn upload_from_a_reader_survives_a_killed_server() {
         .into_future();
     let feed = async {
         input.write_all(&[7; 3_000_000]).await.unwrap();
-        server.rise(&killer.killed).await;
+        server.restart_when_killed(&killer.killed).await;
         input.write_all(&[8; 3_000_000]).await.unwrap();
         input.shutdown().await.unwrap();
     };
     let (sent, ()) = with_timeout(async { tokio::join!(upload, feed) }).await;
     assert_eq!(sent.unwrap().size, 6_000_000);
     assert!(server.stored("name") == [[7; 3_000_000], [8; 3_000_000]].concat());
-    assert!(killer.opened()[1] > 0, "{:?}", killer.opened());
+    assert!(
+        killer.opened_offsets()[1] > 0,
+        "{:?}",
+        killer.opened_offsets()
+    );
 }
 
 #[tokio::test]
 async fn download_survives_a_killed_server() {
     let mut server = RestartableServer::start().await;
     let content = server.file("root/name");
-    let killer = Killer::of(&server);
+    let killer = Killer::new(&server);
     let download = server
         .client()
         .download("name", server.path("target"))
-        .on_event(killer.listener(half))
+        .on_event(killer.listener(is_half_done))
         .into_future();
     let (received, ()) =
-        with_timeout(async { tokio::join!(download, server.rise(&killer.killed)) }).await;
+        with_timeout(async { tokio::join!(download, server.restart_when_killed(&killer.killed)) })
+            .await;
     received.unwrap();
     assert!(fs::read(server.path("target")).unwrap() == content);
     assert!(
-        killer.opened()[1] >= SIZE as u64 / 2,
+        killer.opened_offsets()[1] >= SIZE as u64 / 2,
         "{:?}",
-        killer.opened()
+        killer.opened_offsets()
     );
 }
 
@@ -81,7 +87,8 @@ async fn dropped_upload_is_resumed_by_the_next_run() {
     {
         let upload = client.upload(server.path("source"), "name");
         let upload = upload.on_event(|event| {
-            if matches!(event, Event::Advanced { transferred, .. } if half(transferred, 0)) {
+            if matches!(event, Event::Advanced { transferred, .. } if is_half_done(transferred, 0))
+            {
                 so_far.notify_one();
             }
         });

@@ -87,12 +87,12 @@ async fn upload_resumes_where_an_earlier_run_ended() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     server.on_write(place.resume_actions(3333));
-    let told = EventLog::default();
+    let events = EventLog::default();
     let upload = server.client().upload(place.source(), "name");
-    with_timeout(upload.on_event(told.listener()).into_future())
+    with_timeout(upload.on_event(events.listener()).into_future())
         .await
         .unwrap();
-    assert_eq!(told.entries(), ["opened at 3333"]);
+    assert_eq!(events.entries(), ["opened at 3333"]);
     assert_eq!(server.script().chunks[0][0].offset, 3333);
     assert_eq!(
         server.script().finishes[0].crc32c,
@@ -126,16 +126,16 @@ async fn upload_with_a_different_prefix_restarts() {
     server
         .on_write([progress(&other, 2 * MAX_CHUNK), Action::Hang])
         .on_write(place.resume_actions(0));
-    let told = EventLog::default();
+    let events = EventLog::default();
     let upload = server.client().upload(place.source(), "name");
-    with_timeout(upload.on_event(told.listener()).into_future())
+    with_timeout(upload.on_event(events.listener()).into_future())
         .await
         .unwrap();
     place.assert_sent(&server);
     let script = server.script();
     assert_eq!(script.aborts, [script.opens[0].upload_id.clone()]);
     assert_eq!(
-        told.entries(),
+        events.entries(),
         [
             "started over: the first 2000 bytes on the server are not those of the local file",
             "opened at 0"
@@ -282,12 +282,12 @@ async fn file_committed_by_an_earlier_run_is_not_resent() {
     let server = ScriptedServer::start().await;
     server.on_write([commit(place.info())]);
     server.script().stats.push_back(Ok(place.info()));
-    let told = EventLog::default();
+    let events = EventLog::default();
     let upload = server.client().upload(place.source(), "name");
-    with_timeout(upload.on_event(told.listener()).into_future())
+    with_timeout(upload.on_event(events.listener()).into_future())
         .await
         .unwrap();
-    assert_eq!(told.entries(), ["already there"]);
+    assert_eq!(events.entries(), ["already there"]);
 }
 
 #[tokio::test]
@@ -427,7 +427,7 @@ async fn dropped_upload_does_not_half_close() {
             .upload_from(reader, "name")
             .on_event(|_| opened.notify_one());
         tokio::select! {
-            _ = upload.into_future() => panic!("the server says nothing"),
+            _ = upload.into_future() => panic!("the server never answers"),
             () = opened.notified() => {}
         }
     };

@@ -21,7 +21,7 @@ use crate::support::{
 
 /// Starts the server program over `root` under strace, which writes to `trace`. `None` if strace is not
 /// available.
-async fn traced(root: &Path, trace: &Path) -> Option<Program> {
+async fn start_traced(root: &Path, trace: &Path) -> Option<Program> {
     let calls = "write,pwrite64,fsync,fdatasync,syncfs,rename,renameat,renameat2,mkdirat,writev";
     under_strace(root, &["-e", &format!("trace={calls}"), "-o"], trace).await
 }
@@ -67,7 +67,7 @@ async fn kill_traced(mut program: Program) {
 async fn write_is_synced_renamed_and_synced_before_it_is_answered() {
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
-    let Some(program) = traced(&root, &trace).await else {
+    let Some(program) = start_traced(&root, &trace).await else {
         return;
     };
     let request = file("new/a.txt", "durable content");
@@ -130,7 +130,7 @@ fn assert_order(trace: &str, steps: &[(&str, Vec<String>)]) {
     let mut lines = trace.lines();
     for (step, words) in steps {
         let found = lines.any(|line| words.iter().all(|word| line.contains(word)));
-        assert!(found, "not in its order: {step}\n{trace}");
+        assert!(found, "out of order: {step}\n{trace}");
     }
 }
 
@@ -139,7 +139,7 @@ fn assert_order(trace: &str, steps: &[(&str, Vec<String>)]) {
 async fn upload_progress_is_durable() {
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
-    let Some(program) = traced(&root, &trace).await else {
+    let Some(program) = start_traced(&root, &trace).await else {
         return;
     };
     let mut files = program.files().await;
@@ -169,21 +169,21 @@ async fn upload_progress_is_durable() {
             words(&["sync(", &uploads, ".data>"]),
         ),
         (
-            "the word for it is written",
+            "the checkpoint record is written",
             words(&["pwrite64(", &uploads, ".journal>"]),
         ),
-        ("the word for it is synced", journal_synced.clone()),
+        ("the checkpoint record is synced", journal_synced.clone()),
         (
             "both names are synced",
             words(&["fsync(", &format!("<{uploads}>")]),
         ),
-        ("progress is told", answered.clone()),
+        ("progress is sent", answered.clone()),
         (
             "the stamped file is synced",
             words(&["fsync(", &uploads, ".data>"]),
         ),
         (
-            "what it will be is written",
+            "the version to commit is recorded",
             words(&["pwrite64(", &uploads, ".journal>"]),
         ),
         ("what it will be is synced", journal_synced.clone()),
@@ -205,7 +205,7 @@ async fn upload_progress_is_durable() {
             words(&["pwrite64(", &uploads, ".journal>"]),
         ),
         ("the result is synced", journal_synced),
-        ("the file is told", answered),
+        ("the result is sent", answered),
     ];
     assert_order(&trace, &steps);
 }
@@ -325,7 +325,10 @@ async fn checkpoint_does_not_block_receiving() {
         since_it_began += usize::from(began);
     }
     let trace = fs::read_to_string(&trace).unwrap();
-    assert!(!trace.contains("fdatasync resumed"), "it was over before");
+    assert!(
+        !trace.contains("fdatasync resumed"),
+        "the sync ended before"
+    );
     kill_traced(program).await;
 }
 
@@ -392,9 +395,9 @@ async fn upload_survives_running_out_of_descriptors() {
     let used = fs::read_dir(format!("/proc/{}/fd", program.id()))
         .unwrap()
         .count() as u64;
-    for room in 0..8 {
+    for free in 0..8 {
         let scarce = Rlimit {
-            current: Some(used + room),
+            current: Some(used + free),
             ..getrlimit(Resource::Nofile)
         };
         let plenty = prlimit(process, Resource::Nofile, scarce).unwrap();
@@ -404,12 +407,12 @@ async fn upload_survives_running_out_of_descriptors() {
         prlimit(process, Resource::Nofile, plenty).unwrap();
         let mut upload = UploadStream::open(&mut files, open("a.bin", "id", b"hello")).await;
         let progress = upload.progress().await;
-        assert_eq!(progress.persisted_size, 3, "room for {room} descriptors");
+        assert_eq!(progress.persisted_size, 3, "{free} free descriptors");
     }
 }
 
 /// Starts a server with a delay in one system call.
-async fn slow(root: &Path, trace: &Path, call: &str, delay: &str) -> Option<Program> {
+async fn start_slow(root: &Path, trace: &Path, call: &str, delay: &str) -> Option<Program> {
     let (traced, inject) = (
         format!("trace={call}"),
         format!("inject={call}:delay_enter={delay}"),
@@ -423,7 +426,7 @@ async fn slow(root: &Path, trace: &Path, call: &str, delay: &str) -> Option<Prog
 async fn slowly_written_bytes_become_durable() {
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
-    let Some(program) = slow(&root, &trace, "pwrite64", "1300ms").await else {
+    let Some(program) = start_slow(&root, &trace, "pwrite64", "1300ms").await else {
         return;
     };
     let mut files = program.files().await;
@@ -441,7 +444,7 @@ async fn slow_disk_writes_do_not_grow_memory() {
     const MIB: usize = 1024 * 1024;
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
-    let Some(program) = slow(&root, &trace, "pwrite64", "30ms").await else {
+    let Some(program) = start_slow(&root, &trace, "pwrite64", "30ms").await else {
         return;
     };
     let mut files = program.files().await;
@@ -451,7 +454,7 @@ async fn slow_disk_writes_do_not_grow_memory() {
     let before = peak_memory_bytes(server);
     put(&mut files, "a.bin", &content).await;
     let growth = peak_memory_bytes(server) - before;
-    assert!(growth < 24 * MIB as u64, "it grew by {growth} bytes");
+    assert!(growth < 24 * MIB as u64, "memory grew by {growth} bytes");
     stop_traced(program).await;
 }
 
@@ -536,7 +539,7 @@ async fn full_disk_keeps_durable_bytes_and_the_old_file() {
     };
     let root = disk.0.path();
     let store = Store::open(root, Settings::default()).unwrap();
-    let server = TestServer::over(store, |_| {});
+    let server = TestServer::with_store(store, |_| {});
     let mut files = server.files().await;
     put(&mut files, "a.bin", b"old").await;
     fs::write(root.join("filler"), vec![1; 3 * MIB]).unwrap();
@@ -580,7 +583,7 @@ async fn only_a_start_after_a_crash_syncs_the_filesystem() {
     killed.signal(Signal::KILL);
     killed.wait_end().await;
     for crashed in [true, false] {
-        let Some(program) = traced(&root, &trace).await else {
+        let Some(program) = start_traced(&root, &trace).await else {
             return;
         };
         stop_traced(program).await;

@@ -63,7 +63,7 @@ fn assert_write_failed(status: &Status, code: Code, reason: &str) {
 
 #[track_caller]
 fn assert_is(failure: Option<&Failure>, code: Code, reason: &str) {
-    let failure = failure.expect("it says why it failed");
+    let failure = failure.expect("a failure");
     assert_eq!(
         (failure.code, failure.reason.as_str()),
         (code.into(), reason)
@@ -347,7 +347,7 @@ async fn concurrent_readers_see_whole_versions() {
 }
 
 /// Repeats `change` on a thread while `test` runs.
-async fn while_it_changes<T>(
+async fn while_changing<T>(
     mut change: impl FnMut() + Send + 'static,
     test: impl Future<Output = T>,
 ) -> T {
@@ -365,7 +365,7 @@ async fn while_it_changes<T>(
 }
 
 /// Reads a file until a read fails, and returns the failure.
-async fn read_until_it_fails(files: &mut Client, filename: &str) -> Content {
+async fn read_until_failure(files: &mut Client, filename: &str) -> Content {
     for _ in 0..500 {
         let content = read(files, filename).await;
         if content.failure.is_some() {
@@ -373,9 +373,9 @@ async fn read_until_it_fails(files: &mut Client, filename: &str) -> Content {
         }
         let text = content.text.as_bytes();
         let whole = text.iter().all(|byte| Some(byte) == text.first());
-        assert!(whole, "padding, or two versions in one");
+        assert!(whole, "padding, or a mixture of versions");
     }
-    panic!("no change was noticed");
+    panic!("every read succeeded");
 }
 
 #[tokio::test]
@@ -394,7 +394,7 @@ async fn file_growing_during_read_is_refused() {
         }
     };
     let mut files = server.files().await;
-    let content = while_it_changes(grow, read_until_it_fails(&mut files, "growing")).await;
+    let content = while_changing(grow, read_until_failure(&mut files, "growing")).await;
     assert_read_failed(&content, Code::Aborted, "FILE_CHANGED");
 }
 
@@ -407,7 +407,7 @@ async fn file_rewritten_during_read_is_refused() {
     let file = fs::File::options().write(true).open(path).unwrap();
     let rewrite = move || file.write_all_at(&content, 0).unwrap();
     let mut files = server.files().await;
-    let content = while_it_changes(rewrite, read_until_it_fails(&mut files, "rewritten")).await;
+    let content = while_changing(rewrite, read_until_failure(&mut files, "rewritten")).await;
     assert_read_failed(&content, Code::Aborted, "FILE_CHANGED");
 }
 
@@ -436,7 +436,7 @@ async fn file_replaced_by_a_special_file_during_open_is_refused() {
                 }
             }
         };
-        while_it_changes(exchange, reads).await;
+        while_changing(exchange, reads).await;
     }
 }
 

@@ -21,11 +21,11 @@ async fn assert_refused(server: &TestServer, names: &[&str], code: Code, reason:
         assert_eq!(status.code, 1);
         for failure in [content.failure, status.failure] {
             let Failure {
-                code: told,
+                code: actual,
                 reason: why,
                 ..
-            } = failure.expect("it says why");
-            assert_eq!((told, why.as_str()), (code.into(), reason), "{name:?}");
+            } = failure.expect("a failure");
+            assert_eq!((actual, why.as_str()), (code.into(), reason), "{name:?}");
         }
         let request = StatRequest {
             filename: name.to_owned(),

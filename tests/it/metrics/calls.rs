@@ -171,7 +171,7 @@ impl Client {
 }
 
 /// Returns the code that a call ends with, and the bytes before that.
-async fn ended(response: ResponseFuture) -> (Option<Code>, Bytes) {
+async fn wait_end(response: ResponseFuture) -> (Option<Code>, Bytes) {
     let (head, mut body) = with_timeout(response).await.unwrap().into_parts();
     let mut bytes = Vec::new();
     while let Some(data) = with_timeout(body.data()).await {
@@ -272,7 +272,7 @@ async fn message_counts_ignore_framing() {
             .unwrap();
     }
     sending.send_data(message(b"").into(), true).unwrap();
-    let (code, _) = ended(response).await;
+    let (code, _) = wait_end(response).await;
     assert_eq!(code, Some(Code::Ok));
     expected.calls(BIDI_HELLO, "OK", 1, (52, 52));
     expected.assert(&server).await;
@@ -297,8 +297,8 @@ async fn calls_are_counted_by_final_code() {
     let (before, _sending) = client.begin(SAY_HELLO, &[("grpc-timeout", "50m")]).await;
     let (within, mut sending) = client.begin(BIDI_HELLO, &[("grpc-timeout", "500m")]).await;
     sending.send_data(greeting().into(), false).unwrap();
-    assert_eq!(ended(before).await.0, Some(Code::DeadlineExceeded));
-    assert_eq!(ended(within).await.0, Some(Code::DeadlineExceeded));
+    assert_eq!(wait_end(before).await.0, Some(Code::DeadlineExceeded));
+    assert_eq!(wait_end(within).await.0, Some(Code::DeadlineExceeded));
     expected.calls(SAY_HELLO, "DeadlineExceeded", 1, (0, 0));
     expected.calls(BIDI_HELLO, "DeadlineExceeded", 1, (1, 1));
 
@@ -307,7 +307,7 @@ async fn calls_are_counted_by_final_code() {
     sending
         .send_data(greeting().repeat(2).into(), true)
         .unwrap();
-    assert_eq!(ended(two).await.0, Some(Code::Unimplemented));
+    assert_eq!(wait_end(two).await.0, Some(Code::Unimplemented));
     expected.calls(SAY_HELLO, "Unimplemented", 1, (0, 0));
     expected.assert(&server).await;
 }
@@ -360,7 +360,7 @@ async fn refused_calls_are_counted_by_code() {
     }
     for _ in 0..3 {
         let (response, _sending) = client.begin(SAY_HELLO, &[]).await;
-        assert_eq!(ended(response).await.0, Some(Code::ResourceExhausted));
+        assert_eq!(wait_end(response).await.0, Some(Code::ResourceExhausted));
     }
     expected.calls(SAY_HELLO, "ResourceExhausted", 3, (0, 0));
     for (replies, mut sending) in held {
@@ -373,12 +373,12 @@ async fn refused_calls_are_counted_by_code() {
     server.wait_refused("max_calls", 3).await;
 
     let (malformed, _sending) = client.begin(SAY_HELLO, &[("grpc-timeout", "soon")]).await;
-    assert_eq!(ended(malformed).await.0, Some(Code::InvalidArgument));
+    assert_eq!(wait_end(malformed).await.0, Some(Code::InvalidArgument));
     expected.calls(SAY_HELLO, "InvalidArgument", 1, (0, 0));
     let (no_grpc, _sending) = client
         .begin(SAY_HELLO, &[("content-type", "text/html")])
         .await;
-    assert_eq!(ended(no_grpc).await.0, None);
+    assert_eq!(wait_end(no_grpc).await.0, None);
     expected.calls(SAY_HELLO, "Unimplemented", 1, (0, 0));
     expected.assert(&server).await;
 }
@@ -392,7 +392,7 @@ async fn oversized_message_is_counted_as_refused_only() {
         let (response, mut sending) = client.begin(method, &[]).await;
         let head = [&[0][..], &(5_u32 << 20).to_be_bytes()].concat();
         sending.send_data(head.into(), false).unwrap();
-        assert_eq!(ended(response).await.0, Some(Code::ResourceExhausted));
+        assert_eq!(wait_end(response).await.0, Some(Code::ResourceExhausted));
         expected.calls(method, "ResourceExhausted", 1, (0, 0));
     }
     expected.assert(&server).await;
@@ -414,7 +414,7 @@ async fn unknown_method_name_is_not_a_label() {
         let (response, mut sending) = client.begin(made_up, &[]).await;
         // Sending fails if the call has ended.
         let _ = sending.send_data(greeting().into(), true);
-        assert_eq!(ended(response).await.0, Some(Code::Unimplemented));
+        assert_eq!(wait_end(response).await.0, Some(Code::Unimplemented));
     }
     expected.calls("made up", "Unimplemented", 4, (0, 0));
     let metrics = expected.assert(&server).await;

@@ -44,7 +44,7 @@ struct Names {
 }
 
 impl Names {
-    fn of(expression: &str) -> Self {
+    fn parse(expression: &str) -> Self {
         let mut names = Self::default();
         let mut metric = String::new();
         let mut word = String::new();
@@ -128,7 +128,7 @@ async fn dashboard_and_alerts_use_exported_metrics() {
     assert!(alerts.len() > 5);
     let mut shown = BTreeSet::new();
     for expression in expressions.iter().chain(&alerts) {
-        let names = Names::of(expression);
+        let names = Names::parse(expression);
         names.assert_are_in(&metrics, expression);
         shown.extend(names.metrics);
     }
@@ -167,8 +167,9 @@ async fn every_metric_is_documented() {
 
 #[test]
 fn promql_parser_finds_metric_names() {
-    let names =
-        Names::of("sum by (a, le) (rate(m_total{b=~\"x|y\",c!=\"by\"}[5m])) / time() > n == 0.5");
+    let names = Names::parse(
+        "sum by (a, le) (rate(m_total{b=~\"x|y\",c!=\"by\"}[5m])) / time() > n == 0.5",
+    );
     let metrics: Vec<_> = names.metrics.iter().map(String::as_str).collect();
     assert_eq!(metrics, ["m_total", "n"]);
     let grouped: Vec<_> = names.grouped.iter().map(String::as_str).collect();

@@ -32,8 +32,8 @@ async fn connections_beyond_the_limit_are_counted() {
     assert_eq!(metrics.value("muxs_connections"), 2.0);
     assert_eq!(metrics.value("muxs_connections_total"), 2.0);
     // The client received RESOURCE_EXHAUSTED.
-    let told = "grpc_server_handled_total{grpc_code=\"ResourceExhausted\",grpc_method=\"SayHello\",grpc_service=\"muxs.Greeter\",grpc_type=\"unary\"}";
-    assert_eq!(metrics.value(told), 1.0);
+    let busy = "grpc_server_handled_total{grpc_code=\"ResourceExhausted\",grpc_method=\"SayHello\",grpc_service=\"muxs.Greeter\",grpc_type=\"unary\"}";
+    assert_eq!(metrics.value(busy), 1.0);
 }
 
 /// Connections that are closed without an answer are counted as well.
@@ -117,10 +117,10 @@ async fn exceeded_max_deadlines_are_counted() {
     raw.wait_until(|received| received.ended_streams == 2).await;
     server.wait_refused("max_deadline", 2).await;
     // A call whose own deadline is shorter is not counted.
-    let mut impatient = tonic::Request::new(tokio_stream::pending());
-    impatient.set_timeout(SHORT / 2);
+    let mut with_deadline = tonic::Request::new(tokio_stream::pending());
+    with_deadline.set_timeout(SHORT / 2);
     let mut greeter = server.greeter().await;
-    let answer = greeter.bidi_hello(impatient).await;
+    let answer = greeter.bidi_hello(with_deadline).await;
     let ended = async {
         let mut replies = answer.unwrap().into_inner();
         replies.message().await
@@ -148,7 +148,7 @@ async fn cut_off_aged_connection_is_counted() {
         config.shutdown_grace = TEST_TIMEOUT;
     });
     // This client receives GOAWAY and does not acknowledge the PING.
-    let mut deaf = RawConnection::open(server.address).await;
-    deaf.wait_closed().await;
+    let mut unresponsive = RawConnection::open(server.address).await;
+    unresponsive.wait_closed().await;
     server.wait_refused("silence", 1).await;
 }

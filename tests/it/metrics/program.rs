@@ -12,7 +12,7 @@ use tokio::{
 use crate::support::{
     admin::{ask_on, get, metrics},
     kill,
-    program::{assert_start_fails, server},
+    program::{assert_start_fails, server_command},
     with_timeout,
 };
 
@@ -144,7 +144,7 @@ async fn admin_listener_is_off_by_default() {
 fn invalid_admin_address_is_rejected() {
     let root = tempfile::tempdir().unwrap();
     assert_start_fails(
-        server()
+        server_command()
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "nowhere"])
             .arg("--root")
             .arg(root.path()),

@@ -10,7 +10,7 @@ use crate::support::{
     scripted_server::{ScriptedServer, failure},
 };
 
-fn refused() -> Result<FileInfo, tonic::Status> {
+fn refusal() -> Result<FileInfo, tonic::Status> {
     Err(failure(Code::Unauthenticated, "UNAUTHENTICATED"))
 }
 
@@ -30,7 +30,7 @@ async fn stat(server: &str, flags: &[&str], environment: &[(&str, &str)]) -> (Op
 
 #[tokio::test]
 async fn example_sends_a_token_from_file_environment_or_command() {
-    let fake = ScriptedServer::start().await;
+    let server = ScriptedServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     fs::write(&file, "file\n").unwrap();
@@ -45,9 +45,9 @@ async fn example_sends_a_token_from_file_environment_or_command() {
         (&[], &[("MUXS_TOKEN", "")]),
     ];
     for (flags, environment) in runs {
-        fake.script().stats.push_back(Ok(FileInfo::default()));
-        let (code, told) = stat(&fake.url(), flags, environment).await;
-        assert_eq!(code, Some(0), "{told}");
+        server.script().stats.push_back(Ok(FileInfo::default()));
+        let (code, stderr) = stat(&server.url(), flags, environment).await;
+        assert_eq!(code, Some(0), "{stderr}");
     }
     let shown = [
         "Bearer file",
@@ -56,27 +56,27 @@ async fn example_sends_a_token_from_file_environment_or_command() {
         "Bearer file",
         "",
     ];
-    assert_eq!(fake.script().authorizations, shown);
+    assert_eq!(server.script().authorizations, shown);
 }
 
 #[tokio::test]
 async fn example_refused_without_a_token_explains_the_flags() {
-    let fake = ScriptedServer::start().await;
-    fake.script().stats.push_back(refused());
-    let (code, told) = stat(&fake.url(), &[], &[]).await;
+    let server = ScriptedServer::start().await;
+    server.script().stats.push_back(refusal());
+    let (code, stderr) = stat(&server.url(), &[], &[]).await;
     assert_eq!(code, Some(80));
     assert_eq!(
-        told,
+        stderr,
         "Failed: the server answered Unauthenticated: scripted. The server wants an access token, \
          and none was given: --token-file, MUXS_TOKEN, --token-command, or --issuer with \
          --client-id give one.\n"
     );
     // With a token, the advice would be of no use.
-    fake.script().stats.push_back(refused());
-    let (code, told) = stat(&fake.url(), &[], &[("MUXS_TOKEN", "the-token")]).await;
+    server.script().stats.push_back(refusal());
+    let (code, stderr) = stat(&server.url(), &[], &[("MUXS_TOKEN", "the-token")]).await;
     assert_eq!(code, Some(80));
     assert_eq!(
-        told,
+        stderr,
         "Failed: the server answered Unauthenticated: scripted.\n"
     );
 }
@@ -84,10 +84,10 @@ async fn example_refused_without_a_token_explains_the_flags() {
 #[tokio::test]
 async fn example_does_not_send_a_token_in_plain_text() {
     let token = [("MUXS_TOKEN", "the-token")];
-    let (code, told) = stat("http://192.0.2.1:50051", &[], &token).await;
+    let (code, stderr) = stat("http://192.0.2.1:50051", &[], &token).await;
     assert_eq!(code, Some(1));
     assert_eq!(
-        told,
+        stderr,
         "Failed: http://192.0.2.1:50051/ is not encrypted, and whoever is on the way there could \
          read the token; tokens are sent to https://, to unix: and to loopback addresses.\n"
     );
@@ -95,7 +95,7 @@ async fn example_does_not_send_a_token_in_plain_text() {
 
 #[tokio::test]
 async fn example_with_a_failing_token_source_says_why() {
-    let fake = ScriptedServer::start().await;
+    let server = ScriptedServer::start().await;
     let cases = [
         (
             ["--token-command", "echo 'log in first' >&2; exit 4"],
@@ -107,16 +107,16 @@ async fn example_with_a_failing_token_source_says_why() {
         ),
     ];
     for (flags, expected) in cases {
-        let (code, told) = stat(&fake.url(), &flags, &[]).await;
-        assert_eq!((code, told.as_str()), (Some(1), expected));
+        let (code, stderr) = stat(&server.url(), &flags, &[]).await;
+        assert_eq!((code, stderr.as_str()), (Some(1), expected));
         // The other examples call the server without opening a file before.
         let mut hello = example("hello");
-        hello.args(["--addr", &fake.url()]).args(flags);
+        hello.args(["--addr", &server.url()]).args(flags);
         let output = tokio::task::spawn_blocking(move || hello.output().unwrap());
-        let told = String::from_utf8(output.await.unwrap().stderr).unwrap();
-        assert!(told.ends_with(expected), "{told}");
+        let stderr = String::from_utf8(output.await.unwrap().stderr).unwrap();
+        assert!(stderr.ends_with(expected), "{stderr}");
     }
-    assert!(fake.script().authorizations.is_empty());
+    assert!(server.script().authorizations.is_empty());
 }
 
 #[test]
@@ -157,19 +157,19 @@ fn example_rejects_several_token_sources_and_secret_arguments() {
     for name in ["hello", "bidi_chat", "stream_file"] {
         for flags in conflicts {
             let output = example(name).args(flags).assert().code(2);
-            let told = String::from_utf8(output.get_output().stderr.clone()).unwrap();
-            assert!(told.starts_with("error: "), "{flags:?}: {told}");
+            let stderr = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+            assert!(stderr.starts_with("error: "), "{flags:?}: {stderr}");
         }
     }
 }
 
 #[tokio::test]
 async fn client_secret_comes_from_file_or_environment() {
-    let fake = ScriptedServer::start().await;
+    let server = ScriptedServer::start().await;
     let client = ["--issuer", "http://127.0.0.1:1", "--client-id", "id"];
-    let (code, told) = stat(&fake.url(), &client, &[]).await;
+    let (code, stderr) = stat(&server.url(), &client, &[]).await;
     assert_eq!(
-        (code, told.as_str()),
+        (code, stderr.as_str()),
         (
             Some(1),
             "Failed: --client-id needs a secret: in --client-secret-file or in \
@@ -177,22 +177,22 @@ async fn client_secret_comes_from_file_or_environment() {
         )
     );
     let missing = [&client[..], &["--client-secret-file", "/nonexistent"]].concat();
-    let (code, told) = stat(&fake.url(), &missing, &[]).await;
+    let (code, stderr) = stat(&server.url(), &missing, &[]).await;
     assert_eq!(code, Some(1));
     assert!(
-        told.starts_with("Failed: cannot read the secret in /nonexistent: "),
-        "{told}"
+        stderr.starts_with("Failed: cannot read the secret in /nonexistent: "),
+        "{stderr}"
     );
 
     let mut chat = example("bidi_chat");
-    chat.args(["--addr", &fake.url()]).args(client);
+    chat.args(["--addr", &server.url()]).args(client);
     chat.env("MUXS_CLIENT_SECRET", "the-secret").write_stdin("");
     let output = tokio::task::spawn_blocking(move || chat.output().unwrap());
     let output = output.await.unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     let url = "http://127.0.0.1:1/.well-known/openid-configuration";
     let expected = format!("Failed: no token from the issuer: {url} cannot be reached: ");
-    assert!(told.starts_with(&expected), "{told}");
-    assert!(!told.contains("the-secret"), "{told}");
+    assert!(stderr.starts_with(&expected), "{stderr}");
+    assert!(!stderr.contains("the-secret"), "{stderr}");
 }

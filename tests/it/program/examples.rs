@@ -9,7 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::support::{
     Program, kill,
-    program::{built, example},
+    program::{example, examples_dir},
     with_timeout,
 };
 
@@ -41,10 +41,10 @@ fn hello_calls_every_shape_on_its_own_server() {
             "DeadlineExceeded: the time for the call is over"
         ]
     );
-    let told = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(
-        told.starts_with("Nothing listens at http://127.0.0.1:1, so"),
-        "{told}"
+        stderr.starts_with("Nothing listens at http://127.0.0.1:1, so"),
+        "{stderr}"
     );
 }
 
@@ -107,8 +107,8 @@ fn failing_piped_chat_prints_one_sentence() {
         .get_output()
         .clone();
     assert_eq!(output.stdout, b"Hello, Ada!\n");
-    let told = String::from_utf8(output.stderr).unwrap();
-    let last = told.lines().last().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let last = stderr.lines().last().unwrap();
     assert_eq!(
         last,
         "The call failed with InvalidArgument: the name has 5000 bytes, the most is 4096."
@@ -156,7 +156,7 @@ async fn ctrl_c_cancels_a_piped_chat() {
 }
 
 fn chat() -> tokio::process::Child {
-    tokio::process::Command::new(built().join("bidi_chat"))
+    tokio::process::Command::new(examples_dir().join("bidi_chat"))
         .args(NOBODY)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -197,10 +197,13 @@ fn stream_file_resumes_a_cut_transfer_on_its_own_server() {
     assert_eq!(rows.len(), 3, "{table}");
     assert!(rows[1].starts_with("upload, cut half-way"), "{table}");
     assert!(rows[2].starts_with("download"), "{table}");
-    let told = text(output.stderr);
+    let stderr = text(output.stderr);
     let lost = "the connection to the server was lost.";
-    assert!(told.contains(lost), "{told}");
-    assert!(told.contains("\nThe copy has the same bytes."), "{told}");
+    assert!(stderr.contains(lost), "{stderr}");
+    assert!(
+        stderr.contains("\nThe copy has the same bytes."),
+        "{stderr}"
+    );
 }
 
 #[tokio::test]
@@ -268,7 +271,7 @@ async fn stream_file_transfers_through_pipes() {
 async fn stream_file_with_a_closed_stdout_ends_quietly() {
     let (server, folder) = server_and_file().await;
     fs::write(folder.path().join("root/large"), vec![0; 5_000_000]).unwrap();
-    let mut get = tokio::process::Command::new(built().join("stream_file"));
+    let mut get = tokio::process::Command::new(examples_dir().join("stream_file"));
     let mut get = get
         .args(["get", "large", "-", "--addr"])
         .arg(format!("http://{}", server.address))
@@ -314,8 +317,8 @@ async fn stream_file_failure_prints_one_sentence_and_exits_with_code() {
     for (arguments, code, sentence) in cases {
         let mut command = stream_file(&server, arguments);
         let output = command.current_dir(&folder).assert().code(code);
-        let told = text(output.get_output().stderr.clone());
-        assert!(told.starts_with(sentence), "{told}");
+        let stderr = text(output.get_output().stderr.clone());
+        assert!(stderr.starts_with(sentence), "{stderr}");
     }
 }
 
@@ -325,9 +328,9 @@ fn stream_file_put_starts_no_temporary_server() {
     for arguments in puts {
         let mut command = example("stream_file");
         let output = command.args(NOBODY).args(arguments).assert().code(78);
-        let told = text(output.get_output().stderr.clone());
+        let stderr = text(output.get_output().stderr.clone());
         assert_eq!(
-            told,
+            stderr,
             "Failed: nothing listens at http://127.0.0.1:1. Start a server there with `cargo run \
              --bin server`.\n"
         );
@@ -337,7 +340,7 @@ fn stream_file_put_starts_no_temporary_server() {
 #[tokio::test]
 async fn ctrl_c_interrupts_a_put() {
     let (server, _folder) = server_and_file().await;
-    let mut put = tokio::process::Command::new(built().join("stream_file"))
+    let mut put = tokio::process::Command::new(examples_dir().join("stream_file"))
         .args(["put", "-", "name", "--json", "--addr"])
         .arg(format!("http://{}", server.address))
         .stdin(Stdio::piped())

@@ -21,7 +21,7 @@ use tonic::Code;
 
 use crate::support::{
     Program, TEST_TIMEOUT, assert_failure, connect, file, kill, metadata,
-    program::{assert_start_fails, server},
+    program::{assert_start_fails, server_command},
     tree,
     upload_stream::{UploadStream, open, whole},
     with_timeout,
@@ -33,7 +33,7 @@ fn start_fails_when_port_is_in_use() {
     let address = taken.local_addr().unwrap().to_string();
     let root = tempfile::tempdir().unwrap();
     assert_start_fails(
-        server()
+        server_command()
             .args(["--listen", &address, "--root"])
             .arg(root.path()),
         &format!("cannot listen on {address}: Address already in use (os error 98)"),
@@ -45,7 +45,7 @@ fn start_fails_when_port_is_in_use() {
 fn start_fails_on_an_invalid_address() {
     let root = tempfile::tempdir().unwrap();
     assert_start_fails(
-        server()
+        server_command()
             .args(["--listen", "nowhere", "--root"])
             .arg(root.path()),
         "cannot listen on nowhere: invalid socket address",
@@ -58,7 +58,7 @@ fn start_fails_when_root_is_a_file() {
     let sentence = format!("the root {} is not a folder", root.path().display());
     for read_only in ["false", "true"] {
         assert_start_fails(
-            server()
+            server_command()
                 .env("MUXS_READ_ONLY", read_only)
                 .args(["--listen", "127.0.0.1:0", "--root"])
                 .arg(root.path()),
@@ -72,7 +72,7 @@ async fn start_fails_when_root_is_locked() {
     let root = tempfile::tempdir().unwrap();
     let _first = Program::start(root.path()).await;
     assert_start_fails(
-        server()
+        server_command()
             .args(["--listen", "127.0.0.1:0", "--root"])
             .arg(root.path()),
         &format!(
@@ -87,7 +87,7 @@ fn read_only_server_does_not_create_its_root() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("missing");
     assert_start_fails(
-        server()
+        server_command()
             .args(["--listen", "127.0.0.1:0", "--read-only", "--root"])
             .arg(&root),
         &format!(
@@ -127,7 +127,7 @@ fn start_fails_when_root_is_not_writable() {
 #[test]
 fn wrong_usage_is_reported() {
     for arguments in [&["--log-format", "xml"][..], &["--nothing"], &["extra"]] {
-        server()
+        server_command()
             .args(arguments)
             .assert()
             .failure()
@@ -138,7 +138,7 @@ fn wrong_usage_is_reported() {
 
 #[test]
 fn help_lists_every_flag_variable_and_example() {
-    let output = server()
+    let output = server_command()
         .arg("--help")
         .assert()
         .success()
@@ -310,6 +310,6 @@ fn invalid_sizes_and_durations_are_rejected() {
         "--max-upload-bytes=many",
         "--upload-ttl=1",
     ] {
-        server().arg(flag).assert().code(2);
+        server_command().arg(flag).assert().code(2);
     }
 }

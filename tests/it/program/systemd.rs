@@ -21,19 +21,19 @@ use tokio::{
     net::UnixDatagram,
 };
 
-use crate::support::{Program, hello, kill, program::server, with_timeout};
+use crate::support::{Program, hello, kill, program::server_command, with_timeout};
 
 /// A service manager that receives the notifications of a server.
 struct ServiceManager {
     folder: TempDir,
-    told: UnixDatagram,
+    socket: UnixDatagram,
 }
 
 impl ServiceManager {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let told = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-        Self { folder, told }
+        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        Self { folder, socket }
     }
 
     async fn start(&self, variables: &[(&str, &str)]) -> Program {
@@ -47,29 +47,29 @@ impl ServiceManager {
     }
 
     /// Receives the next notification.
-    async fn told(&self) -> String {
+    async fn recv(&self) -> String {
         let mut message = [0; 4096];
-        let length = with_timeout(self.told.recv(&mut message)).await.unwrap();
+        let length = with_timeout(self.socket.recv(&mut message)).await.unwrap();
         String::from_utf8(message[..length].to_vec()).unwrap()
     }
 
     /// Receives the next notification that is not a watchdog ping.
-    async fn news(&self) -> String {
+    async fn recv_skipping_watchdog(&self) -> String {
         loop {
-            let told = self.told().await;
-            if told != "WATCHDOG=1\n" {
-                return told;
+            let notification = self.recv().await;
+            if notification != "WATCHDOG=1\n" {
+                return notification;
             }
         }
     }
 }
 
 /// Returns the MONOTONIC_USEC of a RELOADING notification.
-fn reload_began(told: &str) -> u64 {
-    let time = told
+fn parse_reload_time(notification: &str) -> u64 {
+    let time = notification
         .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
         .and_then(|rest| rest.strip_suffix('\n'));
-    let time = time.unwrap_or_else(|| panic!("{told:?}"));
+    let time = time.unwrap_or_else(|| panic!("{notification:?}"));
     time.parse().unwrap()
 }
 
@@ -89,21 +89,21 @@ async fn server_notifies_ready_reloading_and_stopping() {
     let manager = ServiceManager::new();
     let program = manager.start(&[]).await;
     let ready = format!("READY=1\nSTATUS=serving on {}\n", program.address);
-    assert_eq!(manager.told().await, ready);
+    assert_eq!(manager.recv().await, ready);
     assert_greets(&program).await;
     let mut before = 0;
     // A reload is completed even without a certificate, because systemctl waits for its end.
     for _ in 0..2 {
         program.signal(Signal::HUP);
-        let began = reload_began(&manager.told().await);
+        let began = parse_reload_time(&manager.recv().await);
         assert!(began > before);
         before = began;
-        assert_eq!(manager.told().await, ready);
+        assert_eq!(manager.recv().await, ready);
     }
     assert_greets(&program).await;
     assert_ends(program).await;
     assert_eq!(
-        manager.told().await,
+        manager.recv().await,
         "STOPPING=1\nSTATUS=draining: calls under way may take another 30s\n"
     );
 }
@@ -118,18 +118,21 @@ async fn failed_reload_is_notified_and_completes() {
     let [cert, key] = ["cert.pem", "key.pem"].map(|name| path(name).display().to_string());
     let variables = [("MUXS_TLS_CERT", &*cert), ("MUXS_TLS_KEY", &key)];
     let program = manager.start(&variables).await;
-    let ready = manager.told().await;
+    let ready = manager.recv().await;
     fs::remove_file(path("key.pem")).unwrap();
     program.signal(Signal::HUP);
-    reload_began(&manager.told().await);
-    let told = manager.told().await;
+    parse_reload_time(&manager.recv().await);
+    let notification = manager.recv().await;
     let kept = "; keeping certificate and key as they were: ";
     let kept = format!("{}{kept}", ready.trim_end());
-    assert!(told.starts_with(&kept) && told.contains(&key), "{told:?}");
+    assert!(
+        notification.starts_with(&kept) && notification.contains(&key),
+        "{notification:?}"
+    );
     fs::write(path("key.pem"), pair.signing_key.serialize_pem()).unwrap();
     program.signal(Signal::HUP);
-    reload_began(&manager.told().await);
-    assert_eq!(manager.told().await, ready);
+    parse_reload_time(&manager.recv().await);
+    assert_eq!(manager.recv().await, ready);
     assert_ends(program).await;
 }
 
@@ -137,19 +140,29 @@ async fn failed_reload_is_notified_and_completes() {
 async fn watchdog_is_notified_until_exit() {
     let manager = ServiceManager::new();
     let mut program = manager.start(&[("WATCHDOG_USEC", "20000")]).await;
-    assert!(manager.news().await.starts_with("READY=1\n"));
+    assert!(
+        manager
+            .recv_skipping_watchdog()
+            .await
+            .starts_with("READY=1\n")
+    );
     for _ in 0..3 {
-        assert_eq!(manager.told().await, "WATCHDOG=1\n");
+        assert_eq!(manager.recv().await, "WATCHDOG=1\n");
     }
     assert_greets(&program).await;
     let (requests, outgoing) = tokio::sync::mpsc::channel(1);
     let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
     let call = program.greeter().await.bidi_hello(outgoing).await;
     program.signal(Signal::TERM);
-    assert!(manager.news().await.starts_with("STOPPING=1\n"));
+    assert!(
+        manager
+            .recv_skipping_watchdog()
+            .await
+            .starts_with("STOPPING=1\n")
+    );
     // The open call prolongs the drain.
     for _ in 0..3 {
-        assert_eq!(manager.told().await, "WATCHDOG=1\n");
+        assert_eq!(manager.recv().await, "WATCHDOG=1\n");
     }
     drop((requests, call));
     assert!(program.wait_end().await.success());
@@ -163,10 +176,10 @@ async fn watchdog_that_is_off_or_for_another_process_is_ignored() {
     ] {
         let manager = ServiceManager::new();
         let program = manager.start(variables).await;
-        assert!(manager.told().await.starts_with("READY=1\n"));
+        assert!(manager.recv().await.starts_with("READY=1\n"));
         assert_greets(&program).await;
         assert_ends(program).await;
-        assert!(manager.told().await.starts_with("STOPPING=1\n"));
+        assert!(manager.recv().await.starts_with("STOPPING=1\n"));
     }
 }
 
@@ -197,7 +210,7 @@ async fn sighup_without_a_certificate_is_ignored() {
 
 /// Returns a command that execs the server program with two inherited sockets, its standard input and its
 /// standard error.
-fn activated(root: &Path, sockets: [Stdio; 2]) -> Command {
+fn socket_activated(root: &Path, sockets: [Stdio; 2]) -> Command {
     let [first, second] = sockets;
     let mut command = Command::new("sh");
     command
@@ -225,7 +238,7 @@ async fn inherited_sockets_replace_listen() {
         unix.try_clone().unwrap().into(),
     ];
     let sockets = sockets.map(|socket: OwnedFd| socket.into());
-    let mut command = activated(folder.path(), sockets);
+    let mut command = socket_activated(folder.path(), sockets);
     command.env("MUXS_LISTEN", taken.local_addr().unwrap().to_string());
     let mut child = tokio::process::Command::from(command)
         .kill_on_drop(true)
@@ -258,7 +271,7 @@ async fn inherited_socket_named_admin_serves_the_admin_listener() {
     let [calls, admin] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let addresses = [&calls, &admin].map(|socket| socket.local_addr().unwrap());
     let sockets = [calls, admin].map(|socket| OwnedFd::from(socket).into());
-    let mut command = activated(folder.path(), sockets);
+    let mut command = socket_activated(folder.path(), sockets);
     command.env("LISTEN_FDNAMES", "calls:admin");
     let mut child = tokio::process::Command::from(command)
         .kill_on_drop(true)
@@ -295,7 +308,7 @@ fn inherited_non_listener_is_rejected() {
             "it is neither of TCP nor a Unix stream socket",
         ),
     ] {
-        let mut command = activated(folder.path(), [listening(), second]);
+        let mut command = socket_activated(folder.path(), [listening(), second]);
         command.env("LISTEN_FDNAMES", "first:second");
         let mut child = command.spawn().unwrap();
         let mut said = String::new();
@@ -327,7 +340,7 @@ async fn sockets_for_another_process_are_ignored() {
 #[test]
 fn example_settings_list_every_variable() {
     let settings = include_str!("../../../deploy/muxs.env.example");
-    let help = server().arg("--help").output().unwrap().stdout;
+    let help = server_command().arg("--help").output().unwrap().stdout;
     let help = String::from_utf8(help).unwrap();
     let variables: BTreeSet<_> = help
         .split_whitespace()

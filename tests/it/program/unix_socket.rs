@@ -283,9 +283,9 @@ async fn examples_connect_by_unix_socket() {
         command.args(["--addr", &address]).args(arguments);
         let run = command.current_dir(&folder).assert().success();
         let run = run.get_output();
-        let told = String::from_utf8(run.stderr.clone()).unwrap();
-        assert!(!told.contains("Nothing listens"), "{told}");
-        (String::from_utf8(run.stdout.clone()).unwrap(), told)
+        let stderr = String::from_utf8(run.stderr.clone()).unwrap();
+        assert!(!stderr.contains("Nothing listens"), "{stderr}");
+        (String::from_utf8(run.stdout.clone()).unwrap(), stderr)
     };
     fs::write(server.path("file"), "some bytes").unwrap();
     let runs = tokio::task::spawn_blocking(move || {
@@ -301,12 +301,15 @@ async fn examples_connect_by_unix_socket() {
                 .starts_with("file: 10 bytes")
         );
         run("stream_file", &["get", "file", "copy"]);
-        let (_, told) = run("stream_file", &["--size", "8MiB"]);
+        let (_, stderr) = run("stream_file", &["--size", "8MiB"]);
         assert!(
-            told.contains("the connection to the server was lost."),
-            "{told}"
+            stderr.contains("the connection to the server was lost."),
+            "{stderr}"
         );
-        assert!(told.contains("\nThe copy has the same bytes."), "{told}");
+        assert!(
+            stderr.contains("\nThe copy has the same bytes."),
+            "{stderr}"
+        );
     });
     with_timeout(runs).await.unwrap();
     assert_eq!(fs::read(server.path("copy")).unwrap(), b"some bytes");
@@ -318,9 +321,9 @@ async fn example_starts_its_own_server_without_a_socket() {
     let missing = address(&folder.path().join("missing"));
     let run = example("hello").args(["--addr", &missing]).assert();
     let run = run.success();
-    let told = String::from_utf8(run.get_output().stderr.clone()).unwrap();
+    let stderr = String::from_utf8(run.get_output().stderr.clone()).unwrap();
     assert!(
-        told.starts_with(&format!("Nothing listens at {missing}, so")),
-        "{told}"
+        stderr.starts_with(&format!("Nothing listens at {missing}, so")),
+        "{stderr}"
     );
 }

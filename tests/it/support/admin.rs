@@ -22,7 +22,7 @@ pub(crate) struct AdminResponse {
 
 impl TestServer {
     pub(crate) fn admin_address(&self) -> SocketAddr {
-        self.admin.expect("it was started with one")
+        self.admin.expect("started with an admin listener")
     }
 
     /// Scrapes the metrics once.

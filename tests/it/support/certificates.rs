@@ -18,7 +18,7 @@ pub(crate) struct Pem {
 
 impl Authority {
     pub(crate) fn new(name: &str) -> Self {
-        let mut params = named(name, &[]);
+        let mut params = params_for(name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key = KeyPair::generate().unwrap();
@@ -35,27 +35,27 @@ impl Authority {
 
     /// Issues a certificate for a server on this machine, with a new key each time.
     pub(crate) fn server(&self) -> Pem {
-        self.signed(local(), ExtendedKeyUsagePurpose::ServerAuth)
+        self.issue(local_params(), ExtendedKeyUsagePurpose::ServerAuth)
     }
 
     pub(crate) fn server_for(&self, name: &str) -> Pem {
-        let params = named("a server", &[name]);
-        self.signed(params, ExtendedKeyUsagePurpose::ServerAuth)
+        let params = params_for("a server", &[name]);
+        self.issue(params, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
     pub(crate) fn expired_server(&self) -> Pem {
-        self.signed(expired(local()), ExtendedKeyUsagePurpose::ServerAuth)
+        self.issue(expire(local_params()), ExtendedKeyUsagePurpose::ServerAuth)
     }
 
     pub(crate) fn client(&self) -> Pem {
-        self.signed(local(), ExtendedKeyUsagePurpose::ClientAuth)
+        self.issue(local_params(), ExtendedKeyUsagePurpose::ClientAuth)
     }
 
     pub(crate) fn expired_client(&self) -> Pem {
-        self.signed(expired(local()), ExtendedKeyUsagePurpose::ClientAuth)
+        self.issue(expire(local_params()), ExtendedKeyUsagePurpose::ClientAuth)
     }
 
-    fn signed(&self, mut params: CertificateParams, purpose: ExtendedKeyUsagePurpose) -> Pem {
+    fn issue(&self, mut params: CertificateParams, purpose: ExtendedKeyUsagePurpose) -> Pem {
         params.extended_key_usages = vec![purpose];
         let key = KeyPair::generate().unwrap();
         Pem {
@@ -71,11 +71,11 @@ impl Pem {
     }
 }
 
-fn local() -> CertificateParams {
-    named("somebody", &["localhost", "127.0.0.1"])
+fn local_params() -> CertificateParams {
+    params_for("somebody", &["localhost", "127.0.0.1"])
 }
 
-fn named(name: &str, alternatives: &[&str]) -> CertificateParams {
+fn params_for(name: &str, alternatives: &[&str]) -> CertificateParams {
     let alternatives: Vec<String> = alternatives.iter().copied().map(str::to_owned).collect();
     let mut params = CertificateParams::new(alternatives).unwrap();
     params.distinguished_name = DistinguishedName::new();
@@ -83,7 +83,7 @@ fn named(name: &str, alternatives: &[&str]) -> CertificateParams {
     params
 }
 
-fn expired(mut params: CertificateParams) -> CertificateParams {
+fn expire(mut params: CertificateParams) -> CertificateParams {
     params.not_after = date_time_ymd(2001, 1, 1);
     params
 }

@@ -53,7 +53,7 @@ impl MemoryProbe {
     #[track_caller]
     pub(crate) fn assert_growth_below(&self, bytes: u64) {
         let growth = peak_memory_bytes(self.program.id()) - self.before;
-        assert!(growth < bytes, "it grew by {growth} bytes");
+        assert!(growth < bytes, "memory grew by {growth} bytes");
     }
 }
 

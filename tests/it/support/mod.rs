@@ -93,7 +93,7 @@ impl TestServer {
         settings: Settings,
         adjust: impl FnOnce(&mut Config),
     ) -> Self {
-        let mut server = Self::over(open_store(root.path(), settings), adjust);
+        let mut server = Self::with_store(open_store(root.path(), settings), adjust);
         server.root = Some(root);
         server
     }
@@ -109,7 +109,7 @@ impl TestServer {
     }
 
     /// Serves a store whose root is kept by the test.
-    pub(crate) fn over(store: Store, adjust: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) fn with_store(store: Store, adjust: impl FnOnce(&mut Config)) -> Self {
         Self::run(store, adjust, None)
     }
 
@@ -130,8 +130,8 @@ impl TestServer {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let admin = admin.map(|admin| listening(admin).for_admin());
-                let calls = listening(listener);
+                let admin = admin.map(|admin| register(admin).for_admin());
+                let calls = register(listener);
                 let listeners = [Some(calls), admin];
                 let listeners = listeners.into_iter().flatten().collect();
                 let shutdown = async {
@@ -166,7 +166,7 @@ impl TestServer {
     }
 
     pub(crate) fn root(&self) -> &Path {
-        self.root.as_ref().expect("not given away").path()
+        self.root.as_ref().expect("the root was not taken").path()
     }
 
     /// A path below the root.
@@ -181,12 +181,12 @@ impl TestServer {
 
     /// Stops the server and returns its root, for another server.
     pub(crate) fn into_root(mut self) -> TempDir {
-        self.root.take().expect("given away once")
+        self.root.take().expect("the root is taken once")
     }
 
     pub(crate) async fn wait_stopped(&mut self) {
-        let running = self.ended.take().expect("it ends once");
-        let ended = tokio::task::spawn_blocking(|| has_ended(running)).await;
+        let running = self.ended.take().expect("the server ends once");
+        let ended = tokio::task::spawn_blocking(|| wait_dropped(running)).await;
         assert!(ended.unwrap(), "the server did not end");
     }
 }
@@ -194,7 +194,7 @@ impl TestServer {
 impl Drop for TestServer {
     fn drop(&mut self) {
         self.stop();
-        let ended = self.ended.take().is_none_or(has_ended);
+        let ended = self.ended.take().is_none_or(wait_dropped);
         if !thread::panicking() {
             let panics = PANICS.lock().unwrap();
             assert!(panics.is_empty(), "a server panicked: {panics:?}");
@@ -212,7 +212,7 @@ fn bind() -> (TcpListener, SocketAddr) {
 }
 
 /// Registers a listener that was bound without a runtime.
-fn listening(bound: TcpListener) -> Listener {
+fn register(bound: TcpListener) -> Listener {
     tokio::net::TcpListener::from_std(bound).unwrap().into()
 }
 
@@ -229,7 +229,7 @@ fn open_store(root: &Path, settings: Settings) -> Store {
 }
 
 /// Waits until the sender is dropped, at most [`TEST_TIMEOUT`].
-fn has_ended(running: mpsc::Receiver<()>) -> bool {
+fn wait_dropped(running: mpsc::Receiver<()>) -> bool {
     running.recv_timeout(TEST_TIMEOUT) == Err(RecvTimeoutError::Disconnected)
 }
 

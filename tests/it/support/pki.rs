@@ -142,7 +142,7 @@ pub(crate) fn assert_greeted(greeting: Result<String, BoxError>) {
 }
 
 /// Formats an error and its causes.
-pub(crate) fn told(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn format_causes(error: &(dyn Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |&error| error.source());
     causes
         .map(|cause| format!("{cause} ({cause:?}). "))
@@ -150,7 +150,7 @@ pub(crate) fn told(error: &(dyn Error + 'static)) -> String {
 }
 
 /// Performs the client's side of a handshake.
-pub(crate) async fn shake(
+pub(crate) async fn handshake(
     address: SocketAddr,
     config: ClientConfig,
 ) -> io::Result<TlsStream<TcpStream>> {
@@ -162,8 +162,8 @@ pub(crate) async fn shake(
 
 /// Returns whether a client is accepted: after the handshake it receives a byte of HTTP/2, or an alert.
 /// In TLS 1.3 the alert about a client's certificate arrives only after the client's side is complete.
-pub(crate) async fn admission(address: SocketAddr, config: ClientConfig) -> io::Result<()> {
-    let mut stream = shake(address, config).await?;
+pub(crate) async fn try_connect(address: SocketAddr, config: ClientConfig) -> io::Result<()> {
+    let mut stream = handshake(address, config).await?;
     with_timeout(stream.read_u8()).await.map(drop)
 }
 
@@ -177,7 +177,7 @@ pub(crate) async fn assert_serves_certificate(
     address: std::net::SocketAddr,
     pair: &Pem,
 ) {
-    let stream = shake(address, pki.raw(None)).await.unwrap();
+    let stream = handshake(address, pki.raw(None)).await.unwrap();
     let shown = stream.get_ref().1.peer_certificates().unwrap();
     let installed = CertificateDer::from_pem_slice(pair.cert.as_bytes()).unwrap();
     assert!(shown[0] == installed, "another certificate is shown");

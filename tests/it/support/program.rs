@@ -66,7 +66,7 @@ impl Program {
             .and_then(|(url, _)| Some((url, url.split_once("://")?.1.parse().ok()?)));
         let Some((url, address)) = announced else {
             let log = fs::read_to_string(log.path()).unwrap();
-            panic!("the server said {line:?}, and logged {log}");
+            panic!("the server printed {line:?} and logged {log}");
         };
         Self {
             address,
@@ -82,7 +82,7 @@ impl Program {
     }
 
     pub(crate) fn id(&self) -> u32 {
-        self.child.id().expect("it runs")
+        self.child.id().expect("the program is running")
     }
 
     pub(crate) async fn greeter(&self) -> GreeterClient<Channel> {
@@ -115,7 +115,7 @@ pub(crate) fn kill(signal: Signal, process: u32) {
     rustix::process::kill_process(process, signal).unwrap();
 }
 
-pub(crate) fn server() -> Command {
+pub(crate) fn server_command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
     command.timeout(TEST_TIMEOUT);
     command
@@ -131,7 +131,7 @@ pub(crate) fn assert_start_fails(command: &mut Command, sentence: &str) {
 }
 
 /// Returns the directory of the examples and builds them: `cargo test --test it` alone does not.
-pub(crate) fn built() -> &'static Path {
+pub(crate) fn examples_dir() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let folder = Path::new(env!("CARGO_BIN_EXE_server")).with_file_name("examples");
@@ -148,7 +148,7 @@ pub(crate) fn built() -> &'static Path {
 }
 
 pub(crate) fn example(name: &str) -> Command {
-    let mut command = Command::new(built().join(name));
+    let mut command = Command::new(examples_dir().join(name));
     command.timeout(TEST_TIMEOUT);
     // The credentials of the environment are not for these servers.
     command

@@ -67,7 +67,7 @@ pub(crate) fn call(stream: u32, path: &str) -> Vec<u8> {
 }
 
 /// The HEADERS of a call without a request body.
-pub(crate) fn ended_call(stream: u32, path: &str) -> Vec<u8> {
+pub(crate) fn call_without_body(stream: u32, path: &str) -> Vec<u8> {
     frame(
         HEADERS,
         END_HEADERS | END_STREAM,
@@ -255,8 +255,12 @@ impl Received {
 
     /// Asserts the error code and the debug data of the GOAWAY.
     #[track_caller]
-    pub(crate) fn assert_goaway(&self, reason: u32, word: &str) {
-        assert_eq!(self.go_away, Some((reason, word.to_owned())), "{self:?}");
+    pub(crate) fn assert_goaway(&self, reason: u32, debug_data: &str) {
+        assert_eq!(
+            self.go_away,
+            Some((reason, debug_data.to_owned())),
+            "{self:?}"
+        );
     }
 
     fn parse_frames(&mut self, received: &mut BytesMut) {
@@ -279,8 +283,8 @@ impl Received {
                 GO_AWAY => {
                     payload.advance(4);
                     let reason = payload.get_u32();
-                    let word = String::from_utf8_lossy(&payload).into_owned();
-                    self.go_away = Some((reason, word));
+                    let debug_data = String::from_utf8_lossy(&payload).into_owned();
+                    self.go_away = Some((reason, debug_data));
                 }
                 _ => {}
             }

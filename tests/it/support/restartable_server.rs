@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::program::{Program, kill};
 
-/// The size of the file, more than all buffers between the ends hold: a server that is killed half-way
+/// The size of the file, more than all buffers between the ends hold: a server that is killed is_half_done-way
 /// has not received or sent all of it.
 pub(crate) const SIZE: usize = 48 * 1024 * 1024;
 
@@ -64,7 +64,7 @@ impl RestartableServer {
     }
 
     /// Waits until the server has been killed, and starts it again.
-    pub(crate) async fn rise(&mut self, killed: &Notify) {
+    pub(crate) async fn restart_when_killed(&mut self, killed: &Notify) {
         killed.notified().await;
         self.program.wait_end().await;
         let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
@@ -85,7 +85,7 @@ pub(crate) struct Killer {
 }
 
 impl Killer {
-    pub(crate) fn of(server: &RestartableServer) -> Self {
+    pub(crate) fn new(server: &RestartableServer) -> Self {
         Self {
             server: server.program.id(),
             killed: Arc::default(),
@@ -114,11 +114,11 @@ impl Killer {
         }
     }
 
-    pub(crate) fn opened(&self) -> Vec<u64> {
+    pub(crate) fn opened_offsets(&self) -> Vec<u64> {
         self.opened.lock().unwrap().clone()
     }
 }
 
-pub(crate) fn half(transferred: u64, _durable: u64) -> bool {
+pub(crate) fn is_half_done(transferred: u64, _durable: u64) -> bool {
     transferred >= SIZE as u64 / 2
 }

@@ -97,7 +97,7 @@ impl Scrape {
         let names = labels.keys().cloned().collect();
         let known = known.or_insert_with(|| BTreeSet::clone(&names));
         assert_eq!(*known, names, "{name} has the same labels everywhere");
-        let before = self.series.insert(spelled(name, &labels), value);
+        let before = self.series.insert(format_series(name, &labels), value);
         assert_eq!(before, None, "{line} comes twice");
     }
 
@@ -114,7 +114,7 @@ impl Scrape {
                 "+Inf" => f64::INFINITY,
                 bound => bound.parse().unwrap(),
             };
-            let count_of_all = spelled(&format!("{name}_count"), &labels);
+            let count_of_all = format_series(&format!("{name}_count"), &labels);
             let buckets = histograms.entry(count_of_all).or_default();
             buckets.push((bound, *count));
         }
@@ -131,7 +131,7 @@ impl Scrape {
     }
 }
 
-fn spelled(name: &str, labels: &BTreeMap<String, String>) -> String {
+fn format_series(name: &str, labels: &BTreeMap<String, String>) -> String {
     let labels = labels.iter();
     let labels: Vec<_> = labels
         .map(|(name, value)| format!("{name}={value:?}"))

@@ -113,10 +113,10 @@ impl ScriptedServer {
 
     /// The same client with credentials.
     pub(crate) fn client_with(&self, credentials: Credentials) -> Client {
-        self.client_over(self.authorized(credentials))
+        self.client_over(self.authorized_channel(credentials))
     }
 
-    pub(crate) fn authorized(&self, credentials: Credentials) -> AuthorizedChannel {
+    pub(crate) fn authorized_channel(&self, credentials: Credentials) -> AuthorizedChannel {
         let endpoint = self.endpoint();
         AuthorizedChannel::new(&endpoint, endpoint.connect_lazy(), credentials).unwrap()
     }

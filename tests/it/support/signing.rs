@@ -54,7 +54,7 @@ impl Key {
     }
 
     /// Generates another pair with the same key ID.
-    pub(crate) fn double(&self) -> Self {
+    pub(crate) fn with_same_id(&self) -> Self {
         Self::new(&self.id, self.algorithm)
     }
 
@@ -199,15 +199,15 @@ impl Token {
 
     /// Signs with an algorithm that may differ from `alg` in the header.
     pub(crate) fn sign_with(&self, key: &Key, algorithm: Algorithm) -> String {
-        self.sealed(&key.private, algorithm)
+        self.sign_message(&key.private, algorithm)
     }
 
     /// Signs with a symmetric key.
     pub(crate) fn sign_hmac(&self, secret: &[u8], algorithm: Algorithm) -> String {
-        self.sealed(&EncodingKey::from_secret(secret), algorithm)
+        self.sign_message(&EncodingKey::from_secret(secret), algorithm)
     }
 
-    fn sealed(&self, key: &EncodingKey, algorithm: Algorithm) -> String {
+    fn sign_message(&self, key: &EncodingKey, algorithm: Algorithm) -> String {
         let message = self.message();
         let signature = jsonwebtoken::crypto::sign(message.as_bytes(), key, algorithm);
         format!("{message}.{}", signature.unwrap())

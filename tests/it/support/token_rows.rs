@@ -53,7 +53,7 @@ impl KeyPairs {
         Self {
             ec: Key::new("ec", ES256),
             ed: Key::new("ed", EdDSA),
-            attacker_rsa: rsa().double(),
+            attacker_rsa: rsa().with_same_id(),
             attacker_ec: Key::new("rsa", ES256),
         }
     }

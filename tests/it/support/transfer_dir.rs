@@ -92,16 +92,16 @@ pub(crate) struct EventLog(Arc<Mutex<Vec<String>>>);
 
 impl EventLog {
     pub(crate) fn listener(&self) -> impl FnMut(Event) + Send + use<> {
-        let told = self.clone();
+        let log = self.clone();
         move |event| {
-            let word = match event {
+            let entry = match event {
                 Event::Opened { offset, .. } => format!("opened at {offset}"),
                 Event::StartedOver { reason } => format!("started over: {reason}"),
                 Event::Retrying { error, .. } => format!("retrying: {error}"),
                 Event::AlreadyUploaded => "already there".to_owned(),
                 _ => return,
             };
-            told.0.lock().unwrap().push(word);
+            log.0.lock().unwrap().push(entry);
         }
     }
 

@@ -21,7 +21,7 @@ use tower::service_fn;
 
 use crate::support::{
     TEST_TIMEOUT, TestServer, hello,
-    pki::{Pki, admission, assert_greeted, greet, https, shake, start, with_identity},
+    pki::{Pki, assert_greeted, greet, handshake, https, start, try_connect, with_identity},
     with_timeout,
 };
 
@@ -34,16 +34,18 @@ async fn client_without_alpn_h2_is_refused() {
         let client = pki.authority.client();
         let mut config = pki.raw(Some(&client));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let refusal = admission(server.address, config.clone()).await;
+        let refusal = try_connect(server.address, config.clone()).await;
         let refusal = refusal.unwrap_err().to_string();
         assert!(refusal.contains("NoApplicationProtocol"), "{refusal}");
 
         // Without ALPN, the handshake completes before the server closes the connection.
         config.alpn_protocols = vec![];
-        admission(server.address, config.clone()).await.unwrap_err();
+        try_connect(server.address, config.clone())
+            .await
+            .unwrap_err();
 
         config.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
-        admission(server.address, config).await.unwrap();
+        try_connect(server.address, config).await.unwrap();
         let tls = pki.trust().identity(client.identity());
         assert_greeted(greet(&https(&server), tls).await);
     }
@@ -58,15 +60,15 @@ async fn tls_1_2_and_1_3_are_accepted() {
             (&TLS12, ProtocolVersion::TLSv1_2),
             (&TLS13, ProtocolVersion::TLSv1_3),
         ] {
-            let config = of_version(&pki, version);
-            let stream = shake(server.address, config.clone()).await.unwrap();
+            let config = config_for_version(&pki, version);
+            let stream = handshake(server.address, config.clone()).await.unwrap();
             assert_eq!(stream.get_ref().1.protocol_version(), Some(negotiated));
             assert_eq!(greet_with(&server, config).await, "Hello, you!");
         }
     }
 }
 
-fn of_version(pki: &Pki, version: &'static SupportedProtocolVersion) -> ClientConfig {
+fn config_for_version(pki: &Pki, version: &'static SupportedProtocolVersion) -> ClientConfig {
     let builder = ClientConfig::builder_with_protocol_versions(&[version]);
     let builder = builder.with_root_certificates(pki.roots());
     with_identity(builder, Some(&pki.authority.client()))
@@ -77,7 +79,7 @@ async fn greet_with(server: &TestServer, config: ClientConfig) -> String {
     let address = server.address;
     let connector = service_fn(move |_| {
         let config = config.clone();
-        async move { shake(address, config).await.map(TokioIo::new) }
+        async move { handshake(address, config).await.map(TokioIo::new) }
     });
     let endpoint = Endpoint::from_static("http://localhost");
     let channel = with_timeout(endpoint.connect_with_connector(connector)).await;
@@ -97,7 +99,7 @@ fn client_hello(pki: &Pki) -> Vec<u8> {
 }
 
 /// Opens connections that begin a handshake and do not complete it.
-async fn stuck(pki: &Pki, server: &TestServer) -> Vec<TcpStream> {
+async fn open_stuck_handshakes(pki: &Pki, server: &TestServer) -> Vec<TcpStream> {
     let hello = client_hello(pki);
     let mut stuck = Vec::new();
     for said in [&[][..], &hello[..1], &hello[..hello.len() / 2], &hello] {
@@ -117,8 +119,8 @@ async fn incomplete_handshake_times_out() {
         config.limits.handshake_timeout = Duration::from_millis(300);
     });
     // A client that completes the handshake and sends no preface is closed too.
-    let mut silent = shake(server.address, pki.raw(None)).await.unwrap();
-    for mut stream in stuck(&pki, &server).await {
+    let mut silent = handshake(server.address, pki.raw(None)).await.unwrap();
+    for mut stream in open_stuck_handshakes(&pki, &server).await {
         let _ = with_timeout(stream.read_to_end(&mut Vec::new())).await;
     }
     let _ = with_timeout(silent.read_to_end(&mut Vec::new())).await;
@@ -137,7 +139,7 @@ async fn drain_does_not_wait_for_handshakes() {
             ..Limits::default()
         };
     });
-    let _stuck = stuck(&pki, &server).await;
+    let _stuck = open_stuck_handshakes(&pki, &server).await;
     // This connection came later, so the others have been accepted.
     assert_greeted(greet(&https(&server), pki.trust()).await);
     server.stop();

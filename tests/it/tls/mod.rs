@@ -19,7 +19,7 @@ use crate::support::{
     TestServer,
     certificates::{Authority, Pem},
     connect, hello,
-    pki::{Pki, admission, assert_greeted, greet, https, start, told},
+    pki::{Pki, assert_greeted, format_causes, greet, https, start, try_connect},
     upload_stream::content,
     with_timeout,
 };
@@ -79,7 +79,10 @@ async fn tls_client_fails_on_a_plaintext_server() {
     let pki = Pki::new();
     let server = TestServer::start();
     let failed = greet(&https(&server), pki.trust()).await.unwrap_err();
-    assert!(told(&*failed).contains("InvalidMessage"), "{failed:?}");
+    assert!(
+        format_causes(&*failed).contains("InvalidMessage"),
+        "{failed:?}"
+    );
     let mut greeter = GreeterClient::new(connect(server.address).await);
     greeter.say_hello(hello("you")).await.unwrap();
 }
@@ -101,7 +104,7 @@ async fn client_rejects_an_untrusted_server() {
         let tls = pki.load(ClientAuth::Off);
         let server = start(tls.clone());
         let failed = greet(&url(&server), pki.trust()).await.unwrap_err();
-        assert!(told(&*failed).contains(reason), "{failed:?}");
+        assert!(format_causes(&*failed).contains(reason), "{failed:?}");
         pki.install(&pki.authority.server());
         tls.reload().unwrap();
         assert_greeted(greet(&url(&server), pki.trust()).await);
@@ -139,7 +142,7 @@ async fn client_certificate_decides_admission() {
     for (clients, welcome, refused) in table {
         let server = start(pki.load(clients.clone()));
         for (identity, reason) in refused {
-            let refusal = admission(server.address, pki.raw(identity)).await;
+            let refusal = try_connect(server.address, pki.raw(identity)).await;
             let refusal = refusal.expect_err(reason).to_string();
             assert!(refusal.contains(reason), "{clients:?}: {refusal}");
             // A tonic client is refused as well.
@@ -149,7 +152,9 @@ async fn client_certificate_decides_admission() {
         for identity in welcome {
             let tls = tonic_identity(pki.trust(), identity);
             assert_greeted(greet(&https(&server), tls).await);
-            admission(server.address, pki.raw(identity)).await.unwrap();
+            try_connect(server.address, pki.raw(identity))
+                .await
+                .unwrap();
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::support::{
     Program,
     certificates::Authority,
     pki::{Pki, assert_greeted, assert_serves_certificate, greet},
-    program::{assert_start_fails, example, server},
+    program::{assert_start_fails, example, server_command},
     tree, with_timeout,
 };
 
@@ -75,7 +75,7 @@ async fn program_requests_client_certificates() {
 }
 
 /// Waits until `times` lines of the log contain these words.
-async fn logged(program: &Program, words: &str, times: usize) {
+async fn wait_logged(program: &Program, words: &str, times: usize) {
     let logged = async {
         while program.log().matches(words).count() < times {
             tokio::task::yield_now().await;
@@ -96,19 +96,22 @@ async fn sighup_reloads_the_certificate_or_keeps_the_old_one() {
 
     pki.install(&second);
     program.signal(Signal::HUP);
-    logged(&program, READ, 1).await;
+    wait_logged(&program, READ, 1).await;
     assert_serves_certificate(&pki, program.address, &second).await;
 
     pki.write("key.pem", &third.key);
     program.signal(Signal::HUP);
-    logged(&program, KEPT, 1).await;
+    wait_logged(&program, KEPT, 1).await;
     assert_serves_certificate(&pki, program.address, &second).await;
     let log = program.log();
-    assert!(log.contains(&pki.flag("key.pem")), "which file? {log}");
+    assert!(
+        log.contains(&pki.flag("key.pem")),
+        "the log names the file: {log}"
+    );
 
     pki.install(&third);
     program.signal(Signal::HUP);
-    logged(&program, READ, 2).await;
+    wait_logged(&program, READ, 2).await;
     assert_serves_certificate(&pki, program.address, &third).await;
     program.signal(Signal::TERM);
     assert!(program.wait_end().await.success());
@@ -129,7 +132,7 @@ fn certificate_without_key_is_wrong_usage() {
         &[&cert, &key, &authority, "--tls-client-auth=perhaps"],
     ];
     for flags in cases {
-        let run = server()
+        let run = server_command()
             .args(["--listen", "127.0.0.1:0", "--root"])
             .arg(pki.path("root"))
             .args(flags)
@@ -143,7 +146,7 @@ fn certificate_without_key_is_wrong_usage() {
 fn start_fails_on_an_invalid_certificate_or_key() {
     let pki = Pki::new();
     let refuses = |sentence: String| {
-        let mut command = server();
+        let mut command = server_command();
         command
             .args(["--listen", "127.0.0.1:0", "--root"])
             .arg(pki.path("root"))
@@ -190,7 +193,7 @@ async fn self_signed_certificate_is_generated_and_announced() {
     let names: Vec<_> = tree(folder.path()).into_keys().collect();
     assert!(names.contains(&folder.path().join("muxs-dev-cert.pem")));
     let pem = fs::read_to_string(folder.path().join("muxs-dev-cert.pem")).unwrap();
-    assert!(!pem.contains("PRIVATE"), "the key is nobody's business");
+    assert!(!pem.contains("PRIVATE"), "the private key is printed");
     let trust = || ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&pem));
     assert_greeted(greet(&program.url, trust()).await);
     let by_name = format!("https://localhost:{}", program.address.port());
@@ -198,12 +201,12 @@ async fn self_signed_certificate_is_generated_and_announced() {
 
     let log = program.log();
     let advice = "cargo run --example hello -- ";
-    let told = log
+    let stderr = log
         .lines()
         .find_map(|line| line.trim().strip_prefix(advice));
-    let told = told.unwrap_or_else(|| panic!("no advice in {log}"));
+    let stderr = stderr.unwrap_or_else(|| panic!("no advice in {log}"));
     let mut hello = example("hello");
-    hello.args(told.split(' ')).current_dir(folder.path());
+    hello.args(stderr.split(' ')).current_dir(folder.path());
     let run = tokio::task::spawn_blocking(move || hello.assert().success());
     let run = with_timeout(run).await.unwrap();
     assert!(run.get_output().stdout.starts_with(b"Hello, you!\n"));
@@ -292,12 +295,12 @@ async fn examples_send_certificates_and_explain_tls_errors() {
     ];
     for (address, flags, words) in cases {
         let run = with(address, flags).assert().code(1);
-        let told = String::from_utf8(run.get_output().stderr.clone()).unwrap();
+        let stderr = String::from_utf8(run.get_output().stderr.clone()).unwrap();
         assert!(
-            told.starts_with("Failed: ") && told.contains(words),
-            "{told}"
+            stderr.starts_with("Failed: ") && stderr.contains(words),
+            "{stderr}"
         );
-        assert_eq!(told.lines().count(), 1, "{told}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }
 }
 
@@ -308,9 +311,9 @@ async fn stream_file_does_not_retry_an_untrusted_server() {
     let server = pki.program(&[]).await;
     let mut stat = example("stream_file");
     let run = stat.args(["--addr", &server.url, "stat", "a"]).assert();
-    let told = String::from_utf8(run.code(78).get_output().stderr.clone()).unwrap();
+    let stderr = String::from_utf8(run.code(78).get_output().stderr.clone()).unwrap();
     assert!(
-        told.starts_with(&format!("Failed: cannot use {}: ", server.url)),
-        "{told}"
+        stderr.starts_with(&format!("Failed: cannot use {}: ", server.url)),
+        "{stderr}"
     );
 }

@@ -17,7 +17,7 @@ use crate::support::{
     TestServer,
     certificates::{Authority, Pem},
     hello,
-    pki::{Pki, admission, assert_greeted, assert_serves_certificate, greet, https, start},
+    pki::{Pki, assert_greeted, assert_serves_certificate, greet, https, start, try_connect},
     upload_stream::{UploadStream, content, get, open, whole},
     with_timeout,
 };
@@ -123,7 +123,10 @@ async fn invalid_pair_keeps_the_old_one_until_a_valid_one_comes() {
         let error = tls.reload().unwrap_err();
         assert!(expected(&error), "{error}");
         let sentence = error.to_string();
-        assert!(sentence.contains(&pki.flag("")), "which file? {sentence}");
+        assert!(
+            sentence.contains(&pki.flag("")),
+            "the error names the file: {sentence}"
+        );
         assert_serves_certificate(&pki, server.address, &first).await;
         // Restores the files for the next case.
         pki.install(&first);
@@ -158,13 +161,13 @@ async fn reload_replaces_client_authorities() {
     let (before, after) = (pki.authority.client(), Authority::new("the next authority"));
     let known = pki.raw(Some(&before));
     for _ in 0..2 {
-        admission(server.address, known.clone()).await.unwrap();
+        try_connect(server.address, known.clone()).await.unwrap();
     }
     pki.write("authority.pem", &after.pem());
     tls.reload().unwrap();
-    admission(server.address, known).await.unwrap_err();
+    try_connect(server.address, known).await.unwrap_err();
     let client = after.client();
-    admission(server.address, pki.raw(Some(&client)))
+    try_connect(server.address, pki.raw(Some(&client)))
         .await
         .unwrap();
 }

@@ -187,17 +187,20 @@ async fn progress_never_goes_back() {
         })
     };
     let begun = Instant::now();
-    let (mut last, mut told) = (0, 0);
+    let (mut last, mut progress_count) = (0, 0);
     while last < content.len() as u64 {
         let progress = upload.progress().await;
-        told += 1;
+        progress_count += 1;
         assert!(progress.persisted_size >= last);
         last = progress.persisted_size;
         assert_eq!(progress.persisted_crc32c, crc32c(&content[..last as usize]));
     }
     with_timeout(sending).await.unwrap();
     // Checkpoints by bytes come more often than those of each second.
-    assert!(told > begun.elapsed().as_secs() + 2, "{told} times");
+    assert!(
+        progress_count > begun.elapsed().as_secs() + 2,
+        "{progress_count} times"
+    );
 }
 
 /// The error is reported even if a checkpoint begins at the same moment, and no bytes are kept.

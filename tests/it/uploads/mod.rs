@@ -147,7 +147,7 @@ async fn finished_upload_cannot_be_aborted() {
 }
 
 /// Waits until `left` staged files remain.
-async fn swept(server: &TestServer, left: usize) {
+async fn wait_swept(server: &TestServer, left: usize) {
     with_timeout(async {
         while count_staged_files(server) > left {
             tokio::task::yield_now().await;
@@ -173,7 +173,7 @@ async fn abandoned_upload_expires_and_one_in_use_does_not() {
     put(&mut files, "finished.bin", b"hello").await;
     drop(left);
     // Only the files of the open upload remain.
-    swept(&server, 2).await;
+    wait_swept(&server, 2).await;
     in_use.chunk(3, b"lo").await;
     in_use.finish(b"hello").await;
     in_use.wait_committed().await;
@@ -182,7 +182,7 @@ async fn abandoned_upload_expires_and_one_in_use_does_not() {
     assert_eq!(again.progress().await.persisted_size, 0);
     drop(again);
     drop(in_use);
-    swept(&server, 0).await;
+    wait_swept(&server, 0).await;
     // The result has expired with the upload.
     let mut again = UploadStream::open(
         &mut files,

@@ -214,14 +214,14 @@ async fn previous_writer_stops_before_the_next_gets_its_offset() {
         });
         let mut elsewhere = server.files().await;
         let mut newer = UploadStream::open(&mut elsewhere, open(&name, "id", &content)).await;
-        let told = newer.progress().await;
-        let size = told.persisted_size as usize;
+        let progress = newer.progress().await;
+        let size = progress.persisted_size as usize;
         let so_far: Vec<u8> = content[..size.min(1_000_000)]
             .iter()
             .chain(&wrong[size.min(1_000_000)..size])
             .copied()
             .collect();
-        assert_eq!(told.persisted_crc32c, crc32c(&so_far));
+        assert_eq!(progress.persisted_crc32c, crc32c(&so_far));
         let whole = [so_far, content[size..].to_vec()].concat();
         newer.chunks(&whole, size, 500_000).await;
         newer.finish(&whole).await;

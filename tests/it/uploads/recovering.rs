@@ -19,7 +19,7 @@ const CHUNK: usize = 10_000;
 
 /// Returns the name and the content of the journal, and the staged bytes, of an upload with three of its
 /// four chunks.
-async fn paused() -> (PathBuf, Vec<u8>, Vec<u8>) {
+async fn pause_upload() -> (PathBuf, Vec<u8>, Vec<u8>) {
     let server = start_checkpointing_every_byte();
     let mut files = server.files().await;
     let content = content(4 * CHUNK);
@@ -44,14 +44,14 @@ fn journal(root: &Path) -> PathBuf {
     let mut journals = staged
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|kind| kind == "journal"));
-    journals.next().expect("there is one")
+    journals.next().expect("a journal")
 }
 
 /// A journal ends at its first damaged record. The bytes up to its last checkpoint are durable; if there are
 /// fewer, the upload restarts.
 #[tokio::test]
 async fn upload_resumes_from_its_whole_records_after_a_crash() {
-    let (name, journal, bytes) = paused().await;
+    let (name, journal, bytes) = pause_upload().await;
     let content = content(4 * CHUNK);
     let mut torn: Vec<_> = (0..=journal.len())
         .step_by(11)
@@ -98,7 +98,7 @@ async fn upload_resumes_from_its_whole_records_after_a_crash() {
 
 /// Returns the state after a server was killed when the journal had the version of the file: the file has
 /// been renamed into place already, or is still staged.
-async fn killed_at_the_rename(content: &[u8], renamed: bool) -> (TestServer, FileInfo) {
+async fn kill_at_rename(content: &[u8], renamed: bool) -> (TestServer, FileInfo) {
     let mut server = TestServer::start();
     let mut files = server.files().await;
     let mut upload = UploadStream::open(&mut files, open("a.bin", "id", content)).await;
@@ -123,7 +123,7 @@ async fn killed_at_the_rename(content: &[u8], renamed: bool) -> (TestServer, Fil
 #[tokio::test]
 async fn file_renamed_before_a_crash_is_reported_as_committed() {
     let content = content(4 * CHUNK);
-    let (server, info) = killed_at_the_rename(&content, true).await;
+    let (server, info) = kill_at_rename(&content, true).await;
     let mut files = server.files().await;
     let mut again = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;
     assert_eq!(
@@ -135,7 +135,7 @@ async fn file_renamed_before_a_crash_is_reported_as_committed() {
 #[tokio::test]
 async fn upload_not_renamed_before_a_crash_can_be_finished() {
     let content = content(4 * CHUNK);
-    let (server, _) = killed_at_the_rename(&content, false).await;
+    let (server, _) = kill_at_rename(&content, false).await;
     assert!(!server.path("a.bin").exists());
     let mut files = server.files().await;
     let mut again = UploadStream::open(&mut files, open("a.bin", "id", &content)).await;

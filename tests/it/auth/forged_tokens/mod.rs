@@ -81,7 +81,7 @@ async fn forged_tokens_get_identical_refusals() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(tree(server.root()), before);
-    assert_eq!(attacker.request_count(), 0, "a token had something fetched");
+    assert_eq!(attacker.request_count(), 0, "a token caused a request");
 }
 
 /// Even a malformed body is not read.
@@ -169,11 +169,11 @@ async fn valid_tokens_are_accepted() {
                 .sign(rsa()),
         ),
         Row::bearer(
-            "claims nobody knows",
+            "unknown claims",
             &valid_token().claim("x", "{\"y\":[null]}").sign(rsa()),
         ),
         Row::bearer(
-            "headers nobody knows",
+            "unknown headers",
             &valid_token().header("x", "{\"y\":[null]}").sign(rsa()),
         ),
         Row::bearer("8 KiB", &token_of_length(MAX_TOKEN_BYTES)),

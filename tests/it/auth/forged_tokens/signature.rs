@@ -83,7 +83,7 @@ pub(super) fn rows(keys: &KeyPairs) -> Vec<Row> {
             &valid_token().without_header("kid").sign(&keys.attacker_rsa),
         ),
         Row::bearer(
-            "the claims of a token that nobody signed",
+            "constant bytes as the signature",
             &format!("{message}.{}", base64(&[7; 256])),
         ),
     ]
