@@ -32,7 +32,8 @@ async fn connections_beyond_the_limit_are_counted() {
     assert_eq!(metrics.value("muxs_connections"), 2.0);
     assert_eq!(metrics.value("muxs_connections_total"), 2.0);
     // The client received RESOURCE_EXHAUSTED.
-    let busy = "grpc_server_handled_total{grpc_code=\"ResourceExhausted\",grpc_method=\"SayHello\",grpc_service=\"muxs.Greeter\",grpc_type=\"unary\"}";
+    let busy = "grpc_server_handled_total{grpc_code=\"ResourceExhausted\",grpc_method=\"SayHello\",\
+        grpc_service=\"muxs.Greeter\",grpc_type=\"unary\"}";
     assert_eq!(metrics.value(busy), 1.0);
 }
 
@@ -84,7 +85,8 @@ async fn write_stalls_are_counted() {
     let _deaf = connect_without_reading(server.address).await;
     server.wait_refused("write_stall_timeout", 1).await;
     // The running call of the connection is counted as canceled.
-    let canceled = "grpc_server_handled_total{grpc_code=\"Canceled\",grpc_method=\"LotsOfReplies\",grpc_service=\"muxs.Greeter\",grpc_type=\"server_stream\"}";
+    let canceled = "grpc_server_handled_total{grpc_code=\"Canceled\",grpc_method=\"LotsOfReplies\",\
+        grpc_service=\"muxs.Greeter\",grpc_type=\"server_stream\"}";
     server.wait_series(canceled, 1).await;
 }
 
