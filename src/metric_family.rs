@@ -130,3 +130,38 @@ fn family<T>(
     family.set_metric(metrics.collect());
     family
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(name: &str, values: &[(&str, u64)]) -> MetricFamily {
+        let samples = values.iter().map(|(limit, value)| Sample {
+            labels: vec![label("limit", limit)],
+            value: *value,
+        });
+        counter_family(name, "A counter.", samples.collect())
+    }
+
+    #[test]
+    fn families_of_one_name_are_merged_by_label() {
+        let merged = merge(vec![
+            counters("a", &[("x", 1), ("y", 2)]),
+            counters("b", &[("x", 4)]),
+            counters("a", &[("y", 8), ("z", 16)]),
+        ]);
+        let expected = [
+            counters("a", &[("x", 1), ("y", 10), ("z", 16)]),
+            counters("b", &[("x", 4)]),
+        ];
+        assert_eq!(merged, expected);
+    }
+
+    #[test]
+    fn histogram_counts_are_cumulative() {
+        let histogram = histogram(&[0.1, 1.0], &[1, 2, 4], 9.0);
+        let counts = histogram.get_bucket().iter().map(Bucket::cumulative_count);
+        assert_eq!(counts.collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(histogram.get_sample_count(), 7);
+    }
+}

@@ -1,6 +1,6 @@
 //! The server that an embedding program configures.
 
-use std::{io, num::NonZero, sync::Arc, thread, time::Duration};
+use std::{num::NonZero, sync::Arc, thread, time::Duration};
 
 use prometheus::proto::MetricFamily;
 use tokio::runtime::Handle;
@@ -13,10 +13,9 @@ use super::{
     heartbeat::Heartbeat,
     limits::Limits,
     method_policy::MethodPolicy,
-    running::RunningServer,
     services::{Reflection, Services},
     shutdown::Background,
-    transport::{Listener, Tls},
+    transport::Tls,
     workers::Threads,
 };
 
@@ -77,7 +76,8 @@ impl Server {
     /// `tonic_prost_build` writes with `file_descriptor_set_path`.
     ///
     /// From them the server knows each method's name, for metrics, and its shape, to require exactly one
-    /// request message where there is one. Calls of methods without a descriptor are counted as unknown.
+    /// request message where there is one. A method without a descriptor and without a policy of its own is
+    /// counted as unknown.
     pub fn descriptors(mut self, descriptors: &'static [u8]) -> Self {
         self.services.add_descriptors(descriptors);
         self
@@ -181,32 +181,5 @@ impl Server {
             tracer: Some(tracer),
             ..self
         }
-    }
-
-    /// Serves calls on all of `listeners` until `shutdown` completes, then drains. Admin listeners
-    /// ([`Listener::for_admin`]) answer until the drain has ended. `shutdown` is first polled when calls are
-    /// served.
-    ///
-    /// The drain: health reports NOT_SERVING and ends its watches, the listeners are closed, each client is
-    /// asked to open no further calls (GOAWAY), and running calls get [`Server::shutdown_grace`] to end. Then
-    /// the [`Background`] tasks are asked to stop, and get 10 s. Then all that is left is aborted. So this
-    /// returns soon after that time at the latest, whatever clients do.
-    ///
-    /// Requires a Tokio runtime with time and I/O enabled, which accepts the connections. Dropping the future
-    /// aborts everything at once.
-    ///
-    /// # Errors
-    ///
-    /// [`io::ErrorKind::InvalidInput`]: a policy names no service, or a descriptor set is invalid. Others:
-    /// the threads cannot be started.
-    pub async fn serve(
-        self,
-        listeners: Vec<Listener>,
-        shutdown: impl Future<Output = ()>,
-    ) -> io::Result<()> {
-        let running = RunningServer::start(self, listeners).await?;
-        shutdown.await;
-        running.drain().await;
-        Ok(())
     }
 }

@@ -19,8 +19,37 @@ use super::{
     workers::{Workers, WorkersDone},
 };
 
+impl Server {
+    /// Serves calls on all of `listeners` until `shutdown` completes, then drains. Admin listeners
+    /// ([`Listener::for_admin`]) answer until the drain has ended. `shutdown` is first polled when calls are
+    /// served.
+    ///
+    /// The drain: health reports NOT_SERVING and ends its watches, the listeners are closed, each client is
+    /// asked to open no further calls (GOAWAY), and running calls get [`Server::shutdown_grace`] to end. Then
+    /// the [`Background`] tasks are asked to stop, and get 10 s. Then all that is left is aborted. So this
+    /// returns soon after that time at the latest, whatever clients do.
+    ///
+    /// Requires a Tokio runtime with time and I/O enabled, which accepts the connections. Dropping the future
+    /// aborts everything at once.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidInput`]: a policy names no service, or a descriptor set is invalid. Others:
+    /// the threads cannot be started.
+    pub async fn serve(
+        self,
+        listeners: Vec<Listener>,
+        shutdown: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let running = RunningServer::start(self, listeners).await?;
+        shutdown.await;
+        running.drain().await;
+        Ok(())
+    }
+}
+
 /// A server that accepts calls. Dropping it aborts everything.
-pub(super) struct RunningServer {
+struct RunningServer {
     shutdown: Shutdown,
     shutdown_grace: Duration,
     /// Cancelled when the drain begins, or with the server.
@@ -34,7 +63,7 @@ pub(super) struct RunningServer {
 
 impl RunningServer {
     /// Starts the workers, then the listeners.
-    pub(super) async fn start(server: Server, listeners: Vec<Listener>) -> io::Result<Self> {
+    async fn start(server: Server, listeners: Vec<Listener>) -> io::Result<Self> {
         let services = server.services.build().await;
         let (routes, methods, health) =
             services.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
@@ -105,7 +134,7 @@ impl RunningServer {
     }
 
     /// Ends the calls, then the background tasks, then aborts what is left.
-    pub(super) async fn drain(mut self) {
+    async fn drain(mut self) {
         let shutdown = &self.shutdown;
         self.health.stop().await;
         self.accepting.cancel();

@@ -1,4 +1,4 @@
-//! Collects all metrics at a scrape.
+//! The sources of all metrics.
 
 use std::{
     fmt,
@@ -7,19 +7,15 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use prometheus::{TextEncoder, proto::MetricFamily};
+use prometheus::proto::MetricFamily;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use super::families;
-use crate::{
-    metric_family,
-    server::{
-        calls::Methods,
-        metrics::{LimitHits, WorkerCounters},
-        single_flight::SingleFlight,
-        transport::ConnectionLimit,
-    },
+use crate::server::{
+    calls::Methods,
+    metrics::{LimitHits, WorkerCounters},
+    single_flight::SingleFlight,
+    transport::ConnectionLimit,
 };
 
 /// Timeout of each collector of the embedding program. Metrics of one that takes longer are left out.
@@ -28,7 +24,7 @@ const COLLECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Collectors of the embedding program's own metrics.
 pub(in crate::server) type Collectors = Vec<Arc<dyn Fn() -> Vec<MetricFamily> + Send + Sync>>;
 
-/// The sources of all metrics.
+/// The counters of the server, and the collectors of the embedding program.
 pub(in crate::server) struct Collector {
     pub(super) methods: Methods,
     workers: Mutex<Vec<Arc<WorkerCounters>>>,
@@ -36,10 +32,11 @@ pub(in crate::server) struct Collector {
     pub(super) connections: ConnectionLimit,
     draining: CancellationToken,
     pub(super) started_at: SystemTime,
-    others: Vec<OtherCollector>,
+    pub(super) others: Vec<OtherCollector>,
 }
 
-struct OtherCollector {
+/// A collector of the embedding program.
+pub(super) struct OtherCollector {
     collect: Arc<dyn Fn() -> Vec<MetricFamily> + Send + Sync>,
     running: SingleFlight<Vec<MetricFamily>>,
 }
@@ -89,24 +86,11 @@ impl Collector {
     pub(super) fn is_draining(&self) -> bool {
         self.draining.is_cancelled()
     }
-
-    /// Returns all metrics in Prometheus's text format.
-    pub(super) async fn encode(&self) -> Result<String, prometheus::Error> {
-        let mut families = families::calls(self);
-        families.extend(families::server(self));
-        for other in &self.others {
-            families.extend(other.collect().await);
-        }
-        let mut families = metric_family::merge(families);
-        // A family without a metric cannot be encoded.
-        families.retain(|family| !family.get_metric().is_empty());
-        TextEncoder::new().encode_to_string(&families)
-    }
 }
 
 impl OtherCollector {
     /// Runs the collector on a blocking thread: it may read from a disk.
-    async fn collect(&self) -> Vec<MetricFamily> {
+    pub(super) async fn collect(&self) -> Vec<MetricFamily> {
         let collect = Arc::clone(&self.collect);
         let start = || spawn_blocking(move || collect());
         self.running

@@ -5,6 +5,7 @@
 
 mod collector;
 mod families;
+mod scrape;
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
@@ -121,7 +122,7 @@ impl Admin {
         match path {
             "/healthz" => health_response(self.check_liveness().await, "ok"),
             "/readyz" => health_response(self.check_readiness(), "ready"),
-            _ => match self.collector.encode().await {
+            _ => match scrape::scrape(&self.collector).await {
                 Ok(text) => response(StatusCode::OK, METRICS, text),
                 Err(error) => {
                     tracing::error!(%error, "cannot write the metrics down");

@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::{
+    issuer::Auth,
     key_store::{CachedKeys, KeyStore},
-    settings::{Access, Auth, Scope},
+    settings::{Access, Scope},
     validator::{Identity, InvalidToken, TokenValidator},
 };
 

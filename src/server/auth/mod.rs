@@ -4,6 +4,7 @@
 //! `key_store` fetches the issuer's keys periodically, and `jwks` parses them.
 
 mod authenticator;
+mod issuer;
 mod jwks;
 mod key_store;
 mod settings;
@@ -15,6 +16,7 @@ pub(super) use self::{
     validator::InvalidToken,
 };
 pub use self::{
-    settings::{Access, Auth, AuthError, AuthSettings, KeySource, Scope},
+    issuer::Auth,
+    settings::{Access, AuthError, AuthSettings, KeySource, Scope},
     validator::{Claims, ClaimsHook, Identity, InvalidClaims},
 };

@@ -78,7 +78,7 @@ impl PendingCall {
         let method_id = context.methods.id(head.uri.path());
         Self {
             method_id,
-            telemetry: CallTelemetry::new(context, method_id, &head),
+            telemetry: CallTelemetry::new(context, context.methods.counter_id(method_id), &head),
             deadline: deadline(&head.headers, &context.limits),
             head,
             stream,

@@ -35,11 +35,13 @@ pub(in crate::server) struct Method {
     pub(super) access: Access,
 }
 
-/// The methods of a server. A method's id is its index; id 0 stands for all unknown methods.
+/// The methods of a server. A method's id is its index; id 0 stands for all unknown methods. Ids beyond the
+/// methods stand for all methods of a service without a descriptor, which has a policy.
 #[derive(Clone, Debug)]
 pub(in crate::server) struct Methods {
     methods: Vec<Method>,
     by_path: HashMap<String, usize>,
+    undescribed_services: Vec<(String, Method)>,
 }
 
 /// Policies by path: `/package.Service/Method`, or `/package.Service/` for all methods of a service. The path
@@ -77,6 +79,10 @@ impl Method {
         }
     }
 
+    fn unknown(policy: &MethodPolicy) -> Self {
+        Self::new(UNKNOWN.to_owned(), UNKNOWN.to_owned(), None, policy)
+    }
+
     pub(super) fn full_name(&self) -> String {
         format!("{}/{}", self.service, self.name)
     }
@@ -90,13 +96,9 @@ impl Method {
 impl Default for Methods {
     fn default() -> Self {
         Self {
-            methods: vec![Method::new(
-                UNKNOWN.to_owned(),
-                UNKNOWN.to_owned(),
-                None,
-                &MethodPolicy::default(),
-            )],
+            methods: vec![Method::unknown(&MethodPolicy::default())],
             by_path: HashMap::new(),
+            undescribed_services: Vec::new(),
         }
     }
 }
@@ -132,18 +134,28 @@ impl Methods {
                 }
             }
         }
-        // A map has no order, and method ids should be the same in every run.
-        let mut undescribed: Vec<_> = policies.keys().collect();
-        undescribed.sort();
-        for path in undescribed {
-            if let Some((service, name)) = path.trim_start_matches('/').split_once('/')
-                && !name.is_empty()
-                && !methods.by_path.contains_key(path)
-            {
-                methods.add(service, name, None, policies);
+        methods.add_undescribed(policies);
+        Ok(methods)
+    }
+
+    /// Adds the methods and services that have a policy and no descriptor.
+    fn add_undescribed(&mut self, policies: &Policies) {
+        let described = self.methods.len();
+        // A map has no order, and the order of metrics should be the same in every run.
+        let mut paths: Vec<_> = policies.iter().collect();
+        paths.sort_by_key(|(path, _)| *path);
+        for (path, policy) in paths {
+            let Some((service, name)) = split_path(path) else {
+                continue;
+            };
+            let mut known = self.methods[..described].iter();
+            if name.is_empty() && known.all(|method| method.service != service) {
+                let method = Method::unknown(policy);
+                self.undescribed_services.push((service.to_owned(), method));
+            } else if !name.is_empty() && !self.by_path.contains_key(path) {
+                self.add(service, name, None, policies);
             }
         }
-        Ok(methods)
     }
 
     fn add(
@@ -166,17 +178,44 @@ impl Methods {
 
     /// Returns the id of the method with this path.
     pub(super) fn id(&self, path: &str) -> usize {
-        self.by_path.get(path).copied().unwrap_or_default()
+        match self.by_path.get(path) {
+            Some(id) => *id,
+            None if self.undescribed_services.is_empty() => 0,
+            None => self.undescribed_id(path).unwrap_or_default(),
+        }
+    }
+
+    fn undescribed_id(&self, path: &str) -> Option<usize> {
+        let (service, _) = split_path(path)?;
+        let mut services = self.undescribed_services.iter();
+        let at = services.position(|(name, _)| name == service)?;
+        Some(self.methods.len() + at)
     }
 
     pub(super) fn method(&self, id: usize) -> &Method {
-        &self.methods[id]
+        match self.methods.get(id) {
+            Some(method) => method,
+            None => &self.undescribed_services[id - self.methods.len()].1,
+        }
+    }
+
+    /// Returns the id under which a method's calls are counted.
+    pub(super) fn counter_id(&self, id: usize) -> usize {
+        match id < self.methods.len() {
+            true => id,
+            false => 0,
+        }
     }
 
     /// Returns all methods in the order of their ids.
     pub(in crate::server) fn all(&self) -> &[Method] {
         &self.methods
     }
+}
+
+/// Splits a path into service and method.
+pub(super) fn split_path(path: &str) -> Option<(&str, &str)> {
+    path.strip_prefix('/')?.split_once('/')
 }
 
 fn streaming(method: &MethodDescriptorProto) -> Streaming {

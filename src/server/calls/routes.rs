@@ -13,6 +13,8 @@ use http::{Request, Response};
 use tonic::{Status, body::Body};
 use tower::{BoxError, Service, ServiceExt};
 
+use super::methods::split_path;
+
 /// The type of future that tonic's generated servers return.
 pub(super) type ResponseFuture = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
@@ -36,7 +38,7 @@ impl Routes {
     }
 
     fn find(&self, path: &str) -> Option<&dyn Route> {
-        let (called, _method) = path.strip_prefix('/')?.split_once('/')?;
+        let (called, _method) = split_path(path)?;
         let found = self.0.iter().find(|(name, _)| *name == called);
         found.map(|(_, service)| service.as_ref())
     }

@@ -4,5 +4,6 @@ mod compression;
 mod deadlines;
 mod drain;
 mod memory;
+mod own_services;
 mod protocol_errors;
 mod services;

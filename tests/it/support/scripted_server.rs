@@ -17,14 +17,12 @@ use muxs::{
         write_stream_request::Step,
         write_stream_response::State,
     },
+    server::Server,
 };
 use std::time::Duration;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_stream::Stream;
-use tonic::{
-    Code, Request, Response, Status, Streaming,
-    transport::{Endpoint, Server, server::TcpIncoming},
-};
+use tonic::{Code, Request, Response, Status, Streaming, transport::Endpoint};
 use tonic_types::{ErrorDetails, StatusExt};
 
 /// The largest chunk that the server accepts, in bytes.
@@ -85,8 +83,8 @@ impl ScriptedServer {
             address: listener.local_addr().unwrap(),
         };
         let service = FileControllerServer::new(server.clone());
-        let router = Server::builder().add_service(service);
-        tokio::spawn(router.serve_with_incoming(TcpIncoming::from(listener)));
+        let serving = Server::builder().service(service);
+        tokio::spawn(serving.serve(vec![listener.into()], std::future::pending()));
         server
     }
 
