@@ -1,19 +1,17 @@
 //! The metrics of the files. `docs/metrics.md` lists them for people.
 
-use prometheus::proto::MetricFamily;
-
 use crate::{
     counter::Counter,
     files::Store,
-    metric_family::{Sample, counter_family, gauge_family, label},
+    metric_family::{Family, Sample},
 };
 
 /// The counters of a store.
-pub(super) fn store_families(store: &Store) -> Vec<MetricFamily> {
+pub(super) fn store_families(store: &Store) -> Vec<Family> {
     let stats = store.stats();
     let uploads = &stats.uploads;
     let counter = |name, help, counter: &Counter| {
-        counter_family(name, help, vec![Sample::unlabeled(counter.get())])
+        Family::counters(name, help, vec![Sample::unlabeled(counter.get())])
     };
     let refused = [
         ("max_uploads", &uploads.refused),
@@ -22,7 +20,7 @@ pub(super) fn store_families(store: &Store) -> Vec<MetricFamily> {
         ("chunk_bytes", &stats.chunks_too_large),
     ];
     let refused = refused.map(|(limit, counter)| Sample {
-        labels: vec![label("limit", limit)],
+        labels: vec![("limit", limit.to_owned())],
         value: counter.get(),
     });
     vec![
@@ -36,7 +34,7 @@ pub(super) fn store_families(store: &Store) -> Vec<MetricFamily> {
             "Bytes of uploads and texts that were written.",
             &stats.written_bytes,
         ),
-        gauge_family(
+        Family::gauges(
             "muxs_uploads_open",
             "Uploads that are open.",
             vec![Sample::unlabeled(store.open_uploads() as f64)],
@@ -72,7 +70,7 @@ pub(super) fn store_families(store: &Store) -> Vec<MetricFamily> {
             &uploads.aborted,
         ),
         // Merged with the limits that the server counts.
-        counter_family(
+        Family::counters(
             "muxs_refused_total",
             "What was refused or cut, by the limit that said so.",
             refused.into(),
@@ -81,7 +79,7 @@ pub(super) fn store_families(store: &Store) -> Vec<MetricFamily> {
 }
 
 /// The unfinished uploads on the disk. Blocking.
-pub(super) fn staged_families(store: &Store) -> Vec<MetricFamily> {
+pub(super) fn upload_dir_families(store: &Store) -> Vec<Family> {
     let staged = match store.staged() {
         Ok(staged) => staged,
         Err(error) => {
@@ -90,12 +88,12 @@ pub(super) fn staged_families(store: &Store) -> Vec<MetricFamily> {
         }
     };
     vec![
-        gauge_family(
+        Family::gauges(
             "muxs_uploads_staged",
             "Unfinished uploads on the disk.",
             vec![Sample::unlabeled(staged.uploads as f64)],
         ),
-        gauge_family(
+        Family::gauges(
             "muxs_uploads_staged_bytes",
             "What has come of unfinished uploads.",
             vec![Sample::unlabeled(staged.bytes as f64)],

@@ -1,6 +1,6 @@
 //! muxs put together: which services are served, what each method requires, and which metrics the files have.
 //!
-//! [`run`] is the only entry point: the program, the examples and the tests all use it.
+//! [`run`] is the entry point: the program, the examples and the tests all use it.
 
 mod access;
 mod config;
@@ -9,7 +9,7 @@ mod services;
 
 use std::io;
 
-use tokio::select;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use self::{access::ScopeNames, config::Config};
 use crate::server::Listener;
@@ -27,10 +27,10 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let sweep = config.store.clone().sweep();
-    let server = services::server(config);
-    select! {
-        served = server.serve(listeners, shutdown) => served,
-        () = sweep => unreachable!("the sweep has no end"),
-    }
+    let sweep = AbortOnDropHandle::new(tokio::spawn(config.store.clone().sweep()));
+    let shutdown = async {
+        shutdown.await;
+        drop(sweep);
+    };
+    services::server(config).serve(listeners, shutdown).await
 }

@@ -24,30 +24,32 @@ pub(super) fn server(config: Config) -> Server {
         tasks: background.tasks.clone(),
         stop: background.stop.clone(),
     };
-    let store = config.store.clone();
-    let staged_in = config.store.clone();
+    let (store, staging) = (config.store.clone(), config.store.clone());
     let mut server = Server::builder()
-        // Files are not compressed: most are already, and chunks have the checksums of their bytes.
-        .service(
+        // Files are sent uncompressed: most are compressed already, and chunks have checksums of their bytes.
+        .service_for_each_worker(|| {
             GreeterServer::new(Greeter)
                 .accept_compressed(Gzip)
-                .send_compressed(Gzip),
-        )
-        .service(
+                .send_compressed(Gzip)
+        })
+        .service_for_each_worker(|| {
             HelloworldServer::new(Greeter)
                 .accept_compressed(Gzip)
-                .send_compressed(Gzip),
-        )
-        .service(file_controller(files))
+                .send_compressed(Gzip)
+        })
+        .service_for_each_worker(move || file_controller(files.clone()))
         .descriptors(pb::FILE_DESCRIPTOR_SET)
         .reflection(config.reflection)
         .limits(config.limits.clone())
         .workers(config.workers)
         .shutdown_grace(config.shutdown_grace)
         .background(background)
-        .metrics(move || metrics::store_families(&store))
-        // Apart, since this reads a directory: a disk that hangs must not hide the others.
-        .metrics(move || metrics::staged_families(&staged_in));
+        .counters(move || metrics::store_families(&store))
+        // Reads a directory, so a disk that hangs must not hide the other metrics.
+        .metrics(move || {
+            let families = metrics::upload_dir_families(&staging).into_iter();
+            families.map(Into::into).collect()
+        });
     for (path, policy) in policies(&config) {
         server = server.method(path, policy);
     }
@@ -72,11 +74,11 @@ fn policies(config: &Config) -> HashMap<&'static str, MethodPolicy> {
     let by_path = config.scopes.by_path().into_iter();
     let by_path = by_path.map(|(path, access)| (path, MethodPolicy::default().access(access)));
     let mut policies: HashMap<_, _> = by_path.collect();
-    let mut adjust = |path, adjust: fn(MethodPolicy) -> MethodPolicy| {
+    let mut adjust = |path, change: fn(MethodPolicy) -> MethodPolicy| {
         let policy = policies.remove(path).unwrap_or_default();
-        policies.insert(path, adjust(policy));
+        policies.insert(path, change(policy));
     };
-    // The service itself answers a text that is too large, in the words of its contract.
+    // The service itself rejects a text that is too large, with the failure of its contract.
     adjust(WRITE, |policy| policy.max_message_bytes(u64::MAX));
     // A client that uploads always has something to send.
     adjust(WRITE_STREAM, MethodPolicy::active_requests);

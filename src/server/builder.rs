@@ -8,7 +8,7 @@ use tonic::{body::Body, server::NamedService};
 use tower::{BoxError, Service};
 
 use super::{
-    admin::Collectors,
+    admin::Collect,
     auth::{Auth, ClaimsHook},
     heartbeat::Heartbeat,
     limits::Limits,
@@ -18,6 +18,7 @@ use super::{
     transport::Tls,
     workers::Threads,
 };
+use crate::metric_family::Family;
 
 /// Serves tonic services over HTTP/2. See the [module's documentation](super).
 #[must_use]
@@ -30,7 +31,7 @@ pub struct Server {
     pub(super) shutdown_grace: Duration,
     pub(super) background: Background,
     pub(super) heartbeat: Option<Heartbeat>,
-    pub(super) collectors: Collectors,
+    pub(super) collectors: Vec<Collect>,
     #[cfg(feature = "otel")]
     pub(super) tracer: Option<opentelemetry_sdk::trace::SdkTracer>,
 }
@@ -47,7 +48,7 @@ impl Server {
             shutdown_grace: Duration::from_secs(30),
             background: Background::default(),
             heartbeat: None,
-            collectors: Collectors::new(),
+            collectors: Vec::new(),
             #[cfg(feature = "otel")]
             tracer: None,
         }
@@ -69,6 +70,28 @@ impl Server {
         B::Error: Into<BoxError>,
     {
         self.services.add(service);
+        self
+    }
+
+    /// Like [`Server::service`], with an instance for each worker thread: calls on different cores then share no
+    /// reference count.
+    pub fn service_for_each_worker<S, B>(
+        mut self,
+        make: impl Fn() -> S + Send + Sync + 'static,
+    ) -> Self
+    where
+        S: NamedService
+            + Service<http::Request<Body>, Response = http::Response<B>>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        self.services.add_for_each_worker(make);
         self
     }
 
@@ -164,12 +187,21 @@ impl Server {
     /// Adds metrics to `/metrics`, such as `move || registry.gather()` with a `prometheus::Registry`.
     ///
     /// The function runs at each scrape, on a blocking thread, and not twice at the same time. If it takes
-    /// more than 2 s, its metrics are left out. Families with the name of an existing one are merged.
+    /// more than 2 s, its metrics are left out, as are families with the name of an existing one.
     pub fn metrics(
         mut self,
         collect: impl Fn() -> Vec<MetricFamily> + Send + Sync + 'static,
     ) -> Self {
-        self.collectors.push(Arc::new(collect));
+        self.collectors.push(Collect::Blocking(Arc::new(collect)));
+        self
+    }
+
+    /// Adds metrics that are read from counters in memory, at once.
+    pub(crate) fn counters(
+        mut self,
+        collect: impl Fn() -> Vec<Family> + Send + Sync + 'static,
+    ) -> Self {
+        self.collectors.push(Collect::Inline(Box::new(collect)));
         self
     }
 

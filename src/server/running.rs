@@ -14,7 +14,7 @@ use super::{
     connection::ConnectionContext,
     metrics::LimitHits,
     services::Health,
-    shutdown::{AbortOnDrop, BACKGROUND_GRACE, STATUS_FLUSH_GRACE, Shutdown},
+    shutdown::{ABORT_TIMEOUT, AbortOnDrop, BACKGROUND_GRACE, STATUS_FLUSH_GRACE, Shutdown},
     transport::{ConnectionLimit, Listener},
     workers::{Workers, WorkersDone},
 };
@@ -65,7 +65,7 @@ impl RunningServer {
     /// Starts the workers, then the listeners.
     async fn start(server: Server, listeners: Vec<Listener>) -> io::Result<Self> {
         let services = server.services.build().await;
-        let (routes, methods, health) =
+        let services =
             services.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let shutdown = Shutdown::new(server.background);
         let abort_on_drop = shutdown.abort_on_drop();
@@ -73,7 +73,7 @@ impl RunningServer {
         let hits = Arc::<LimitHits>::default();
         let connection_limit = ConnectionLimit::new(&server.limits, Arc::clone(&hits));
         let collector = Arc::new(Collector::new(
-            methods.clone(),
+            services.methods.clone(),
             hits,
             connection_limit.clone(),
             shutdown.draining.clone(),
@@ -91,8 +91,8 @@ impl RunningServer {
                 #[cfg(feature = "otel")]
                 tracer: server.tracer.clone(),
                 ..CallContext::new(
-                    routes.clone(),
-                    methods.clone(),
+                    services.routes(),
+                    services.methods.clone(),
                     call_limit.clone(),
                     Arc::clone(&limits),
                 )
@@ -105,11 +105,11 @@ impl RunningServer {
         let (workers, workers_done) = Workers::start(server.threads, context)?;
 
         if let Some(auth) = &server.auth {
-            spawn_until(&accepting, &shutdown, auth.keys.clone().refresh());
+            spawn_while_accepting(&accepting, &shutdown, auth.keys.clone().refresh());
         }
         for listener in listeners {
             let accept = accept(listener, connection_limit.clone(), workers.clone());
-            spawn_until(&accepting, &shutdown, accept);
+            spawn_while_accepting(&accepting, &shutdown, accept);
         }
         if let Some(heartbeat) = server.heartbeat {
             let beating = workers.clone().keep_beating(heartbeat);
@@ -126,7 +126,7 @@ impl RunningServer {
             shutdown,
             shutdown_grace: server.shutdown_grace,
             accepting,
-            health,
+            health: services.health,
             workers_done,
             admin: admin_tasks,
             _abort_on_drop: abort_on_drop,
@@ -157,16 +157,21 @@ impl RunningServer {
             let _ = timeout(STATUS_FLUSH_GRACE, shutdown.connections.wait()).await;
         }
         shutdown.abort.cancel();
-        shutdown.connections.wait().await;
-        if background.tasks.is_empty() {
-            self.workers_done.wait().await;
+        let aborted = async {
+            shutdown.connections.wait().await;
+            if background.tasks.is_empty() {
+                self.workers_done.wait().await;
+            }
+        };
+        if timeout(ABORT_TIMEOUT, aborted).await.is_err() {
+            tracing::error!("a handler blocks its thread, which is not waited for");
         }
         self.admin.shutdown().await;
     }
 }
 
 /// Spawns a task that ends when the drain begins, and that the drain waits for.
-fn spawn_until(
+fn spawn_while_accepting(
     accepting: &CancellationToken,
     shutdown: &Shutdown,
     task: impl Future<Output = ()> + Send + 'static,

@@ -1,6 +1,6 @@
 //! The services of a server: those of the embedding program, health and reflection.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use tonic::server::NamedService;
 use tonic_health::{
@@ -12,7 +12,7 @@ use tonic_reflection::server::Builder as ReflectionBuilder;
 
 use super::{
     auth::Access,
-    calls::{Methods, Policies, Route, Routes},
+    calls::{InvalidMethods, Methods, Policies, Route, Routes},
     method_policy::MethodPolicy,
 };
 
@@ -44,10 +44,13 @@ pub enum Reflection {
     Off,
 }
 
+/// Makes the instance of a service for one worker.
+type MakeRoute = Box<dyn Fn() -> Box<dyn Route> + Send + Sync>;
+
 /// The services that a server is built with.
 #[derive(Default)]
 pub(super) struct Services {
-    services: Vec<(&'static str, Box<dyn Route>)>,
+    services: Vec<(&'static str, MakeRoute)>,
     descriptors: Vec<&'static [u8]>,
     policies: Policies,
     pub(super) reflection: Reflection,
@@ -56,17 +59,27 @@ pub(super) struct Services {
 /// The services of a server cannot be served as configured.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InvalidServices {
-    #[error("a descriptor set cannot be decoded: {0}")]
-    Descriptors(#[from] prost::DecodeError),
+    #[error(transparent)]
+    Methods(#[from] InvalidMethods),
     #[error("descriptor sets cannot be served by reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    #[error("the policy for {0} names no method of a service that is served")]
-    UnknownMethod(String),
+    #[error("the policy for {0} names no service that is served")]
+    UnknownService(String),
+    #[error("the service {0} is there twice")]
+    DuplicateService(&'static str),
 }
 
 impl Services {
-    pub(super) fn add<S: NamedService + Route + 'static>(&mut self, service: S) {
-        self.services.push((S::NAME, Box::new(service)));
+    pub(super) fn add<S: NamedService + Route + Clone + 'static>(&mut self, service: S) {
+        self.add_for_each_worker(move || service.clone());
+    }
+
+    pub(super) fn add_for_each_worker<S: NamedService + Route + 'static>(
+        &mut self,
+        make: impl Fn() -> S + Send + Sync + 'static,
+    ) {
+        self.services
+            .push((S::NAME, Box::new(move || Box::new(make()))));
     }
 
     pub(super) fn add_descriptors(&mut self, descriptors: &'static [u8]) {
@@ -78,7 +91,7 @@ impl Services {
     }
 
     /// Adds health and reflection, and resolves the policy of each method.
-    pub(super) async fn build(mut self) -> Result<(Routes, Methods, Health), InvalidServices> {
+    pub(super) async fn build(mut self) -> Result<BuiltServices, InvalidServices> {
         let descriptors = [&self.descriptors[..], &OWN_DESCRIPTORS].concat();
         let health = Health::serving(self.services.iter().map(|(name, _)| *name)).await;
         self.add(HealthServer::new(HealthService::from_health_reporter(
@@ -88,35 +101,64 @@ impl Services {
             self.add(reflection(&descriptors)?.build_v1()?);
             self.add(reflection(&descriptors)?.build_v1alpha()?);
         }
-        self.check_policies()?;
+        self.check_names()?;
         let methods = Methods::new(&descriptors, &self.with_own_policies())?;
-        Ok((Routes::new(self.services), methods, health))
+        Ok(BuiltServices {
+            services: self.services,
+            methods,
+            health,
+        })
     }
 
-    fn check_policies(&self) -> Result<(), InvalidServices> {
+    fn check_names(&self) -> Result<(), InvalidServices> {
         let is_served = |path: &str| {
             let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
             service
                 .is_some_and(|(service, _)| self.services.iter().any(|(name, _)| *name == service))
         };
-        match self.policies.keys().find(|path| !is_served(path)) {
-            Some(path) => Err(InvalidServices::UnknownMethod(path.clone())),
+        if let Some(path) = self.policies.keys().find(|path| !is_served(path)) {
+            return Err(InvalidServices::UnknownService(path.clone()));
+        }
+        let mut names = HashSet::new();
+        match self.services.iter().find(|(name, _)| !names.insert(*name)) {
+            Some((name, _)) => Err(InvalidServices::DuplicateService(name)),
             None => Ok(()),
         }
     }
 
-    /// Adds the policies of health and reflection, which those of the embedding program override.
+    /// Adds the policies of health and reflection, unless the embedding program has one for the method or for
+    /// its service.
     fn with_own_policies(&self) -> Policies {
         let public = || MethodPolicy::default().access(Access::Public);
-        let mut policies = HashMap::from([
-            (HEALTH.to_owned(), public()),
-            (HEALTH_CHECK.to_owned(), public().uncounted()),
-        ]);
+        let mut policies = self.policies.clone();
+        let mut add = |service: &str, path: &str, policy| {
+            if !self.policies.contains_key(service) && !self.policies.contains_key(path) {
+                policies.insert(path.to_owned(), policy);
+            }
+        };
+        add(HEALTH, HEALTH, public());
+        add(HEALTH, HEALTH_CHECK, public().uncounted());
         if self.reflection == Reflection::Public {
-            policies.extend(REFLECTION.map(|path| (path.to_owned(), public())));
+            for service in REFLECTION {
+                add(service, service, public());
+            }
         }
-        policies.extend(self.policies.clone());
         policies
+    }
+}
+
+/// The services of a server, ready to be served.
+pub(super) struct BuiltServices {
+    services: Vec<(&'static str, MakeRoute)>,
+    pub(super) methods: Methods,
+    pub(super) health: Health,
+}
+
+impl BuiltServices {
+    /// Returns the routes of one worker.
+    pub(super) fn routes(&self) -> Routes {
+        let services = self.services.iter();
+        Routes::new(services.map(|(name, make)| (*name, make())).collect())
     }
 }
 

@@ -11,6 +11,9 @@ pub(super) const BACKGROUND_GRACE: Duration = Duration::from_secs(10);
 /// Time for the last responses of stopped background tasks to reach their clients.
 pub(super) const STATUS_FLUSH_GRACE: Duration = Duration::from_secs(1);
 
+/// Time for connections and threads to end after the abort. Only a handler that blocks its thread takes longer.
+pub(super) const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Work that outlives the call that started it.
 ///
 /// A handler spawns such work with `tasks.spawn(..)`. When the server stops, it waits for the calls first,

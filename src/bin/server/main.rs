@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::Context;
 use muxs::{
-    app::{self, Config},
+    app::{self, Config, ScopeNames},
     files::Store,
     server::{Address, Limits, Listener, Tls},
 };
@@ -81,6 +81,10 @@ async fn serve_until_stopped(args: Args, inherited: Vec<InheritedSocket>) -> any
         false => args.tls.load()?,
     };
     let auth = args.auth.load()?;
+    let scopes = match auth {
+        Some(_) => args.auth.scopes()?,
+        None => ScopeNames::default(),
+    };
     #[cfg(feature = "otel")]
     let traces = telemetry::Traces::start(args.otlp_endpoint.as_deref())?;
     let (root, settings) = (args.files.root.clone(), args.files.settings());
@@ -95,7 +99,7 @@ async fn serve_until_stopped(args: Args, inherited: Vec<InheritedSocket>) -> any
         shutdown_grace: args.shutdown_grace.into(),
         tls: tls.clone(),
         auth,
-        scopes: args.auth.scopes()?,
+        scopes,
         folder_claim: args.auth.folder_claim(),
         reflection: args.auth.reflection(),
         heartbeat: systemd::heartbeat(),

@@ -11,18 +11,26 @@ use prometheus::proto::MetricFamily;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
-use crate::server::{
-    calls::Methods,
-    metrics::{LimitHits, WorkerCounters},
-    single_flight::SingleFlight,
-    transport::ConnectionLimit,
+use crate::{
+    metric_family::Family,
+    server::{
+        calls::Methods,
+        metrics::{LimitHits, WorkerCounters},
+        single_flight::SingleFlight,
+        transport::ConnectionLimit,
+    },
 };
 
 /// Timeout of each collector of the embedding program. Metrics of one that takes longer are left out.
 const COLLECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Collectors of the embedding program's own metrics.
-pub(in crate::server) type Collectors = Vec<Arc<dyn Fn() -> Vec<MetricFamily> + Send + Sync>>;
+/// A source of further metrics.
+pub(in crate::server) enum Collect {
+    /// Reads counters in memory.
+    Inline(Box<dyn Fn() -> Vec<Family> + Send + Sync>),
+    /// May block or fail.
+    Blocking(Arc<dyn Fn() -> Vec<MetricFamily> + Send + Sync>),
+}
 
 /// The counters of the server, and the collectors of the embedding program.
 pub(in crate::server) struct Collector {
@@ -32,11 +40,12 @@ pub(in crate::server) struct Collector {
     pub(super) connections: ConnectionLimit,
     draining: CancellationToken,
     pub(super) started_at: SystemTime,
-    pub(super) others: Vec<OtherCollector>,
+    pub(super) inline: Vec<Box<dyn Fn() -> Vec<Family> + Send + Sync>>,
+    pub(super) blocking: Vec<BlockingCollector>,
 }
 
-/// A collector of the embedding program.
-pub(super) struct OtherCollector {
+/// A collector that runs on a blocking thread, once at a time.
+pub(super) struct BlockingCollector {
     collect: Arc<dyn Fn() -> Vec<MetricFamily> + Send + Sync>,
     running: SingleFlight<Vec<MetricFamily>>,
 }
@@ -53,12 +62,18 @@ impl Collector {
         hits: Arc<LimitHits>,
         connections: ConnectionLimit,
         draining: CancellationToken,
-        others: Collectors,
+        collectors: Vec<Collect>,
     ) -> Self {
-        let others = others.into_iter().map(|collect| OtherCollector {
-            collect,
-            running: SingleFlight::default(),
-        });
+        let (mut inline, mut blocking) = (Vec::new(), Vec::new());
+        for collect in collectors {
+            match collect {
+                Collect::Inline(collect) => inline.push(collect),
+                Collect::Blocking(collect) => blocking.push(BlockingCollector {
+                    collect,
+                    running: SingleFlight::default(),
+                }),
+            }
+        }
         Self {
             methods,
             workers: Mutex::default(),
@@ -66,7 +81,8 @@ impl Collector {
             connections,
             draining,
             started_at: SystemTime::now(),
-            others: others.collect(),
+            inline,
+            blocking,
         }
     }
 
@@ -88,8 +104,8 @@ impl Collector {
     }
 }
 
-impl OtherCollector {
-    /// Runs the collector on a blocking thread: it may read from a disk.
+impl BlockingCollector {
+    /// Returns no metrics after [`COLLECT_TIMEOUT`].
     pub(super) async fn collect(&self) -> Vec<MetricFamily> {
         let collect = Arc::clone(&self.collect);
         let start = || spawn_blocking(move || collect());

@@ -2,13 +2,12 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use prometheus::proto::{Histogram, LabelPair, MetricFamily};
 use tonic::Code;
 
 use super::collector::Collector;
 use crate::{
     counter::Counter,
-    metric_family::{Sample, counter_family, gauge_family, histogram, histogram_family, label},
+    metric_family::{Distribution, Family, Label, Sample},
     server::{
         calls::{Method, metric_name},
         metrics::{CODES, LATENCY_BUCKETS, Limit, MethodCounters, WorkerCounters},
@@ -16,7 +15,7 @@ use crate::{
 };
 
 /// The metrics of calls. Names and labels are those of go-grpc-prometheus, which dashboards know.
-pub(super) fn calls(collector: &Collector) -> Vec<MetricFamily> {
+pub(super) fn calls(collector: &Collector) -> Vec<Family> {
     let workers = collector.workers();
     let methods = collector.methods.all().iter().enumerate();
     let methods: Vec<_> = methods
@@ -40,14 +39,14 @@ pub(super) fn calls(collector: &Collector) -> Vec<MetricFamily> {
             labels: labels(method),
             value: summed.sum(counter),
         });
-        counter_family(name, help, samples.collect())
+        Family::counters(name, help, samples.collect())
     };
     let handled = methods.iter().flat_map(|(method, summed)| {
         let codes = (0..CODES).map(|code| (code, summed.sum(|counters| &counters.handled[code])));
         codes
             .filter(|(code, count)| *count > 0 || (method.is_known() && *code == Code::Ok as usize))
             .map(|(code, value)| {
-                let code = label("grpc_code", metric_name(Code::from(code as i32)));
+                let code = ("grpc_code", metric_name(Code::from(code as i32)).to_owned());
                 let labels = [labels(method), vec![code]].concat();
                 Sample { labels, value }
             })
@@ -62,7 +61,7 @@ pub(super) fn calls(collector: &Collector) -> Vec<MetricFamily> {
             "Calls that have begun.",
             |counters| &counters.started,
         ),
-        counter_family(
+        Family::counters(
             "grpc_server_handled_total",
             "Calls that have ended, by the code that they ended with.",
             handled.collect(),
@@ -77,7 +76,7 @@ pub(super) fn calls(collector: &Collector) -> Vec<MetricFamily> {
             "Messages that calls have sent.",
             |counters| &counters.messages_sent,
         ),
-        histogram_family(
+        Family::histograms(
             "grpc_server_handling_seconds",
             "How long calls took, from their headers to their end.",
             latencies.collect(),
@@ -86,39 +85,39 @@ pub(super) fn calls(collector: &Collector) -> Vec<MetricFamily> {
 }
 
 /// The metrics of connections, limits and the process.
-pub(super) fn server(collector: &Collector) -> Vec<MetricFamily> {
+pub(super) fn server(collector: &Collector) -> Vec<Family> {
     let hits = Limit::ALL.map(|limit| Sample {
-        labels: vec![label("limit", limit.name())],
+        labels: vec![("limit", limit.name().to_owned())],
         value: collector.hits.get(limit),
     });
     let version = Sample {
-        labels: vec![label("version", env!("CARGO_PKG_VERSION"))],
+        labels: vec![("version", env!("CARGO_PKG_VERSION").to_owned())],
         value: 1.0,
     };
     let started_at = collector.started_at.duration_since(SystemTime::UNIX_EPOCH);
     vec![
-        gauge_family(
+        Family::gauges(
             "muxs_connections",
             "Connections that are open.",
             vec![Sample::unlabeled(collector.connections.open() as f64)],
         ),
-        counter_family(
+        Family::counters(
             "muxs_connections_total",
             "Connections that were let in.",
             vec![Sample::unlabeled(collector.connections.total())],
         ),
-        counter_family(
+        Family::counters(
             "muxs_refused_total",
             "What was refused or cut, by the limit that said so.",
             hits.into(),
         ),
-        gauge_family(
+        Family::gauges(
             "muxs_draining",
             "Whether the server takes no further calls, and stops when the last has ended.",
             vec![Sample::unlabeled(f64::from(collector.is_draining()))],
         ),
-        gauge_family("muxs_build_info", "The version, as a label.", vec![version]),
-        gauge_family(
+        Family::gauges("muxs_build_info", "The version, as a label.", vec![version]),
+        Family::gauges(
             "process_start_time_seconds",
             "When the server began, in seconds since 1970.",
             vec![Sample::unlabeled(
@@ -142,19 +141,21 @@ impl SummedCounters<'_> {
             .sum()
     }
 
-    fn latencies(&self) -> Histogram {
-        let counts: Vec<_> = (0..=LATENCY_BUCKETS.len())
-            .map(|bucket| self.sum(|counters| &counters.latencies[bucket]))
-            .collect();
-        let nanoseconds = self.sum(|counters| &counters.nanoseconds);
-        histogram(&LATENCY_BUCKETS, &counts, nanoseconds as f64 / 1e9)
+    fn latencies(&self) -> Distribution {
+        let buckets = 0..=LATENCY_BUCKETS.len();
+        let counts = buckets.map(|bucket| self.sum(|counters| &counters.latencies[bucket]));
+        Distribution {
+            bounds: &LATENCY_BUCKETS,
+            counts: counts.collect(),
+            sum: self.sum(|counters| &counters.nanoseconds) as f64 / 1e9,
+        }
     }
 }
 
-fn labels(method: &Method) -> Vec<LabelPair> {
+fn labels(method: &Method) -> Vec<Label> {
     vec![
-        label("grpc_type", method.shape),
-        label("grpc_service", &method.service),
-        label("grpc_method", &method.name),
+        ("grpc_type", method.shape.to_owned()),
+        ("grpc_service", method.service.clone()),
+        ("grpc_method", method.name.clone()),
     ]
 }

@@ -20,7 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-pub(super) use self::collector::{Collector, Collectors};
+pub(super) use self::collector::{Collect, Collector};
 use super::{
     auth::KeyStore,
     single_flight::SingleFlight,

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     issuer::Auth,
+    jwks::Jwks,
     key_store::{CachedKeys, KeyStore},
     settings::{Access, Scope},
     validator::{Identity, InvalidToken, TokenValidator},
@@ -32,7 +33,7 @@ struct TokenCache {
     /// The last valid token. Most calls carry the same one as the call before, and comparing tokens is faster
     /// than hashing one.
     last: Option<(String, Arc<Identity>)>,
-    /// Keyed by digest, so that a memory dump reveals no tokens.
+    /// Keyed by digest: only the last token is kept as it is.
     by_digest: HashMap<[u8; 32], Arc<Identity>>,
 }
 
@@ -106,6 +107,21 @@ impl Authenticator {
     }
 
     fn identity(&self, token: &str) -> Result<Arc<Identity>, Denied> {
+        let (generation, jwks) = match self.look_up(token)? {
+            Lookup::Found(identity) => return Ok(identity),
+            Lookup::Missing { generation, jwks } => (generation, jwks),
+        };
+        // Without the lock: a check of a signature takes longer than all other calls' lookups.
+        let identity = self.validator.validate(token, &jwks);
+        let identity = Arc::new(identity.map_err(|invalid| match invalid {
+            InvalidToken::UnknownKey => Denied::UnknownKey(generation),
+            invalid => Denied::Token(invalid),
+        })?);
+        self.cache.lock().insert(generation, token, &identity);
+        Ok(identity)
+    }
+
+    fn look_up(&self, token: &str) -> Result<Lookup, Denied> {
         let mut cache = self.cache.lock();
         if cache.keys.generation != self.keys.generation() {
             // The key that signed a cached token may have been revoked.
@@ -115,35 +131,23 @@ impl Authenticator {
         let usable = cache.keys.usable.as_ref();
         // Keys that are too old are not used for cached tokens either.
         let usable = usable.filter(|usable| now < usable.until);
-        let usable = usable.ok_or(Denied::NoKeys)?;
-        if let Some((last, identity)) = &cache.last
-            && last == token
-            && now < identity.expires_at()
-        {
-            return Ok(Arc::clone(identity));
-        }
-        let digest: [u8; 32] = Sha256::digest(token).into();
-        let cached = cache.by_digest.get(&digest);
-        let identity = match cached.filter(|identity| now < identity.expires_at()) {
-            Some(identity) => Arc::clone(identity),
-            None => {
-                let generation = cache.keys.generation;
-                let identity = self.validator.validate(token, &usable.jwks);
-                let identity = Arc::new(identity.map_err(|invalid| match invalid {
-                    InvalidToken::UnknownKey => Denied::UnknownKey(generation),
-                    invalid => Denied::Token(invalid),
-                })?);
-                if cache.by_digest.len() == TOKEN_CACHE_CAPACITY {
-                    // Seldom, and tokens that are in use are soon cached again.
-                    cache.by_digest.clear();
-                }
-                cache.by_digest.insert(digest, Arc::clone(&identity));
-                identity
-            }
-        };
-        cache.last = Some((token.to_owned(), Arc::clone(&identity)));
-        Ok(identity)
+        let jwks = Arc::clone(&usable.ok_or(Denied::NoKeys)?.jwks);
+        let generation = cache.keys.generation;
+        Ok(match cache.get(token, now) {
+            Some(identity) => Lookup::Found(identity),
+            None => Lookup::Missing { generation, jwks },
+        })
     }
+}
+
+/// What the cache has for a token.
+enum Lookup {
+    Found(Arc<Identity>),
+    /// The token has to be validated with these keys.
+    Missing {
+        generation: u64,
+        jwks: Arc<Jwks>,
+    },
 }
 
 impl TokenCache {
@@ -154,6 +158,36 @@ impl TokenCache {
             by_digest: HashMap::new(),
         }
     }
+
+    fn get(&mut self, token: &str, now: Instant) -> Option<Arc<Identity>> {
+        if let Some((last, identity)) = &self.last
+            && last == token
+            && now < identity.expires_at()
+        {
+            return Some(Arc::clone(identity));
+        }
+        let identity = self.by_digest.get(&digest(token));
+        let identity = Arc::clone(identity.filter(|identity| now < identity.expires_at())?);
+        self.last = Some((token.to_owned(), Arc::clone(&identity)));
+        Some(identity)
+    }
+
+    /// Adds a token that is valid under the keys of `generation`, unless the keys have changed since.
+    fn insert(&mut self, generation: u64, token: &str, identity: &Arc<Identity>) {
+        if self.keys.generation != generation {
+            return;
+        }
+        if self.by_digest.len() == TOKEN_CACHE_CAPACITY {
+            // Seldom, and tokens that are in use are soon cached again.
+            self.by_digest.clear();
+        }
+        self.by_digest.insert(digest(token), Arc::clone(identity));
+        self.last = Some((token.to_owned(), Arc::clone(identity)));
+    }
+}
+
+fn digest(token: &str) -> [u8; 32] {
+    Sha256::digest(token).into()
 }
 
 /// Returns the token of a request that has exactly one.

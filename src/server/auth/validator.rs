@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -53,8 +54,10 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct Claims(Map<String, Value>);
 
-/// A function that reads further claims of each valid token. The values that it returns are added to the
-/// extensions of the token's requests, for handlers to use. It runs once for each token and worker thread.
+/// A function that reads further claims of each token whose signature, issuer, audience and times are valid. The
+/// values that it returns are added to the extensions of the token's requests, for handlers to use.
+///
+/// The result is cached for each worker thread until the keys are refreshed. The function must not block.
 #[derive(Clone)]
 pub struct ClaimsHook(Arc<Hook>);
 
@@ -177,12 +180,8 @@ impl TokenValidator {
 
     /// Checks what jsonwebtoken does not: the types of the claims, `iat`, and the exact end of the leeway.
     fn identity(&self, claims: Claims, now: SystemTime) -> Result<Identity, InvalidToken> {
-        let extensions = match &self.claims_hook {
-            Some(ClaimsHook(hook)) => hook(&claims).map_err(|_| InvalidToken::Claims)?,
-            None => Extensions::new(),
-        };
-        let claims = RegisteredClaims::deserialize(Value::Object(claims.0))
-            .map_err(|_| InvalidToken::Claims)?;
+        let all = &claims;
+        let claims = RegisteredClaims::deserialize(&claims.0).map_err(|_| InvalidToken::Claims)?;
         let now = now.duration_since(SystemTime::UNIX_EPOCH);
         let now = now.map_err(|_| InvalidToken::NotYet)?.as_secs_f64();
         let leeway = LEEWAY.as_secs_f64();
@@ -211,6 +210,10 @@ impl TokenValidator {
             return Err(InvalidToken::Claims);
         }
         let lifetime = Duration::from_secs_f64(claims.exp + leeway - now);
+        let extensions = match &self.claims_hook {
+            Some(hook) => hook.call(all)?,
+            None => Extensions::new(),
+        };
         Ok(Identity {
             subject: claims.sub.into(),
             scope: claims.scope,
@@ -257,6 +260,14 @@ impl ClaimsHook {
         hook: impl Fn(&Claims) -> Result<Extensions, InvalidClaims> + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(hook))
+    }
+
+    /// A panic of the hook makes the token invalid, and does not end the connection.
+    fn call(&self, claims: &Claims) -> Result<Extensions, InvalidToken> {
+        let result = catch_unwind(AssertUnwindSafe(|| (self.0)(claims)));
+        result
+            .unwrap_or(Err(InvalidClaims))
+            .map_err(|InvalidClaims| InvalidToken::Claims)
     }
 }
 

@@ -1,7 +1,8 @@
 //! A call before its handler: whether it is gRPC, whether its caller may make it, and whether there is room.
 
 use std::{
-    future::poll_fn,
+    future::{poll_fn, ready},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     task::{Context, Waker},
 };
@@ -150,7 +151,13 @@ impl PendingCall {
             identity.attach_to(&mut self.head.extensions);
         }
         let request = Request::from_parts(match_client_encoding(self.head), Body::new(body));
-        let response = context.routes.call(request);
+        let span = self.telemetry.span();
+        // Interceptors and layers run here, before the first poll of the future.
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            span.in_scope(|| context.routes.call(request))
+        }));
+        let response = called
+            .unwrap_or_else(|_panic| ready(Ok(status::handler_panicked().into_http())).boxed());
         let call = ActiveCall {
             receiver,
             expiry: effective_expiry(deadline, admitted.identity.as_deref()),

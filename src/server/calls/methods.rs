@@ -1,6 +1,6 @@
 //! What the server knows of each method before it reads a request.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
@@ -42,6 +42,15 @@ pub(in crate::server) struct Methods {
     methods: Vec<Method>,
     by_path: HashMap<String, usize>,
     undescribed_services: Vec<(String, Method)>,
+}
+
+/// The descriptors and policies of a server do not fit.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::server) enum InvalidMethods {
+    #[error("a descriptor set cannot be decoded: {0}")]
+    Descriptors(#[from] prost::DecodeError),
+    #[error("the policy for {0} names no method of its service")]
+    UnknownMethod(String),
 }
 
 /// Policies by path: `/package.Service/Method`, or `/package.Service/` for all methods of a service. The path
@@ -109,11 +118,11 @@ impl Methods {
     ///
     /// # Errors
     ///
-    /// A descriptor set cannot be decoded.
+    /// A descriptor set cannot be decoded, or a policy is for a method that its service's descriptor lacks.
     pub(in crate::server) fn new(
         descriptors: &[&[u8]],
         policies: &Policies,
-    ) -> Result<Self, prost::DecodeError> {
+    ) -> Result<Self, InvalidMethods> {
         let mut methods = Self::default();
         for descriptors in descriptors {
             let set = FileDescriptorSet::decode(*descriptors)?;
@@ -134,13 +143,13 @@ impl Methods {
                 }
             }
         }
-        methods.add_undescribed(policies);
+        methods.add_undescribed(policies)?;
         Ok(methods)
     }
 
     /// Adds the methods and services that have a policy and no descriptor.
-    fn add_undescribed(&mut self, policies: &Policies) {
-        let described = self.methods.len();
+    fn add_undescribed(&mut self, policies: &Policies) -> Result<(), InvalidMethods> {
+        let described: HashSet<_> = self.methods.iter().map(|it| it.service.clone()).collect();
         // A map has no order, and the order of metrics should be the same in every run.
         let mut paths: Vec<_> = policies.iter().collect();
         paths.sort_by_key(|(path, _)| *path);
@@ -148,14 +157,19 @@ impl Methods {
             let Some((service, name)) = split_path(path) else {
                 continue;
             };
-            let mut known = self.methods[..described].iter();
-            if name.is_empty() && known.all(|method| method.service != service) {
-                let method = Method::unknown(policy);
-                self.undescribed_services.push((service.to_owned(), method));
-            } else if !name.is_empty() && !self.by_path.contains_key(path) {
-                self.add(service, name, None, policies);
+            match (name.is_empty(), described.contains(service)) {
+                (true, true) => {}
+                (true, false) => {
+                    let method = Method::unknown(policy);
+                    self.undescribed_services.push((service.to_owned(), method));
+                }
+                (false, true) if !self.by_path.contains_key(path) => {
+                    return Err(InvalidMethods::UnknownMethod(path.clone()));
+                }
+                (false, _) => self.add(service, name, None, policies),
             }
         }
+        Ok(())
     }
 
     fn add(
@@ -166,6 +180,10 @@ impl Methods {
         policies: &Policies,
     ) {
         let path = format!("/{service}/{name}");
+        // A descriptor may be in several sets.
+        if self.by_path.contains_key(&path) {
+            return;
+        }
         let policy = policies
             .get(&path)
             .or_else(|| policies.get(&format!("/{service}/")))

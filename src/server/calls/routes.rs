@@ -44,7 +44,7 @@ impl Routes {
     }
 }
 
-/// A tower service without its type.
+/// A type-erased tower service.
 pub(in crate::server) trait Route: Send + Sync {
     fn respond(&self, request: Request<Body>) -> ResponseFuture;
 }
@@ -59,12 +59,15 @@ where
 {
     fn respond(&self, request: Request<Body>) -> ResponseFuture {
         let mut service = self.clone();
-        let is_ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
-        if !matches!(is_ready, Poll::Ready(Ok(()))) {
-            return async { Ok(into_response(service.oneshot(request).await)) }.boxed();
+        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return ready(Ok(error_response(error.into()))).boxed(),
+            Poll::Pending => {
+                return async { Ok(into_response(service.oneshot(request).await)) }.boxed();
+            }
         }
         let mut future = Some(service.call(request));
-        // A generated server is always ready, and its future needs no second box.
+        // The future of a generated server is boxed already.
         let any: &mut dyn Any = &mut future;
         if let Some(future) = any
             .downcast_mut::<Option<ResponseFuture>>()
@@ -77,8 +80,6 @@ where
     }
 }
 
-/// Turns the result of a service into a response. tonic recognizes statuses among the errors, and the errors
-/// of tower's layers.
 fn into_response<B, E>(result: Result<Response<B>, E>) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -87,6 +88,15 @@ where
 {
     match result {
         Ok(response) => response.map(Body::new),
-        Err(error) => Status::from_error(error.into()).into_http(),
+        Err(error) => error_response(error.into()),
     }
+}
+
+/// Responds with the status in the error's source chain. Other errors may contain what clients should not see.
+fn error_response(error: BoxError) -> Response<Body> {
+    let status = Status::try_from_error(error).unwrap_or_else(|error| {
+        tracing::warn!(error, "a service failed");
+        Status::unknown("the service failed")
+    });
+    status.into_http()
 }

@@ -20,9 +20,11 @@ use muxs::{
     },
     server::{Background, Listener, MethodPolicy, Server},
 };
+use prometheus::proto::{Metric, MetricFamily, MetricType};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::{Notify, oneshot},
     task::JoinHandle,
 };
@@ -290,6 +292,61 @@ async fn start_fails_on_a_policy_without_service() {
 }
 
 #[tokio::test]
+async fn start_fails_on_a_policy_for_a_misspelled_method() {
+    let server = Server::builder()
+        .service(GreeterServer::new(Stub::default()))
+        .descriptors(pb::FILE_DESCRIPTOR_SET)
+        .method("/muxs.Greeter/SayHelo", MethodPolicy::default());
+    let error = start_error(server).await;
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("SayHelo"), "{error}");
+}
+
+#[tokio::test]
+async fn start_fails_on_a_service_that_is_there_twice() {
+    let health = tonic_health::server::HealthReporter::new();
+    let health = tonic_health::server::HealthService::from_health_reporter(health);
+    let health = tonic_health::pb::health_server::HealthServer::new(health);
+    let greeter = || GreeterServer::new(Stub::default());
+    for server in [
+        Server::builder().service(greeter()).service(greeter()),
+        Server::builder().service(health),
+    ] {
+        let error = start_error(server).await;
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("twice"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn panic_of_an_interceptor_ends_only_its_own_call() {
+    let interceptor = |request: Request<()>| match request.metadata().get("x-panic") {
+        Some(_) => panic!("on purpose"),
+        None => Ok(request),
+    };
+    let stub = Stub::default();
+    let service = GreeterServer::with_interceptor(stub.clone(), interceptor);
+    // On this thread: a panic of a worker thread fails all tests.
+    let server = Server::builder()
+        .service(service)
+        .runtime(Handle::current());
+    let server = RunningServer::start(server).await;
+    let mut greeter = server.greeter().await;
+    let mut other = greeter.clone();
+    let other = tokio::spawn(async move { other.square(Number { value: 2.0 }).await });
+    stub.entered.notified().await;
+    let mut request = Request::new(hello("you"));
+    let metadata = request.metadata_mut();
+    metadata.insert("x-panic", "1".parse().unwrap());
+    let failed = greeter.say_hello(request).await.unwrap_err();
+    assert_eq!(failed.code(), Code::Internal);
+    stub.gate.notify_one();
+    assert!(with_timeout(other).await.unwrap().is_ok());
+    drop(greeter);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn start_fails_on_malformed_descriptors() {
     let server = Server::builder()
         .service(GreeterServer::new(Stub::default()))
@@ -303,10 +360,21 @@ async fn health_and_metrics_cover_own_services() {
     let own = prometheus::IntCounter::new("own_total", "A counter of the program.").unwrap();
     registry.register(Box::new(own.clone())).unwrap();
     own.inc_by(3);
+    let untyped = || {
+        let mut family = MetricFamily::default();
+        family.set_name("untyped".to_owned());
+        family.set_field_type(MetricType::UNTYPED);
+        family.set_metric(vec![Metric::default()]);
+        vec![family]
+    };
     let server = Server::builder()
         .service(GreeterServer::new(Stub::default()))
+        // A descriptor may be there twice.
         .descriptors(pb::FILE_DESCRIPTOR_SET)
-        .metrics(move || registry.gather());
+        .descriptors(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .metrics(move || registry.gather())
+        .metrics(untyped)
+        .metrics(|| panic!("a collector that fails"));
     let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin_address = admin.local_addr().unwrap();
     let admin = Listener::from(admin).for_admin();

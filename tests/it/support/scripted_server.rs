@@ -20,7 +20,7 @@ use muxs::{
     server::Server,
 };
 use std::time::Duration;
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{net::TcpListener, runtime::Handle, sync::Notify};
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming, transport::Endpoint};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -83,7 +83,10 @@ impl ScriptedServer {
             address: listener.local_addr().unwrap(),
         };
         let service = FileControllerServer::new(server.clone());
-        let serving = Server::builder().service(service);
+        // On the runtime of the test, whose clock may be paused.
+        let serving = Server::builder()
+            .service(service)
+            .runtime(Handle::current());
         tokio::spawn(serving.serve(vec![listener.into()], std::future::pending()));
         server
     }
