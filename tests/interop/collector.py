@@ -14,7 +14,7 @@ from waiting import until
 
 class Collector:
     def __init__(self, port=0, credentials=None):
-        # The exported bytes as they came.
+        # The exported bytes.
         self.exports = []
         self.lock = threading.Lock()
         handler = grpc.unary_unary_rpc_method_handler(self.export)
@@ -42,11 +42,11 @@ class Collector:
         return [span for spans in self.resources() for scope in spans.scope_spans for span in scope.spans]
 
     def known_by(self, request_id):
-        """The span of a call, once it is there: the only one."""
+        """Waits for the only span of a call."""
         return self.one(lambda span: attributes(span).get("muxs.request_id") == request_id, request_id)
 
     def of(self, trace_id):
-        """The span in a trace, once it is there: the only one."""
+        """Waits for the only span of a trace."""
         return self.one(lambda span: span.trace_id.hex() == trace_id, trace_id)
 
     def one(self, wanted, what):
@@ -56,7 +56,7 @@ class Collector:
         return span
 
     def has(self, text):
-        """Whether it stands anywhere in what was exported."""
+        """Returns whether a text is anywhere in the exported bytes."""
         with self.lock:
             return any(text.encode() in export for export in self.exports)
 

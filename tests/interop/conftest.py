@@ -21,19 +21,19 @@ TARGET = Path(__file__).parents[2] / "target"
 LOGS = TARGET / "interop" / "logs"
 LOG = LOGS / "server.log"
 
-# So that a run which is told to stop stops its server too, as it does on Ctrl-C.
+# A terminated run stops its server, as it does on Ctrl-C.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class Server:
-    """A server program on a root of its own, that can be killed and started again."""
+    """A server program on its own root, which can be killed and restarted."""
 
     def __init__(self, root, *flags, log=LOG, **env):
         self.root = Path(root)
         self.flags = flags
         self.log = log
         self.env = os.environ | env
-        # A free port at first; the same one when it is started again.
+        # A free port, which is kept for a restart.
         self.address = "127.0.0.1:0"
         self.start()
 
@@ -83,7 +83,7 @@ def log():
     for file in LOGS.iterdir():
         text = file.read_text(errors="replace")
         assert "panicked" not in text, file
-        # Nor a part of one: what is behind the header is nobody else's. Not shown: this is written to a log too.
+        # A part of a token must not be logged either. The token is not printed, because this output is logged too.
         assert sum(token.partition(".")[2][:64] in text for token in given()) == 0, file
 
 
@@ -116,7 +116,7 @@ def read_only_server(log):
 
 
 class Pki:
-    """Certificates for a server and for a client, an authority that vouches for both, and one that does not."""
+    """Certificates of a server and a client, the authority that issued both, and another authority."""
 
     def __init__(self, folder):
         authority = trustme.CA()
@@ -157,7 +157,7 @@ def tls_server(log, pki):
 
 @pytest.fixture(scope="session")
 def mtls_server(log, pki):
-    """A server that wants a certificate of its clients."""
+    """A server that requires client certificates."""
     with served(*pki.server_flags, "--tls-client-ca", str(pki.ca)) as server:
         yield server
         server.stop()
@@ -177,13 +177,13 @@ def socket_server(log):
 
 @pytest.fixture(scope="session")
 def issuer(tmp_path_factory):
-    """An authorization server for all, whose keys stay as they are."""
+    """An authorization server for all tests, with constant keys."""
     yield from started(tmp_path_factory.mktemp("issuer"))
 
 
 @pytest.fixture
 def own_issuer(tmp_path):
-    """An authorization server for one test, that it may kill."""
+    """An authorization server for one test, which may kill it."""
     yield from started(tmp_path)
 
 
@@ -200,14 +200,14 @@ def started(folder):
 
 
 def believing(issuer, *flags, **how):
-    """A server that lets in who has a token of an issuer, and logs what it can."""
+    """A server that requires tokens of an issuer, and logs as much as possible."""
     auth = ["--auth-issuer", issuer.url, "--auth-audience", RESOURCE]
     return served(*auth, *flags, **{"RUST_LOG": "debug"} | how)
 
 
 @contextlib.contextmanager
 def ready(served, issuer, **how):
-    """A server that has read the keys of its issuer; `how` to connect to it."""
+    """A server that has fetched the keys of its issuer; `how` to connect to it."""
     with served as server:
         client = BlockingClient(server.address, metadata=bearer(issuer.token()), **how)
         until(lambda: knows_the_keys(client), "the keys are known")
@@ -239,7 +239,7 @@ def auth_tls_server(log, issuer, pki):
 
 @pytest.fixture
 def own_server(log):
-    """A server for one test, that it may kill."""
+    """A server for one test, which may kill it."""
     with served() as server:
         yield server
 
@@ -265,5 +265,5 @@ def client(connect, address):
 
 @pytest.fixture
 def filename(request):
-    """A name that no other test has."""
+    """A filename that is unique to the test."""
     return f"{request.module.__name__}/" + re.sub(r"\W+", "-", request.node.name)

@@ -1,4 +1,4 @@
-"""What a call says to programs beside its answers, and how it fails."""
+"""The machine-readable metadata of calls and failures."""
 
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
@@ -23,11 +23,11 @@ def assert_failure(error, code, reason, **metadata):
 
 
 def request_id(call):
-    """What the server calls a call. It says so as soon as it says anything."""
-    # The end is only waited for where there is nothing before.
+    """The request ID of a call, which comes with the first metadata of the answer."""
+    # The trailers are awaited only if there is no initial metadata.
     for metadata in [call.initial_metadata, call.trailing_metadata]:
-        told = [value for key, value in metadata() or () if key == "x-request-id"]
-        if told:
-            [known] = told
+        values = [value for key, value in metadata() or () if key == "x-request-id"]
+        if values:
+            [known] = values
             return known
     raise AssertionError("the call has no x-request-id")

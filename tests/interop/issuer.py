@@ -17,12 +17,12 @@ ELSEWHERE = "https://elsewhere.muxs.example"
 
 ALL = "greeter files.read files.write"
 
-# Where issuers write down the tokens that they give, to whomever: none may be in a log, or in what is exported.
+# Issuers record all issued tokens here: none may be in a log or in an export.
 BOOKS = []
 
 
 class Issuer:
-    """Can be killed and started again, at the same URL and with the same keys."""
+    """An issuer that can be killed and restarted at the same URL with the same keys."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -51,11 +51,11 @@ class Issuer:
         return token(self.url, client, **asked)
 
     def add_key(self):
-        """From now on it signs with new keys; the old ones are still known."""
+        """Signs with new keys from now on, and keeps publishing the old ones."""
         ask(self.url + "/keys/add")
 
     def drop_keys(self):
-        """It forgets all keys but the newest."""
+        """Removes all keys but the newest."""
         ask(self.url + "/keys/drop")
 
 
@@ -76,7 +76,7 @@ def token(issuer, client, scope=ALL, resource=RESOURCE):
 
 
 def given():
-    """All tokens that were given in this run."""
+    """All tokens that were issued in this run."""
     return [token for book in BOOKS if book.exists() for token in book.read_text().split()]
 
 
@@ -85,15 +85,15 @@ def secret_of(client):
 
 
 def bearer(token):
-    """The metadata that shows a token."""
+    """The metadata with a token."""
     return [("authorization", f"Bearer {token}")]
 
 
 def parts(token):
-    """The header of a token, and its claims. Not checked."""
+    """The header and the claims of a token, not verified."""
     return [json.loads(base64.urlsafe_b64decode(part + "==")) for part in token.split(".")[:2]]
 
 
 if __name__ == "__main__":
-    # Prints a token: what a person would have a program do who has a server ask for one.
+    # Prints a token, for `--token-command`.
     print(token(*sys.argv[1:]))

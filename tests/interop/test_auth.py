@@ -59,7 +59,7 @@ IDS = [f"{stub.__name__}.{method}" for _, stub, method, _ in ALL_METHODS]
 
 @pytest.fixture
 def files(connect, auth_server, issuer):
-    """Connects a client that has a new token."""
+    """Connects a client with a new token."""
 
     def files(client="writer", server=auth_server, **asked):
         return connect(server.address, metadata=bearer(issuer.token(client, **asked)))
@@ -74,11 +74,11 @@ def channel(auth_server):
 
 
 def failure(channel, stub, method, request, metadata):
-    """How a call fails, if it does."""
+    """Returns the error of a call, or None."""
     request = iter(request) if isinstance(request, list) else request
     try:
         answer = getattr(stub(channel), method)(request, timeout=TIMEOUT, metadata=metadata)
-        # A stream is a call too.
+        # The answer of a streaming method is a call.
         if isinstance(answer, grpc.Call):
             list(answer)
     except grpc.RpcError as error:
@@ -87,15 +87,15 @@ def failure(channel, stub, method, request, metadata):
 
 
 def refusal(client, method, request):
-    """How a stream fails that is not answered anything; `request` gives what is sent."""
+    """Returns the error of a stream without answers; `request` returns the messages to send."""
 
-    def told():
+    def try_call():
         answers, error = client.answers(method, request())
         assert answers == []
         assert error is not None
         return None if hides_the_status(error) else error
 
-    return until(told, "the client lets the refusal through")
+    return until(try_call, "the client lets the refusal through")
 
 
 def greeting(channel, token):
@@ -118,18 +118,18 @@ def assert_insufficient(error, scope):
 
 
 @pytest.mark.parametrize(("client", "algorithm"), [("writer", "RS256"), ("elliptic", "ES256")])
-def test_tokens_are_what_the_standard_says(issuer, client, algorithm):
+def test_tokens_conform_to_rfc_9068(issuer, client, algorithm):
     header, claims = parts(issuer.token(client))
     assert (header["typ"], header["alg"]) == ("at+jwt", algorithm)
     assert (claims["iss"], claims["aud"], claims["sub"]) == (issuer.url, RESOURCE, client)
 
 
 @pytest.mark.parametrize("client", ["writer", "elliptic"])
-def test_a_token_in_the_metadata_lets_in(files, filename, client):
+def test_token_in_metadata_is_accepted(files, filename, client):
     assert_moves_a_file(files(client), filename)
 
 
-def test_a_token_as_credentials_lets_in_over_tls(connect, auth_tls_server, issuer, pki, filename):
+def test_token_as_credentials_is_accepted_over_tls(connect, auth_tls_server, issuer, pki, filename):
     token = grpc.access_token_call_credentials(issuer.token())
     credentials = grpc.composite_channel_credentials(pki.trust(), token)
     client = connect(auth_tls_server.address, credentials=credentials)
@@ -137,7 +137,7 @@ def test_a_token_as_credentials_lets_in_over_tls(connect, auth_tls_server, issue
     assert_moves_a_file(client, filename)
 
 
-def test_credentials_of_its_own_are_asked_for_a_token_for_each_call(auth_tls_server, issuer, pki):
+def test_credentials_plugin_is_called_for_each_call(auth_tls_server, issuer, pki):
     class Fetching(grpc.AuthMetadataPlugin):
         asked = 0
 
@@ -155,20 +155,20 @@ def test_credentials_of_its_own_are_asked_for_a_token_for_each_call(auth_tls_ser
 
 
 @pytest.mark.parametrize(("scope", "stub", "method", "request_"), ALL_METHODS, ids=IDS)
-def test_each_method_wants_a_token(channel, scope, stub, method, request_):
+def test_each_method_requires_a_token(channel, scope, stub, method, request_):
     assert_unauthenticated(failure(channel, stub, method, request_, []))
 
 
 @pytest.mark.parametrize(("scope", "stub", "method", "request_"), ALL_METHODS, ids=IDS)
-def test_each_method_wants_its_scope_and_no_other(channel, issuer, scope, stub, method, request_):
+def test_each_method_requires_its_scope_only(channel, issuer, scope, stub, method, request_):
     others = " ".join(other for other in METHODS if other != scope)
     assert_insufficient(failure(channel, stub, method, request_, bearer(issuer.token(scope=others))), scope)
     error = failure(channel, stub, method, request_, bearer(issuer.token(scope=scope)))
-    # What else may be wrong with the call.
+    # The scope is checked before the message.
     assert error is None or error.code() in [StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND], error
 
 
-def test_streams_that_are_refused_say_why(connect, auth_server, issuer, filename):
+def test_refused_streams_have_a_reason(connect, auth_server, issuer, filename):
     reader = connect(auth_server.address, metadata=bearer(issuer.token("reader", scope="files.read")))
     stranger = connect(auth_server.address)
     flood = [opening(filename, "id"), *chunks(bytes(4 * MIB))]
@@ -180,7 +180,7 @@ def test_streams_that_are_refused_say_why(connect, auth_server, issuer, filename
     assert_absent(reader, filename)
 
 
-def test_a_client_gets_no_scope_that_is_not_its_own(files, filename):
+def test_client_cannot_get_foreign_scopes(files, filename):
     client = files("reader", scope="files.read")
     assert_absent(client, filename)
     steps = [opening(filename, "id"), finish(b"")]
@@ -191,7 +191,7 @@ def encoded(part):
     return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
 
 
-def test_what_is_no_token_of_the_issuer_lets_nobody_in(channel, issuer, tmp_path):
+def test_forged_tokens_are_refused(channel, issuer, tmp_path):
     good = issuer.token()
     header, claims, signature = good.split(".")
     own_header, own_claims = parts(good)
@@ -225,7 +225,7 @@ def test_what_is_no_token_of_the_issuer_lets_nobody_in(channel, issuer, tmp_path
     ]:
         assert_unauthenticated(failure(channel, GreeterStub, "SayHello", HelloRequest(), metadata))
     assert greeting(channel, good) is None
-    # Schemes are spelled as one likes.
+    # The scheme is case-insensitive.
     metadata = [("authorization", f"bEARER {good}")]
     assert failure(channel, GreeterStub, "SayHello", HelloRequest(), metadata) is None
 
@@ -236,7 +236,7 @@ def test_health_is_public(channel):
 
 
 @needs_grpcurl
-def test_grpcurl_shows_a_token(auth_server, issuer):
+def test_grpcurl_sends_a_token(auth_server, issuer):
     token = ["-H", f"authorization: Bearer {issuer.token()}"]
     call = [auth_server.address, "muxs.Greeter/SayHello"]
     run = grpcurl("-plaintext", *token, "-d", '{"name": "you"}', *call)
@@ -249,7 +249,7 @@ def test_grpcurl_shows_a_token(auth_server, issuer):
 
 
 @needs_grpcurl
-def test_reflection_can_want_a_token_too(issuer):
+def test_reflection_can_require_a_token(issuer):
     with ready(believing(issuer, "--reflection", "authenticated"), issuer) as server:
         run = grpcurl("-plaintext", server.address, "list")
         assert run.returncode != 0
@@ -259,18 +259,18 @@ def test_reflection_can_want_a_token_too(issuer):
         server.stop()
 
 
-def test_an_upload_is_that_of_its_subject(files, filename):
+def test_upload_belongs_to_its_subject(files, filename):
     content = bytes(range(256)) * (8 * KIB)
     writer, other = files("writer"), files("other")
     stream = writer.stream(opening(filename, "mine"), *chunks(content)[:6])
     begun = acknowledged(stream)
-    # The same name for another's own upload, which begins at its beginning.
+    # Another subject has its own upload of the same filename and ID.
     others = other.stream(opening(filename, "mine"))
     assert progress_of(others.answer()).persisted_size == 0
     others.cancel()
     other.unary("AbortUpload", AbortUploadRequest(filename=filename, upload_id="mine"))
     stream.cancel()
-    # Another token, the same subject.
+    # Another token of the same subject.
     stream = files("writer").stream(opening(filename, "mine"))
     so_far = progress_of(stream.answer())
     assert so_far.persisted_size >= begun.persisted_size
@@ -278,7 +278,7 @@ def test_an_upload_is_that_of_its_subject(files, filename):
     assert_has(other, filename, content)
 
 
-def test_a_claim_restricts_to_a_folder(files, filename):
+def test_folder_claim_restricts_access(files, filename):
     tenant, writer = files("tenant"), files("writer")
     inside = f"tenants/a/{filename}"
     assert_moves_a_file(tenant, inside)
@@ -296,11 +296,11 @@ def test_a_claim_restricts_to_a_folder(files, filename):
     assert writer.unary("Stat", StatRequest(filename=inside)).size == 3 * MIB
 
 
-def test_a_claim_that_is_no_folder_lets_nobody_in(channel, issuer):
+def test_invalid_folder_claim_is_refused(channel, issuer):
     assert_unauthenticated(greeting(channel, issuer.token("escaped")))
 
 
-def test_a_token_that_ends_ends_the_upload_and_another_goes_on(files, filename):
+def test_upload_ends_at_token_expiry_and_resumes_with_a_new_token(files, filename):
     content = bytes(range(256)) * (16 * KIB)
     client = files("brief")
     stream = client.stream(opening(filename, "long"), *chunks(content)[:8])
@@ -309,7 +309,7 @@ def test_a_token_that_ends_ends_the_upload_and_another_goes_on(files, filename):
         while stream.answer() is not None:
             pass
     assert_unauthenticated(failed.value)
-    # It is over for new calls too.
+    # The token has expired for new calls as well.
     with pytest.raises(grpc.RpcError) as failed:
         client.unary("Stat", StatRequest(filename=filename))
     assert_unauthenticated(failed.value)
@@ -321,14 +321,14 @@ def test_a_token_that_ends_ends_the_upload_and_another_goes_on(files, filename):
 
 
 class Caller(threading.Thread):
-    """Calls again and again, each time with a new token."""
+    """Makes calls in a loop, each with a new token."""
 
     def __init__(self, server, issuer):
         super().__init__(daemon=True)
         self.server, self.issuer = server, issuer
         self.over = threading.Event()
         self.failures = []
-        # How many calls went well with tokens that were signed by a key.
+        # The number of successful calls by the key that signed the token.
         self.went_well = {}
         self.start()
 
@@ -351,7 +351,7 @@ class Caller(threading.Thread):
         self.join()
 
 
-def test_keys_change_while_calls_go_on(own_issuer):
+def test_key_rotation_does_not_interrupt_calls(own_issuer):
     with ready(believing(own_issuer, "--auth-refresh", "1s"), own_issuer) as server:
         callers = [Caller(server, own_issuer) for _ in range(4)]
         try:
@@ -374,7 +374,7 @@ def assert_no_keys(error):
     assert_failure(error, StatusCode.UNAVAILABLE, "AUTH_UNAVAILABLE")
 
 
-def test_calls_go_on_without_the_issuer_until_its_keys_are_too_old(own_issuer):
+def test_cached_keys_are_used_until_they_expire(own_issuer):
     flags = ["--auth-refresh", "1s", "--auth-keys-max-age", "3s"]
     with ready(believing(own_issuer, *flags), own_issuer) as server, grpc.insecure_channel(server.address) as channel:
         token = own_issuer.token()
@@ -384,14 +384,14 @@ def test_calls_go_on_without_the_issuer_until_its_keys_are_too_old(own_issuer):
         error = until(lambda: answered.append(greeting(channel, token)) or answered[-1], "the keys are too old")
         assert len(answered) > 5
         assert_no_keys(error)
-        # Whatever is wrong with the token.
+        # The answer is the same for any invalid token.
         assert_no_keys(greeting(channel, "x.y.z"))
         own_issuer.start()
         until(lambda: greeting(channel, token) is None, "the keys are known again")
         server.stop()
 
 
-def test_a_server_may_be_started_before_its_issuer(own_issuer):
+def test_server_starts_before_its_issuer(own_issuer):
     token = own_issuer.token()
     own_issuer.kill()
     with believing(own_issuer) as server, grpc.insecure_channel(server.address) as channel:
@@ -402,6 +402,6 @@ def test_a_server_may_be_started_before_its_issuer(own_issuer):
         server.stop()
 
 
-def test_all_tokens_are_known_that_are_looked_for_in_the_logs(issuer):
-    """See the fixture `log`, which looks."""
+def test_log_search_knows_all_tokens(issuer):
+    """The fixture `log` searches the logs for all of them."""
     assert issuer.token() in given()

@@ -1,4 +1,4 @@
-"""The chat example, as a person at a terminal has it."""
+"""The chat example on a pseudo terminal."""
 
 import fcntl
 import os
@@ -42,7 +42,7 @@ class Terminal:
         os.write(self.keyboard, keys.encode())
 
     def wait_for(self, text):
-        """Waits until `text` is on the terminal, behind what was waited for before."""
+        """Waits until `text` follows on the terminal."""
         deadline = time.monotonic() + TIMEOUT
         while text.encode() not in self.seen:
             ready, _, _ = select.select([self.keyboard], [], [], max(0, deadline - time.monotonic()))
@@ -64,7 +64,7 @@ def terminal(address):
     terminal.close()
 
 
-def test_each_name_is_greeted_while_the_conversation_goes_on(terminal):
+def test_each_name_is_greeted_during_the_conversation(terminal):
     terminal.wait_for("> ")
     for name in ["Ada", "Grace", "名前"]:
         terminal.type(name + ENTER)
@@ -90,7 +90,7 @@ def test_ctrl_c_cancels_the_conversation(terminal):
     assert termios.tcgetattr(terminal.device) == terminal.settings
 
 
-def test_what_is_pasted_is_greeted_to_the_last_name(terminal):
+def test_pasted_names_are_all_greeted(terminal):
     terminal.wait_for("> ")
     names = [f"name {number}" for number in range(300)]
     terminal.type("".join(name + ENTER for name in names) + CTRL_D)
@@ -99,7 +99,7 @@ def test_what_is_pasted_is_greeted_to_the_last_name(terminal):
     assert terminal.chat.wait(TIMEOUT) == 0
 
 
-def test_a_chat_that_is_told_to_end_gives_the_terminal_back(terminal):
+def test_terminated_chat_restores_the_terminal(terminal):
     terminal.wait_for("> ")
     terminal.chat.terminate()
     assert terminal.chat.wait(TIMEOUT) == 143

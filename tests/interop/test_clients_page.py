@@ -43,13 +43,13 @@ def assert_same(path):
     assert (path.read_bytes() == CONTENT) is True
 
 
-def test_the_uploader_uploads(server, source):
+def test_uploader_uploads(server, source):
     etag = run(UPLOADER, server.address, source, "page/a.bin")
     assert re.fullmatch(r"\S+\n", etag)
     assert_same(server.root / "page" / "a.bin")
 
 
-def test_the_downloader_downloads(server, tmp_path):
+def test_downloader_downloads(server, tmp_path):
     (server.root / "a.bin").write_bytes(CONTENT)
     run(DOWNLOADER, server.address, "a.bin", tmp_path / "got.bin")
     assert_same(tmp_path / "got.bin")
@@ -78,13 +78,13 @@ through = pytest.mark.parametrize("moved_through", [uploaded_through, downloaded
 
 
 @through
-def test_a_connection_that_breaks_again_and_again_is_no_matter(server, source, moved_through):
+def test_transfer_survives_broken_connections(server, source, moved_through):
     with contextlib.closing(CuttingProxy(server.address, cuts=[10, 16 * MIB, MIB])) as proxy:
         moved_through(proxy, server, source)
 
 
 @through
-def test_a_server_that_is_killed_and_started_again_is_no_matter(server, source, moved_through):
+def test_transfer_survives_a_killed_server(server, source, moved_through):
     def kill_and_start_again():
         server.kill()
         server.start()
@@ -93,7 +93,7 @@ def test_a_server_that_is_killed_and_started_again_is_no_matter(server, source, 
         moved_through(proxy, server, source)
 
 
-def test_the_uploader_tells_what_does_not_pass(server, source):
+def test_uploader_reports_permanent_failures(server, source):
     (server.root / "folder").mkdir()
     args = [server.address, source, "folder"]
     done = subprocess.run([sys.executable, "-c", UPLOADER, *args], capture_output=True, text=True, timeout=25)

@@ -1,4 +1,4 @@
-"""The examples show tokens of a real authorization server, however they are told to get them."""
+"""The examples with tokens of a real authorization server, from every source of tokens."""
 
 import json
 import os
@@ -111,20 +111,20 @@ def test_stream_file_puts_and_gets_with_a_token(auth_server, shown, filename, tm
 
 
 @pytest.mark.parametrize("name", ["hello", "bidi_chat"])
-def test_the_greeting_examples_show_a_token(auth_server, shown, name):
+def test_greeting_examples_send_a_token(auth_server, shown, name):
     flags, env = shown("elliptic")
     assert_well(example(name, auth_server.address, *flags, **env))
 
 
 @pytest.mark.parametrize("name", ["hello", "bidi_chat", "stream_file"])
-def test_an_example_without_a_token_says_how_to_give_one(auth_server, name):
+def test_example_without_a_token_explains_the_flags(auth_server, name):
     run = example(name, auth_server.address)
     assert run.returncode != 0
     assert "--token-file" in run.stderr
     assert_discreet(run)
 
 
-def test_a_token_that_is_not_good_for_it_is_not_shown_again_and_again(auth_server, issuer, tmp_path, filename):
+def test_insufficient_token_is_not_retried(auth_server, issuer, tmp_path, filename):
     (tmp_path / "there").write_bytes(b"content")
     reader = by_itself(issuer, tmp_path, "reader")
     reader[reader.index(ALL)] = "files.read"
@@ -137,7 +137,7 @@ def test_a_token_that_is_not_good_for_it_is_not_shown_again_and_again(auth_serve
 
 
 @pytest.mark.parametrize("how", ["issuer", "command"])
-def test_a_transfer_may_take_longer_than_a_token_is_good_for(issuer, how, filename, tmp_path):
+def test_transfer_outlives_its_token(issuer, how, filename, tmp_path):
     log = LOGS / f"long-transfer-{how}.log"
     flags = by_itself(issuer, tmp_path, "brief") if how == "issuer" else by_command(issuer, "brief")
     content = random.Random(filename).randbytes(SIZE)
@@ -158,7 +158,7 @@ def test_a_transfer_may_take_longer_than_a_token_is_good_for(issuer, how, filena
         assert "UNAUTHENTICATED" in codes
 
 
-def test_the_file_of_a_token_is_read_again_when_the_token_is_over(auth_server, issuer, filename, tmp_path, slow):
+def test_token_file_is_reread_at_expiry(auth_server, issuer, filename, tmp_path, slow):
     flags = in_file(issuer, tmp_path, "brief")
     (tmp_path / "there").write_bytes(bytes(SIZE))
     command = [EXAMPLES / "stream_file", "--addr", f"http://{slow.address}", *flags]

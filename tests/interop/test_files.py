@@ -59,7 +59,7 @@ def test_stat_of_a_missing_file_fails_with_the_reason_not_found(call):
     assert error_info(failed.value).domain == "muxs"
 
 
-def test_stat_of_a_file_tells_its_size(call):
+def test_stat_of_a_file_returns_its_size(call):
     assert call("Write", Files(filename="stat/me.txt", text="naïve")).code == 0
     info = call("Stat", StatRequest(filename="stat/me.txt"))
     assert (info.filename, info.size) == ("stat/me.txt", 6)
@@ -71,7 +71,7 @@ def test_read_of_a_missing_file_answers_with_the_reason_not_found(call):
     assert (content.failure.code, content.failure.reason) == (5, "NOT_FOUND")
 
 
-def test_a_file_with_the_words_of_a_failure_is_no_failure(call):
+def test_file_with_the_text_of_a_failure_is_read(call):
     assert call("Write", Files(filename="words.txt", text="Error: read failed")).code == 0
     content = call("Read", Files(filename="words.txt"))
     assert content.text == "Error: read failed"
@@ -79,7 +79,7 @@ def test_a_file_with_the_words_of_a_failure_is_no_failure(call):
 
 
 @pytest.mark.parametrize("filename", ILLEGAL_FILENAMES.values(), ids=ILLEGAL_FILENAMES.keys())
-def test_an_illegal_filename_is_refused_with_a_reason(call, filename):
+def test_illegal_filename_is_refused_with_a_reason(call, filename):
     content = call("Read", Files(filename=filename))
     assert content.text == "Error: read failed"
     assert (content.failure.code, content.failure.reason) == (3, "FILENAME_INVALID")
@@ -94,7 +94,7 @@ def test_an_illegal_filename_is_refused_with_a_reason(call, filename):
     assert error_info(failed.value).reason == "FILENAME_INVALID"
 
 
-def test_the_longest_text_is_written_and_read_back(call):
+def test_longest_text_is_written_and_read_back(call):
     text = "x" * LONGEST_TEXT
     status = call("Write", Files(filename="longest.txt", text=text))
     assert status.code == 0
@@ -107,7 +107,7 @@ def test_the_longest_text_is_written_and_read_back(call):
 
 
 @pytest.mark.parametrize("size", [LONGEST_TEXT + 1, 10 * 1024 * 1024])
-def test_a_longer_text_is_refused_with_the_reason_too_large(call, size):
+def test_longer_text_is_refused_with_the_reason_too_large(call, size):
     assert call("Write", Files(filename="kept.txt", text="old")).code == 0
     status = call("Write", Files(filename="kept.txt", text="x" * size))
     assert status.code == 1

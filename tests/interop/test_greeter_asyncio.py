@@ -59,7 +59,7 @@ async def test_bidi_hello_answers_in_order(greeter):
     assert [reply.message async for reply in replies] == [f"Hello, {name}!" for name in names]
 
 
-async def test_bidi_hello_takes_all_names_before_the_first_reply_is_read(greeter):
+async def test_bidi_hello_accepts_all_names_before_the_first_reply_is_read(greeter):
     names = [f"name {number}" for number in range(10_000)]
     call = greeter.BidiHello(timeout=TIMEOUT)
     for name in names:
@@ -68,7 +68,7 @@ async def test_bidi_hello_takes_all_names_before_the_first_reply_is_read(greeter
     assert [reply.message async for reply in call] == [f"Hello, {name}!" for name in names]
 
 
-async def test_bidi_hello_answers_each_name_before_the_next_is_said(greeter):
+async def test_bidi_hello_answers_each_name_before_the_next_is_sent(greeter):
     call = greeter.BidiHello(timeout=TIMEOUT)
     for name in ["Ada", "", "Grace", "名前"]:
         await call.write(HelloRequest(name=name))
@@ -78,7 +78,7 @@ async def test_bidi_hello_answers_each_name_before_the_next_is_said(greeter):
     assert await call.code() == grpc.StatusCode.OK
 
 
-async def test_a_client_that_cancels_lots_of_replies_sees_it_cancelled_and_the_server_goes_on(greeter):
+async def test_lots_of_replies_can_be_cancelled(greeter):
     call = greeter.LotsOfReplies(HelloRequest(name="Ada", interval=HOUR), timeout=TIMEOUT)
     assert (await call.read()).message == "Hello, Ada!"
     call.cancel()
@@ -88,7 +88,7 @@ async def test_a_client_that_cancels_lots_of_replies_sees_it_cancelled_and_the_s
     assert await still_serves(greeter)
 
 
-async def test_a_client_that_cancels_bidi_hello_sees_it_cancelled_and_the_server_goes_on(greeter):
+async def test_bidi_hello_can_be_cancelled(greeter):
     call = greeter.BidiHello(timeout=TIMEOUT)
     await call.write(HelloRequest(name="Ada"))
     assert (await call.read()).message == "Hello, Ada!"
@@ -99,7 +99,7 @@ async def test_a_client_that_cancels_bidi_hello_sees_it_cancelled_and_the_server
     assert await still_serves(greeter)
 
 
-async def test_a_name_over_4096_bytes_ends_bidi_hello_while_the_client_could_go_on(greeter):
+async def test_name_over_4096_bytes_ends_bidi_hello_early(greeter):
     call = greeter.BidiHello(timeout=TIMEOUT)
     await call.write(HelloRequest(name="A" * 4096))
     assert (await call.read()).message == "Hello, " + "A" * 4096 + "!"
@@ -111,7 +111,7 @@ async def test_a_name_over_4096_bytes_ends_bidi_hello_while_the_client_could_go_
     assert error_info(failed.value).domain == "muxs"
 
 
-async def test_a_deadline_ends_lots_of_replies_after_the_replies_it_left_time_for(greeter):
+async def test_deadline_ends_lots_of_replies_after_timely_replies(greeter):
     call = greeter.LotsOfReplies(HelloRequest(name="Ada", interval=HOUR), timeout=1)
     assert (await call.read()).message == "Hello, Ada!"
     with pytest.raises(grpc.aio.AioRpcError) as failed:

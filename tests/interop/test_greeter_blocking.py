@@ -60,7 +60,7 @@ def test_bidi_hello_answers_in_order(greeter):
     assert [reply.message for reply in replies] == [f"Hello, {name}!" for name in names]
 
 
-def test_bidi_hello_takes_all_names_before_the_first_reply_is_read(greeter):
+def test_bidi_hello_accepts_all_names_before_the_first_reply_is_read(greeter):
     names = [f"name {number}" for number in range(10_000)]
     all_sent = threading.Event()
 
@@ -74,7 +74,7 @@ def test_bidi_hello_takes_all_names_before_the_first_reply_is_read(greeter):
     assert [reply.message for reply in replies] == [f"Hello, {name}!" for name in names]
 
 
-def test_bidi_hello_answers_each_name_before_the_next_is_said(greeter):
+def test_bidi_hello_answers_each_name_before_the_next_is_sent(greeter):
     requests = queue.SimpleQueue()
     replies = greeter.BidiHello(iter(requests.get, None), timeout=TIMEOUT)
     for name in ["Ada", "", "Grace", "名前"]:
@@ -85,7 +85,7 @@ def test_bidi_hello_answers_each_name_before_the_next_is_said(greeter):
     assert replies.code() == grpc.StatusCode.OK
 
 
-def test_a_client_that_cancels_lots_of_replies_sees_it_cancelled_and_the_server_goes_on(greeter):
+def test_lots_of_replies_can_be_cancelled(greeter):
     replies = greeter.LotsOfReplies(HelloRequest(name="Ada", interval=HOUR), timeout=TIMEOUT)
     assert next(replies).message == "Hello, Ada!"
     replies.cancel()
@@ -95,7 +95,7 @@ def test_a_client_that_cancels_lots_of_replies_sees_it_cancelled_and_the_server_
     assert still_serves(greeter)
 
 
-def test_a_client_that_cancels_bidi_hello_sees_it_cancelled_and_the_server_goes_on(greeter):
+def test_bidi_hello_can_be_cancelled(greeter):
     requests = queue.SimpleQueue()
     replies = greeter.BidiHello(iter(requests.get, None), timeout=TIMEOUT)
     requests.put(HelloRequest(name="Ada"))
@@ -109,7 +109,7 @@ def test_a_client_that_cancels_bidi_hello_sees_it_cancelled_and_the_server_goes_
     assert still_serves(greeter)
 
 
-def test_a_name_over_4096_bytes_ends_bidi_hello_while_the_client_could_go_on(greeter):
+def test_name_over_4096_bytes_ends_bidi_hello_early(greeter):
     requests = queue.SimpleQueue()
     replies = greeter.BidiHello(iter(requests.get, None), timeout=TIMEOUT)
     requests.put(HelloRequest(name="A" * 4096))
@@ -123,7 +123,7 @@ def test_a_name_over_4096_bytes_ends_bidi_hello_while_the_client_could_go_on(gre
     assert error_info(failed.value).domain == "muxs"
 
 
-def test_a_deadline_ends_lots_of_replies_after_the_replies_it_left_time_for(greeter):
+def test_deadline_ends_lots_of_replies_after_timely_replies(greeter):
     replies = greeter.LotsOfReplies(HelloRequest(name="Ada", interval=HOUR), timeout=1)
     assert next(replies).message == "Hello, Ada!"
     with pytest.raises(grpc.RpcError) as failed:

@@ -1,4 +1,4 @@
-"""Health, as load balancers and orchestrators ask for it."""
+"""The health service, as load balancers and orchestrators call it."""
 
 import grpc
 import pytest
@@ -15,18 +15,18 @@ def health(address):
 
 
 @pytest.mark.parametrize("service", ["", "muxs.Greeter", "muxs.FileController", "helloworld.Greeter"])
-def test_the_server_and_each_of_its_services_are_serving(health, service):
+def test_server_and_each_of_its_services_are_serving(health, service):
     answer = health.Check(HealthCheckRequest(service=service), timeout=TIMEOUT)
     assert answer.status == HealthCheckResponse.SERVING
 
 
-def test_the_health_of_an_unknown_service_is_not_found(health):
+def test_health_of_an_unknown_service_is_not_found(health):
     with pytest.raises(grpc.RpcError) as failed:
         health.Check(HealthCheckRequest(service="muxs.Unknown"), timeout=TIMEOUT)
     assert failed.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_a_watch_tells_the_health_at_once(health):
+def test_health_watch_answers_at_once(health):
     answers = health.Watch(HealthCheckRequest(service="muxs.Greeter"), timeout=TIMEOUT)
     assert next(answers).status == HealthCheckResponse.SERVING
     answers.cancel()

@@ -10,7 +10,7 @@ import pytest
 CLIENT = Path(__file__).parent / "js" / "client.js"
 SIZE = 1_000_000
 
-# `run` sets it where it has installed what the client needs, and says so where it has not.
+# Set by `run` if the modules of the client are installed.
 pytestmark = pytest.mark.skipif("NODE_PATH" not in os.environ, reason="there is no Node.js")
 
 
@@ -42,15 +42,15 @@ def test_js_calls_all_shapes_and_moves_a_file(address, filename):
     assert_answers(node(address, filename, SIZE))
 
 
-def test_js_does_so_over_tls(tls_server, pki, filename):
+def test_js_calls_over_tls(tls_server, pki, filename):
     assert_answers(node(by_name(tls_server), filename, SIZE, pki.ca))
 
 
-def test_js_does_so_over_tls_with_a_certificate_of_its_own(mtls_server, pki, filename):
+def test_js_calls_over_mutual_tls(mtls_server, pki, filename):
     assert_answers(node(by_name(mtls_server), filename, SIZE, pki.ca, pki.client_cert, pki.client_key))
 
 
-def test_js_does_so_over_a_unix_socket(socket_server, filename):
+def test_js_calls_over_a_unix_socket(socket_server, filename):
     assert_answers(node(socket_server.socket, filename, SIZE))
 
 

@@ -45,9 +45,9 @@ def log_file(request):
 
 
 def entries(log_file, text=None):
-    """What is in a log so far. Each line is one JSON object."""
+    """The entries of a log so far. Each line is one JSON object."""
     lines = (text if text is not None else log_file.read_bytes().decode()).split("\n")
-    # It may just be written.
+    # The last line may be incomplete.
     unfinished = lines.pop()
     assert text is None or unfinished == ""
     read = [json.loads(line) for line in lines]
@@ -57,7 +57,7 @@ def entries(log_file, text=None):
 
 
 def of(log_file, message, **fields):
-    """The entry with a message and with these fields, once it is there: the only one."""
+    """Waits for the only entry with a message and these fields."""
 
     def wanted(entry):
         return entry["fields"].get("message") == message and fields.items() <= entry["fields"].items()
@@ -67,10 +67,10 @@ def of(log_file, message, **fields):
 
 
 def assert_ended(log_file, known, **fields):
-    """The log has one line of the end of a call, by the id that its client was told."""
-    told = of(log_file, "ended", request_id=request_id(known))
-    assert (told["level"], told["target"]) == ("DEBUG", "muxs::call")
-    ended = told["fields"]
+    """Asserts that the log has one line for the end of a call, by its request ID."""
+    found = of(log_file, "ended", request_id=request_id(known))
+    assert (found["level"], found["target"]) == ("DEBUG", "muxs::call")
+    ended = found["fields"]
     assert re.fullmatch(r"127\.0\.0\.1:\d+", ended.pop("peer"))
     assert 0 <= ended.pop("duration_ms") < 30_000
     del ended["message"], ended["request_id"]
@@ -82,7 +82,7 @@ def size_of(*messages):
     return sum(5 + message.ByteSize() for message in messages)
 
 
-def test_each_call_has_one_line_by_the_id_that_its_client_is_told(log_file):
+def test_each_call_has_one_line_with_its_request_id(log_file):
     with served(*JSON, log=log_file, **DEBUG) as server, grpc.insecure_channel(server.address) as channel:
         greeter, files = GreeterStub(channel), FileControllerStub(channel)
         names = [HelloRequest(name="Ada"), HelloRequest(name="Grace")]
@@ -131,7 +131,7 @@ def test_each_call_has_one_line_by_the_id_that_its_client_is_told(log_file):
 
 
 @pytest.mark.parametrize("own", ["a", "x" * 128, "9f/Z_~!{}\"'=,;:<>%s%n\\n"])
-def test_a_client_may_choose_the_id_of_its_call(log_file, own):
+def test_client_can_choose_the_request_id(log_file, own):
     # Without debugging too.
     with served(*JSON, log=log_file) as server, grpc.insecure_channel(server.address) as channel:
         metadata = [("x-request-id", own)]
@@ -144,7 +144,7 @@ def test_a_client_may_choose_the_id_of_its_call(log_file, own):
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 129, "two words", " "])
-def test_a_bad_id_is_not_taken_over(log_file, bad):
+def test_invalid_request_id_is_replaced(log_file, bad):
     with served(*JSON, log=log_file, **DEBUG) as server, grpc.insecure_channel(server.address) as channel:
         ids = set()
         for _ in range(2):
@@ -157,20 +157,20 @@ def test_a_bad_id_is_not_taken_over(log_file, bad):
         server.stop()
 
 
-def test_what_the_server_is_to_blame_for_is_told_without_being_asked(log_file):
+def test_server_faults_are_logged_by_default(log_file):
     with served(*JSON, log=log_file) as server, grpc.insecure_channel(server.address) as channel:
         files = FileControllerStub(channel)
         with pytest.raises(grpc.RpcError):
             files.Stat(StatRequest(filename="absent"), timeout=TIMEOUT)
-        # Somebody has taken the server's own folder away.
+        # The server's own folder is missing.
         shutil.rmtree(server.root / ".muxs")
         with pytest.raises(grpc.RpcError) as failed:
             list(files.WriteStream(iter([opening("a", "id"), finish(b"")]), timeout=TIMEOUT))
         assert failed.value.code() == StatusCode.INTERNAL
-        told = of(log_file, "failed", request_id=request_id(failed.value))
-        assert (told["level"], told["fields"]["code"]) == ("WARN", "INTERNAL")
+        found = of(log_file, "failed", request_id=request_id(failed.value))
+        assert (found["level"], found["fields"]["code"]) == ("WARN", "INTERNAL")
         calls = [entry for entry in entries(log_file) if entry["target"] == "muxs::call"]
-        assert calls == [told]
+        assert calls == [found]
 
 
 def frame(kind, flags, stream, payload=b""):
@@ -178,7 +178,7 @@ def frame(kind, flags, stream, payload=b""):
     return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
 
 
-def test_the_server_is_not_to_blame_for_what_is_no_grpc(log_file):
+def test_non_grpc_requests_are_not_server_faults(log_file):
     with served(*JSON, log=log_file, **DEBUG) as server:
         host, port = server.address.split(":")
         with socket.create_connection((host, int(port)), timeout=TIMEOUT) as connection:
@@ -190,7 +190,7 @@ def test_the_server_is_not_to_blame_for_what_is_no_grpc(log_file):
     assert {entry["level"] for entry in entries(log_file)} <= {"INFO", "DEBUG"}
 
 
-def test_the_log_names_the_subject_and_the_trace(log_file, issuer):
+def test_log_names_the_subject_and_the_trace(log_file, issuer):
     collector = Collector()
     flags = [*JSON, "--otlp-endpoint", collector.endpoint]
     served_ = believing(issuer, *flags, log=log_file, OTEL_BSP_SCHEDULE_DELAY="50")
@@ -211,7 +211,7 @@ def test_the_log_names_the_subject_and_the_trace(log_file, issuer):
 
 
 def bother(server):
-    """Does to a server what nobody should."""
+    """Sends hostile requests to a server."""
     host, port = server.address.split(":")
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     for junk in [b"\n{}\nGET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 64, preface + b"\xff" * 99]:
@@ -225,7 +225,7 @@ def bother(server):
             metadata = [("junk-bin", junk.encode()), ("x-request-id-bin", os.urandom(64))]
             how = {"timeout": TIMEOUT, "metadata": metadata}
             steps = [opening(junk, junk), chunk(0, b"content"), finish(b"content")]
-            # Its names may be as bad as they are, what it says is no message.
+            # The message is malformed, besides the names.
             odd = channel.unary_unary("/muxs.FileController/Stat")
             for call in [
                 lambda: GreeterStub(channel).SayHello(HelloRequest(name=junk), **how),
@@ -238,10 +238,10 @@ def bother(server):
                     call()
 
 
-def test_each_line_is_json_whoever_calls(log_file):
+def test_each_line_is_json_for_hostile_clients(log_file):
     with served(*JSON, log=log_file, **DEBUG) as server:
         bother(server)
-        # Uploads that were open are read again.
+        # The restarted server reads the open upload.
         with grpc.insecure_channel(server.address) as channel:
             next(FileControllerStub(channel).WriteStream(silence_after(opening("a", "b")), timeout=TIMEOUT))
         server.kill()
@@ -342,7 +342,7 @@ def test_each_line_is_json_for_two_servers_with_one_root(log_file, tmp_path):
     entries(log_file)
 
 
-def test_each_line_is_json_where_nobody_is_there_to_ask(log_file, tmp_path):
+def test_each_line_is_json_without_issuer_and_collector(log_file, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         nowhere = "http://127.0.0.1:{}".format(listener.getsockname()[1])
     tokens = ["--auth-issuer", nowhere, "--auth-audience", RESOURCE]
@@ -355,11 +355,11 @@ def test_each_line_is_json_where_nobody_is_there_to_ask(log_file, tmp_path):
     assert entries(log_file)[-1]["fields"]["message"] == "stopped"
 
 
-def test_each_line_is_json_whatever_is_wanted_of_the_log(log_file):
+def test_each_line_is_json_for_every_log_filter(log_file):
     with served(*JSON, log=log_file, RUST_LOG="debug,muxs=loud") as server:
         server.stop()
-    told = entries(log_file)
-    assert any("RUST_LOG" in entry["fields"]["message"] for entry in told)
+    found = entries(log_file)
+    assert any("RUST_LOG" in entry["fields"]["message"] for entry in found)
 
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z +(TRACE|DEBUG|INFO|WARN|ERROR) [ -~]*")
@@ -372,7 +372,7 @@ def assert_has_lines_of_its_own_only(log_file):
         assert not re.match(r"\S+ +\w+ (\S+: )?forged", line), line
 
 
-def test_nobody_forges_a_line_for_people(log_file, issuer):
+def test_clients_cannot_forge_text_lines(log_file, issuer):
     with ready(believing(issuer, log=log_file), issuer) as server, grpc.insecure_channel(server.address) as channel:
         metadata = bearer(issuer.token("forger"))
         _, call = GreeterStub(channel).SayHello.with_call(HelloRequest(), timeout=TIMEOUT, metadata=metadata)
@@ -386,7 +386,7 @@ def test_nobody_forges_a_line_for_people(log_file, issuer):
     assert_has_lines_of_its_own_only(log_file)
 
 
-def test_no_filename_and_no_metadata_forges_a_line_for_people(log_file):
+def test_filenames_and_metadata_cannot_forge_text_lines(log_file):
     with served(log=log_file, **DEBUG) as server:
         bother(server)
         server.stop()

@@ -1,4 +1,4 @@
-"""The page about operating a server: its authorization server, its server and its commands, as they stand."""
+"""The page about operating a server: its authorization server, server and commands, unchanged."""
 
 import os
 import re
@@ -22,7 +22,7 @@ EXAMPLE = "cargo run --example "
 
 UNAUTHENTICATED = 64 + 16
 
-# `run` sets it where it has installed the authorization server, and says so where it has not.
+# Set by `run` if the authorization server is installed.
 pytestmark = pytest.mark.skipif(
     "NODE_PATH" not in os.environ or not shutil.which("curl"), reason="there is no Node.js, or no curl"
 )
@@ -38,7 +38,7 @@ def lines():
 
 
 class Tried:
-    """What somebody has who has done what the page says, but for the ports."""
+    """The state after following the page, except for the ports."""
 
     def __init__(self, folder, server, admin, issuer):
         self.folder, self.server, self.admin, self.issuer = folder, server, admin, issuer
@@ -84,7 +84,7 @@ def tried(log, tmp_path_factory):
         [flags] = [line.removeprefix(SERVER) for line in lines() if line.startswith(SERVER + "--auth-issuer")]
         flags = flags.replace("http://127.0.0.1:9000", url).replace("--admin-listen 9090", "--admin-listen :0")
         with served(*shlex.split(flags)) as server:
-            # It may have come, and been read, with the line before it.
+            # The line may have been read with the previous one.
             admin = server.process.stdout.readline().removeprefix("muxs admin on ").strip()
             tried = Tried(folder, server, admin, url)
             [script] = [block for block in blocks("sh") if block.startswith("#!")]
@@ -98,13 +98,13 @@ def tried(log, tmp_path_factory):
         issuer.stdout.close()
 
 
-def test_without_a_token_it_is_refused(tried):
+def test_call_without_a_token_is_refused(tried):
     refused = tried.run(next(line for line in lines() if line.endswith("put README.md")))
     assert refused.returncode == UNAUTHENTICATED, refused.stderr
     assert "--token-file" in refused.stderr
 
 
-def test_a_client_fetches_a_token_by_itself(tried):
+def test_client_fetches_a_token(tried):
     [export] = [line for line in lines() if line.startswith("export ")]
     name, _, secret = export.removeprefix("export ").partition("=")
     [line] = [line for line in lines() if "--issuer" in line and "stream_file" in line]
@@ -113,7 +113,7 @@ def test_a_client_fetches_a_token_by_itself(tried):
     assert (tried.server.root / "README.md").is_file()
 
 
-def test_a_client_takes_what_a_command_prints(tried):
+def test_client_uses_a_token_command(tried):
     commands = [line for line in lines() if line.startswith(EXAMPLE) and "--token-command" in line]
     assert len(commands) == 3
     for line in commands:
@@ -123,7 +123,7 @@ def test_a_client_takes_what_a_command_prints(tried):
 
 
 @needs_grpcurl
-def test_grpcurl_does_so_too(tried):
+def test_grpcurl_uses_a_token(tried):
     assert tried.run(f"{EXAMPLE}stream_file -- --token-command ./token.sh put README.md").returncode == 0
     [line] = [line for line in lines() if line.startswith("grpcurl")]
     done = tried.run(line)
@@ -131,11 +131,11 @@ def test_grpcurl_does_so_too(tried):
     assert '"filename": "README.md"' in done.stdout
 
 
-def test_what_happened_is_told(tried):
+def test_metrics_and_readiness_are_served(tried):
     assert tried.run(f"{EXAMPLE}stream_file -- --token-command ./token.sh put README.md told.md").returncode == 0
     [line] = [line for line in lines() if line.startswith("curl") and line.endswith("/metrics")]
-    told = tried.run(line).stdout
-    uploads = [line for line in told.splitlines() if 'grpc_method="WriteStream"' in line and 'grpc_code="OK"' in line]
-    assert len(uploads) == 1 and float(uploads[0].split()[-1]) >= 1, told
+    text = tried.run(line).stdout
+    uploads = [line for line in text.splitlines() if 'grpc_method="WriteStream"' in line and 'grpc_code="OK"' in line]
+    assert len(uploads) == 1 and float(uploads[0].split()[-1]) >= 1, text
     with urllib.request.urlopen(f"{tried.admin}/readyz", timeout=10) as ready:
         assert ready.status == 200

@@ -1,4 +1,4 @@
-"""What the README tells people to copy does what it says."""
+"""The commands and code of the README, unchanged."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def test_the_python_lines_print_what_they_should(address):
+def test_python_lines_print_what_they_should(address):
     [program], [output] = blocks("python"), blocks("text")
     program = program.replace(DEFAULT_ADDRESS, address)
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
@@ -24,7 +24,7 @@ def test_the_python_lines_print_what_they_should(address):
 
 
 @needs_grpcurl
-def test_the_grpcurl_lines_succeed(address):
+def test_grpcurl_lines_succeed(address):
     [lines] = [block for block in blocks("sh") if block.startswith("grpcurl")]
     for line in lines.splitlines():
         command = shlex.split(line.replace(DEFAULT_ADDRESS, address))

@@ -53,7 +53,7 @@ def test_reflection_v1_lists_all_services(channel):
     assert sorted(service.name for service in answer.list_services_response.service) == SERVICES
 
 
-def test_a_client_without_the_protos_finds_the_greeter_by_its_name(channel):
+def test_client_without_the_protos_finds_the_greeter_by_its_name(channel):
     pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
     methods = pool.FindServiceByName("muxs.Greeter").methods
     assert [method.name for method in methods] == [

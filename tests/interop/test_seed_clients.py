@@ -1,4 +1,4 @@
-"""The clients that were there before the contract grew. They know nothing of what was added."""
+"""Clients of the first version of the contract."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ File Read: 37183714ghgjh243
 """
 
 
-def test_the_seed_clients_print_what_they_have_always_printed(address):
+def test_seed_clients_print_the_same_as_before(address):
     assert output_of("seed_greeter_client.py", address) + output_of("seed_file_client.py", address) == EXPECTED
 
 

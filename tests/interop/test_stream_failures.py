@@ -1,4 +1,4 @@
-"""What clients are told when a stream of the file service fails: code, reason and metadata.
+"""Failures of streams of the file service: code, reason and metadata.
 
 Each test goes through grpcio's blocking API and its asyncio API.
 
@@ -170,7 +170,7 @@ def rows(table):
 
 @pytest.fixture
 def refusing(connect, shared_server):
-    """A client of a server whose root has what the tables name, and the etag of there.bin."""
+    """A client of a server whose root has the files of the tables, and the etag of there.bin."""
     client = connect(shared_server.address)
     folder = shared_server.root / "folder"
     if not folder.exists():
@@ -206,17 +206,17 @@ def assert_upload_refused(client, failure, request_of, filename, flood=()):
 
 
 @rows(REFUSED_UPLOADS | REFUSED_FINISHES)
-def test_an_upload_is_refused(refusing, filename, failure, request_of):
+def test_upload_is_refused(refusing, filename, failure, request_of):
     assert_upload_refused(refusing, failure, request_of, filename)
 
 
 @rows(REFUSED_UPLOADS)
-def test_an_upload_is_refused_while_the_client_sends_on(refusing, filename, failure, request_of):
+def test_upload_is_refused_while_the_client_keeps_sending(refusing, filename, failure, request_of):
     assert_upload_refused(refusing, failure, request_of, filename, pieces(*range(3, 3 + FLOOD)))
 
 
 @pytest.mark.parametrize("step_of", BEHIND_FINISH.values(), ids=BEHIND_FINISH.keys())
-def test_what_comes_behind_finish_is_refused(refusing, filename, step_of):
+def test_steps_after_finish_are_refused(refusing, filename, step_of):
     steps = [opening(filename, "id"), finish(b""), step_of(filename)]
     _, error = refusing.answers("WriteStream", iter(steps))
     assert_refused(refusing, error, BAD_REQUEST)
@@ -224,18 +224,18 @@ def test_what_comes_behind_finish_is_refused(refusing, filename, step_of):
 
 @rows(REFUSED_AS_TOO_LARGE)
 @pytest.mark.parametrize("flood", [0, FLOOD])
-def test_an_upload_is_refused_as_too_large(connect, limited_server, filename, failure, request_of, flood):
+def test_upload_is_refused_as_too_large(connect, limited_server, filename, failure, request_of, flood):
     client = connect(limited_server.address)
     assert_upload_refused(client, failure, request_of, filename, pieces(*range(4, 4 + flood)))
 
 
 @pytest.mark.parametrize("flood", [0, FLOOD])
-def test_a_read_only_server_refuses_uploads(connect, read_only_server, filename, flood):
+def test_read_only_server_refuses_uploads(connect, read_only_server, filename, flood):
     client = connect(read_only_server.address)
     assert_upload_refused(client, READ_ONLY, lambda name: [opening(name, "id")], filename, pieces(*range(flood)))
 
 
-def test_a_read_only_server_refuses_to_abort(connect, read_only_server, filename):
+def test_read_only_server_refuses_to_abort(connect, read_only_server, filename):
     client = connect(read_only_server.address)
     with pytest.raises(grpc.RpcError) as failed:
         client.unary("AbortUpload", AbortUploadRequest(filename=filename, upload_id="id"))
@@ -243,21 +243,21 @@ def test_a_read_only_server_refuses_to_abort(connect, read_only_server, filename
 
 
 @rows(REFUSED_DOWNLOADS)
-def test_a_download_is_refused(refusing, failure, request_of):
+def test_download_is_refused(refusing, failure, request_of):
     answers, error = refusing.answers("ReadStream", request_of)
     assert answers == []
     assert_refused(refusing, error, failure)
 
 
 @rows(REFUSED_ABORTS)
-def test_an_abort_is_refused(refusing, failure, request_of):
+def test_abort_is_refused(refusing, failure, request_of):
     with pytest.raises(grpc.RpcError) as failed:
         refusing.unary("AbortUpload", request_of)
     assert_refused(refusing, failed.value, failure)
 
 
 @pytest.mark.parametrize("wrong", ["a corrupt chunk", "a gap"])
-def test_after_a_wrong_chunk_the_upload_goes_on_behind_the_right_ones(refusing, filename, wrong):
+def test_upload_resumes_before_the_wrong_chunk(refusing, filename, wrong):
     failure, request_of = REFUSED_UPLOADS[wrong]
     name = assert_upload_refused(refusing, failure, request_of, filename)
     stream = refusing.stream(opening(name, "id"))
@@ -269,7 +269,7 @@ def test_after_a_wrong_chunk_the_upload_goes_on_behind_the_right_ones(refusing, 
     assert answer.committed.size == 3 * len(PIECE)
 
 
-def test_a_refusal_comes_through_every_time(refusing, filename):
+def test_refusal_reaches_the_client_every_time(refusing, filename):
     for number in range(50):
         flood = pieces(*range(3, 3 + FLOOD))
         assert_upload_refused(refusing, *REFUSED_UPLOADS["a corrupt chunk"], f"{filename}-{number}", flood)

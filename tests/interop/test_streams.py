@@ -82,7 +82,7 @@ def finish_from(stream, so_far, content):
 
 
 @pytest.mark.parametrize("size", [0, 1, 256 * KIB, 256 * KIB + 1, 5 * MIB + 3])
-def test_what_is_uploaded_is_read_back(client, filename, size):
+def test_upload_reads_back(client, filename, size):
     content = content_of(size)
     committed = upload(client, filename, content, size=size)
     assert (committed.filename, committed.size) == (filename, size)
@@ -112,7 +112,7 @@ def test_checksums_are_optional(client, filename):
     assert_has(client, filename, b"plain")
 
 
-def test_the_headers_come_before_the_first_step(client, filename):
+def test_headers_come_before_the_first_step(client, filename):
     stream = client.stream()
     stream.headers()
     stream.send(opening(filename, "late"), finish(b""))
@@ -122,7 +122,7 @@ def test_the_headers_come_before_the_first_step(client, filename):
     assert stream.answer() is None
 
 
-def test_a_server_that_is_given_no_id_picks_one_that_works(client, filename):
+def test_server_generates_a_missing_upload_id(client, filename):
     content = content_of(MIB)
     stream = client.stream(opening(filename, ""), *chunks(content[: 512 * KIB]))
     stream.half_close()
@@ -137,7 +137,7 @@ def test_a_server_that_is_given_no_id_picks_one_that_works(client, filename):
     assert_has(client, filename, content)
 
 
-def test_a_half_close_without_finish_is_a_pause(client, filename):
+def test_half_close_without_finish_is_a_pause(client, filename):
     content = content_of(3 * MIB)
     first = content[: 2 * MIB]
     answers, error = client.answers("WriteStream", iter([opening(filename, "pause"), *chunks(first)]))
@@ -153,25 +153,25 @@ def test_a_half_close_without_finish_is_a_pause(client, filename):
     assert_has(client, filename, content)
 
 
-def test_an_upload_that_was_cancelled_goes_on_where_it_was(client, filename):
+def test_cancelled_upload_resumes(client, filename):
     content = content_of(5 * MIB)
     stream = client.stream(opening(filename, "cut"), *chunks(content[: 3 * MIB]))
-    told = acknowledged(stream)
+    acked = acknowledged(stream)
     stream.cancel()
     assert_absent(client, filename)
 
     stream = client.stream(opening(filename, "cut"))
     so_far = progress_of(stream.answer())
-    assert told.persisted_size <= so_far.persisted_size <= 3 * MIB
+    assert acked.persisted_size <= so_far.persisted_size <= 3 * MIB
     committed = finish_from(stream, so_far, content)
     assert committed.size == len(content)
     assert_has(client, filename, content)
 
 
-def test_an_upload_goes_on_after_its_deadline(client, filename):
+def test_upload_resumes_after_its_deadline(client, filename):
     content = content_of(5 * MIB)
     stream = client.stream(opening(filename, "deadline"), *chunks(content[: 3 * MIB]), timeout=2)
-    told = acknowledged(stream)
+    acked = acknowledged(stream)
     with pytest.raises(grpc.RpcError) as failed:
         while stream.answer() is not None:
             pass
@@ -180,16 +180,16 @@ def test_an_upload_goes_on_after_its_deadline(client, filename):
 
     stream = client.stream(opening(filename, "deadline"))
     so_far = progress_of(stream.answer())
-    assert told.persisted_size <= so_far.persisted_size <= 3 * MIB
+    assert acked.persisted_size <= so_far.persisted_size <= 3 * MIB
     finish_from(stream, so_far, content)
     assert_has(client, filename, content)
 
 
-def test_a_server_that_was_killed_goes_on_with_its_uploads(connect, own_server, filename):
+def test_uploads_survive_a_killed_server(connect, own_server, filename):
     content = content_of(5 * MIB)
     client = connect(own_server.address)
     stream = client.stream(opening(filename, "killed", if_etag="", size=len(content)), *chunks(content[: 3 * MIB]))
-    told = acknowledged(stream)
+    acked = acknowledged(stream)
     own_server.kill()
     with pytest.raises(grpc.RpcError) as failed:
         while stream.answer() is not None:
@@ -201,12 +201,12 @@ def test_a_server_that_was_killed_goes_on_with_its_uploads(connect, own_server, 
     assert_absent(client, filename)
     stream = client.stream(opening(filename, "killed", if_etag="", size=len(content)))
     so_far = progress_of(stream.answer())
-    assert told.persisted_size <= so_far.persisted_size <= 3 * MIB
+    assert acked.persisted_size <= so_far.persisted_size <= 3 * MIB
     finish_from(stream, so_far, content)
     assert_has(client, filename, content)
 
 
-def test_the_newest_stream_of_an_upload_takes_over(client, filename):
+def test_newest_stream_of_an_upload_takes_over(client, filename):
     content = content_of(3 * MIB)
     older = client.stream(opening(filename, "both"), *chunks(content[:MIB]))
     assert progress_of(older.answer()).persisted_size == 0
@@ -220,7 +220,7 @@ def test_the_newest_stream_of_an_upload_takes_over(client, filename):
     assert_has(client, filename, content)
 
 
-def test_uploads_of_other_ids_do_not_disturb_each_other(client, filename):
+def test_uploads_with_different_ids_are_independent(client, filename):
     one, other = content_of(MIB), content_of(MIB + 1)
     first = client.stream(opening(filename, "one"), *chunks(one))
     assert progress_of(first.answer()).persisted_size == 0
@@ -233,7 +233,7 @@ def test_uploads_of_other_ids_do_not_disturb_each_other(client, filename):
     assert_has(client, filename, one)
 
 
-def test_a_finished_upload_that_is_opened_again_tells_its_result(client, filename):
+def test_reopened_finished_upload_returns_its_result(client, filename):
     content = content_of(MIB)
     committed = upload(client, filename, content, "again")
     stream = client.stream(opening(filename, "again"))
@@ -241,12 +241,12 @@ def test_a_finished_upload_that_is_opened_again_tells_its_result(client, filenam
     assert stream.answer() is None
 
 
-def test_a_file_is_created_where_there_is_none(client, filename):
+def test_empty_if_etag_creates_a_new_file(client, filename):
     upload(client, filename, b"first", "first", if_etag="")
     assert_has(client, filename, b"first")
 
 
-def test_only_the_version_that_was_meant_is_replaced(client, filename):
+def test_if_etag_replaces_only_that_version(client, filename):
     first = upload(client, filename, b"first", "first")
     second = upload(client, filename, b"second", "second", if_etag=first.etag)
     assert_has(client, filename, b"second")
@@ -256,7 +256,7 @@ def test_only_the_version_that_was_meant_is_replaced(client, filename):
 
 
 @pytest.mark.parametrize("if_etag", ["", "first"], ids=["create only", "one version"])
-def test_what_another_writes_meanwhile_is_not_replaced(client, filename, if_etag):
+def test_concurrent_write_is_not_replaced(client, filename, if_etag):
     if if_etag:
         if_etag = upload(client, filename, b"first", "first").etag
     stream = client.stream(opening(filename, "slow", if_etag=if_etag), *chunks(b"slow"))
@@ -274,7 +274,7 @@ def test_what_another_writes_meanwhile_is_not_replaced(client, filename, if_etag
     assert_has(client, filename, b"meanwhile")
 
 
-def test_an_upload_is_aborted(client, filename):
+def test_upload_is_aborted(client, filename):
     request = AbortUploadRequest(filename=filename, upload_id="aborted")
     content = content_of(MIB)
     stream = client.stream(opening(filename, "aborted"), *chunks(content))
@@ -296,7 +296,7 @@ def test_an_upload_is_aborted(client, filename):
     assert_has(client, filename, content)
 
 
-def test_a_part_of_a_file_is_read(client, filename):
+def test_part_of_a_file_is_read(client, filename):
     content = content_of(2 * MIB)
     committed = upload(client, filename, content)
     for offset, length in [(0, 1), (1, 0), (MIB, 700 * KIB), (2 * MIB - 1, 5), (2 * MIB, 0), (2 * MIB, 9)]:
@@ -306,7 +306,7 @@ def test_a_part_of_a_file_is_read(client, filename):
 
 
 @pytest.mark.parametrize("asked, largest", [(0, 256 * KIB), (1000, 1000), (MIB, MIB), (2**32 - 1, MIB)])
-def test_chunks_are_as_large_as_asked(client, filename, asked, largest):
+def test_chunk_size_follows_the_request(client, filename, asked, largest):
     content = content_of(3 * MIB)
     upload(client, filename, content)
     answers, error = client.answers("ReadStream", ReadStreamRequest(filename=filename, max_chunk_bytes=asked))
@@ -317,7 +317,7 @@ def test_chunks_are_as_large_as_asked(client, filename, asked, largest):
     assert (b"".join(answer.chunk.data for answer in answers[1:]) == content) is True
 
 
-def test_a_download_goes_on_with_the_version_it_began_with(client, filename):
+def test_download_keeps_its_version(client, filename):
     content = content_of(MIB)
     etag = upload(client, filename, content).etag
     info, rest = download(client, filename, offset=300 * KIB, if_etag=etag)
@@ -331,7 +331,7 @@ def test_a_download_goes_on_with_the_version_it_began_with(client, filename):
     assert_failure(error, StatusCode.FAILED_PRECONDITION, "ETAG_MISMATCH", etag=other)
 
 
-def test_a_reader_keeps_the_version_it_opened(client, filename):
+def test_reader_keeps_the_version_it_opened(client, filename):
     content = content_of(32 * MIB)
     upload(client, filename, content)
     call = client.reading(ReadStreamRequest(filename=filename))
@@ -343,7 +343,7 @@ def test_a_reader_keeps_the_version_it_opened(client, filename):
     assert_has(client, filename, b"other")
 
 
-def test_a_reader_is_told_that_the_file_was_changed_in_place(client, shared_server, filename):
+def test_file_changed_in_place_ends_the_download(client, shared_server, filename):
     upload(client, filename, content_of(32 * MIB))
     call = client.reading(ReadStreamRequest(filename=filename))
     assert call.answer().info.size == 32 * MIB
@@ -354,7 +354,7 @@ def test_a_reader_is_told_that_the_file_was_changed_in_place(client, shared_serv
     assert_failure(failed.value, StatusCode.ABORTED, "FILE_CHANGED")
 
 
-def test_a_download_may_be_cancelled_at_any_time(client, filename):
+def test_download_may_be_cancelled_at_any_time(client, filename):
     upload(client, filename, content_of(32 * MIB))
     for answers in [0, 1, 2, 20]:
         call = client.reading(ReadStreamRequest(filename=filename))

@@ -62,42 +62,42 @@ def assert_unavailable(client):
     assert failed.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-def test_all_goes_over_tls(connect, tls_server, pki, filename):
+def test_all_calls_work_over_tls(connect, tls_server, pki, filename):
     client = connect(tls_server.address, credentials=pki.trust())
     assert_greeted(client)
     assert_moves_a_file(client, filename)
 
 
-def test_all_goes_over_tls_with_a_certificate_of_the_client(connect, mtls_server, pki, filename):
+def test_all_calls_work_over_mutual_tls(connect, mtls_server, pki, filename):
     client = connect(mtls_server.address, credentials=pki.trust_and_own())
     assert_greeted(client)
     assert_moves_a_file(client, filename)
 
 
-def test_a_client_without_a_certificate_gets_nowhere_over_tls_that_wants_one(connect, mtls_server, pki):
+def test_client_without_a_certificate_is_refused_by_mutual_tls(connect, mtls_server, pki):
     assert_unavailable(connect(mtls_server.address, credentials=pki.trust()))
     assert_greeted(connect(mtls_server.address, credentials=pki.trust_and_own()))
 
 
-def test_a_client_that_trusts_another_authority_gets_nowhere_over_tls(connect, tls_server, pki):
+def test_client_with_another_authority_rejects_the_server(connect, tls_server, pki):
     credentials = grpc.ssl_channel_credentials(pki.stranger.read_bytes())
     assert_unavailable(connect(tls_server.address, credentials=credentials))
     assert_greeted(connect(tls_server.address, credentials=pki.trust()))
 
 
-def test_a_client_without_tls_gets_nowhere_with_it_and_one_with_tls_nowhere_without(connect, tls_server, address, pki):
+def test_tls_and_plaintext_do_not_mix(connect, tls_server, address, pki):
     assert_unavailable(connect(tls_server.address))
     assert_unavailable(connect(address, credentials=pki.trust()))
 
 
-def test_all_goes_over_a_unix_socket(connect, socket_server, filename):
+def test_all_calls_work_over_a_unix_socket(connect, socket_server, filename):
     # By itself grpcio makes an authority of the path, with a percent sign, which HTTP does not allow.
     client = connect(socket_server.socket, options=[("grpc.default_authority", "localhost")])
     assert_greeted(client)
     assert_moves_a_file(client, filename)
 
 
-def test_the_greeter_understands_gzip_and_the_file_service_refuses_it(connect, address):
+def test_greeter_accepts_gzip_and_the_file_service_refuses_it(connect, address):
     client = connect(address, compression=grpc.Compression.Gzip)
     assert_greeted(client)
     with pytest.raises(grpc.RpcError) as failed:
@@ -125,7 +125,7 @@ def test_grpcurl_over_tls_needs_the_authority(tls_server, pki):
 
 
 @needs_grpcurl
-def test_grpcurl_over_tls_shows_a_certificate(mtls_server, pki):
+def test_grpcurl_over_tls_sends_a_certificate(mtls_server, pki):
     own = ["-cert", pki.client_cert, "-key", pki.client_key]
     assert_lists(grpcurl("-cacert", pki.ca, *own, mtls_server.address, "list"))
     assert grpcurl("-cacert", pki.ca, mtls_server.address, "list").returncode != 0

@@ -152,13 +152,13 @@ IDS = [f"{method} {code}" for method, code, _ in CALLS]
 
 def assert_is(span, server, method, code):
     """Checks all that a span says of a call, but for its trace."""
-    told = attributes(span)
+    found = attributes(span)
     host, port = server.address.split(":")
     assert span.name == method
-    assert told.pop("client.port") == told.pop("network.peer.port") > 0
-    assert told.pop("muxs.request_id")
+    assert found.pop("client.port") == found.pop("network.peer.port") > 0
+    assert found.pop("muxs.request_id")
     is_error = code in ERRORS
-    assert told == {
+    assert found == {
         "rpc.system.name": "grpc",
         "rpc.method": method,
         "rpc.response.status_code": code,
@@ -174,7 +174,7 @@ def assert_is(span, server, method, code):
 
 
 @pytest.mark.parametrize(("method", "code", "call"), CALLS, ids=IDS)
-def test_a_call_is_one_span_in_the_trace_of_its_client(channel, traced_server, collector, method, code, call):
+def test_call_is_one_span_in_the_trace_of_its_client(channel, traced_server, collector, method, code, call):
     trace = Trace()
     call(channel, timeout=TIMEOUT, metadata=trace.metadata)
     span = collector.of(trace.id)
@@ -182,7 +182,7 @@ def test_a_call_is_one_span_in_the_trace_of_its_client(channel, traced_server, c
     assert_is(span, traced_server, method, code)
 
 
-def test_the_time_that_a_call_may_take_ends_its_span_too(traced_server, collector):
+def test_deadline_ends_the_span(traced_server, collector):
     # By the server's own clock: a client's would be over at the same time, and one or the other be first.
     with served("--otlp-endpoint", collector.endpoint, "--max-deadline", "300ms", **SOON) as server:
         with grpc.insecure_channel(server.address) as channel:
@@ -195,10 +195,10 @@ def test_the_time_that_a_call_may_take_ends_its_span_too(traced_server, collecto
         server.stop()
 
 
-def test_what_the_server_is_to_blame_for_is_an_error(collector):
+def test_server_fault_is_an_error_span(collector):
     with served("--otlp-endpoint", collector.endpoint, **SOON) as server:
         with grpc.insecure_channel(server.address) as channel:
-            # Somebody has taken the server's own folder away.
+            # The server's own folder is missing.
             shutil.rmtree(server.root / ".muxs")
             trace = Trace()
             with pytest.raises(grpc.RpcError) as failed:
@@ -208,7 +208,7 @@ def test_what_the_server_is_to_blame_for_is_an_error(collector):
         server.stop()
 
 
-def test_a_call_over_a_unix_socket_has_no_address(collector):
+def test_call_over_a_unix_socket_has_no_address(collector):
     # Not below target: the path of a socket is at most 107 bytes long.
     with tempfile.TemporaryDirectory(prefix="muxs-") as folder:
         socket = f"unix:{folder}/socket"
@@ -217,9 +217,9 @@ def test_a_call_over_a_unix_socket_has_no_address(collector):
             with grpc.insecure_channel(socket, options=options) as channel:
                 trace = Trace()
                 greeter(channel).SayHello(NAMES[0], timeout=TIMEOUT, metadata=trace.metadata)
-            told = attributes(collector.of(trace.id))
-            assert (told["network.transport"], told["server.address"]) == ("unix", "localhost")
-            assert not told.keys() & {"server.port", "network.peer.address", "network.peer.port", "client.address"}
+            found = attributes(collector.of(trace.id))
+            assert (found["network.transport"], found["server.address"]) == ("unix", "localhost")
+            assert not found.keys() & {"server.port", "network.peer.address", "network.peer.port", "client.address"}
             server.stop()
 
 
@@ -227,7 +227,7 @@ def test_a_call_over_a_unix_socket_has_no_address(collector):
     "traceparent",
     [None, "", "junk", "00-" + "0" * 32 + "-" + "1" * 16 + "-01", "00-" + "x" * 32 + "-" + "1" * 16 + "-01"],
 )
-def test_a_call_without_a_trace_begins_one(channel, traced_server, collector, traceparent):
+def test_call_without_a_trace_begins_one(channel, traced_server, collector, traceparent):
     metadata = [] if traceparent is None else [("traceparent", traceparent)]
     _, call = GreeterStub(channel).SayHello.with_call(NAMES[0], timeout=TIMEOUT, metadata=metadata)
     span = collector.known_by(request_id(call))
@@ -237,7 +237,7 @@ def test_a_call_without_a_trace_begins_one(channel, traced_server, collector, tr
     assert_is(span, traced_server, "muxs.Greeter/SayHello", "OK")
 
 
-def test_a_trace_that_is_not_sampled_is_not_exported(channel, collector):
+def test_trace_that_is_not_sampled_is_not_exported(channel, collector):
     not_sampled, sampled = Trace(flags="00"), Trace()
     for trace in [not_sampled, sampled]:
         GreeterStub(channel).SayHello(NAMES[0], timeout=TIMEOUT, metadata=trace.metadata)
@@ -246,20 +246,20 @@ def test_a_trace_that_is_not_sampled_is_not_exported(channel, collector):
     assert not_sampled.id not in [span.trace_id.hex() for span in collector.spans()]
 
 
-def test_the_request_id_of_a_client_is_in_its_span(channel, collector):
+def test_request_id_of_a_client_is_in_its_span(channel, collector):
     metadata = [("x-request-id", "interop-traces-1")]
     GreeterStub(channel).SayHello(NAMES[0], timeout=TIMEOUT, metadata=metadata)
     assert collector.known_by("interop-traces-1").name == "muxs.Greeter/SayHello"
 
 
-def test_the_spans_are_those_of_muxs(channel, collector):
+def test_spans_are_those_of_muxs(channel, collector):
     trace = Trace()
     GreeterStub(channel).SayHello(NAMES[0], timeout=TIMEOUT, metadata=trace.metadata)
     collector.of(trace.id)
     assert {attributes(spans.resource)["service.name"] for spans in collector.resources()} == {"muxs"}
 
 
-def test_what_clients_make_up_is_not_exported(channel, collector):
+def test_client_supplied_names_are_not_exported(channel, collector):
     trace = Trace()
     with pytest.raises(grpc.RpcError):
         channel.unary_unary("/made.Up/MadeUpName")(b"", timeout=TIMEOUT, metadata=trace.metadata)
@@ -290,7 +290,7 @@ def test_tokens_are_not_exported_and_refusals_are(issuer):
     collector.stop()
 
 
-def test_the_last_spans_are_exported_when_the_server_is_told_to_stop():
+def test_last_spans_are_exported_at_shutdown():
     collector = Collector()
     # Nothing is exported by itself.
     late = {"OTEL_BSP_SCHEDULE_DELAY": "600000", "OTEL_SERVICE_NAME": "another-name"}
@@ -328,7 +328,7 @@ def dead_endpoint(request):
         yield f"http://127.0.0.1:{port}"
 
 
-def test_a_collector_that_is_not_there_is_in_nobodys_way(dead_endpoint):
+def test_missing_collector_does_not_affect_calls(dead_endpoint):
     with served("--otlp-endpoint", dead_endpoint, **SOON) as server:
         with grpc.insecure_channel(server.address) as channel:
             begun = time.monotonic()
@@ -340,7 +340,7 @@ def test_a_collector_that_is_not_there_is_in_nobodys_way(dead_endpoint):
         server.stop()
 
 
-def test_a_collector_may_come_later():
+def test_collector_can_start_later():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with served("--otlp-endpoint", f"http://127.0.0.1:{port}", **SOON) as server:
