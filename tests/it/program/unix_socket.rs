@@ -158,7 +158,7 @@ async fn unix_socket_clients_have_no_per_address_limit() {
     assert_failure(refused, Code::ResourceExhausted, "BUSY");
 }
 
-/// They count to the limit of all connections.
+/// These clients count towards the limit of all connections.
 #[tokio::test]
 async fn unix_socket_clients_count_to_the_connection_limit() {
     let server = Server::start(|config| config.limits.max_connections = 1).await;

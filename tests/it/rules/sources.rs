@@ -62,7 +62,7 @@ impl Source {
     }
 }
 
-/// Reads all files below `roots` whose names end so.
+/// Reads all files below `roots` whose names have one of the endings.
 pub(super) fn read(roots: &[&str], endings: &[&str]) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut sources = Vec::new();

@@ -19,7 +19,7 @@ use super::{TestServer, assertions::with_timeout};
 
 pub(crate) type FilesClient = FileControllerClient<Channel>;
 
-/// One WriteStream call. Sending does not wait until a few steps are queued.
+/// One WriteStream call. A few steps are queued before sending waits.
 pub(crate) struct UploadStream {
     steps: Option<mpsc::Sender<WriteStreamRequest>>,
     answers: Streaming<WriteStreamResponse>,
