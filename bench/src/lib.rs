@@ -1,4 +1,4 @@
-//! What the programs of the benchmark share.
+//! Code that the programs of the benchmark share.
 
 mod crc;
 mod noise;
@@ -8,7 +8,7 @@ pub use crc::crc32c;
 pub use noise::noise;
 pub use report::{Report, Span};
 
-/// The contract: what tonic generates from `proto/mux.proto`.
+/// The contract of `proto/mux.proto`: messages, servers and clients.
 #[expect(clippy::allow_attributes, reason = "generated code brings its own")]
 pub mod pb {
     tonic::include_proto!("muxs");

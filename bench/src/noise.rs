@@ -1,6 +1,6 @@
 use std::iter;
 
-/// Bytes that nothing can make shorter, the same in each run.
+/// Returns incompressible bytes, the same in each run.
 pub fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let words = iter::repeat_with(|| {

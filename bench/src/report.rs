@@ -5,7 +5,7 @@ use std::{
 
 use serde::Serialize;
 
-/// When something was done.
+/// The time that a request took.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
     /// The first byte of the request.
@@ -15,45 +15,45 @@ pub struct Span {
 }
 
 impl Span {
-    /// From then until now.
+    /// The span from `from` until now.
     pub fn since(from: Instant) -> Self {
         let to = Instant::now();
         Self { from, to }
     }
 
-    /// The shortest that has both in it.
-    pub fn with(self, other: Self) -> Self {
+    /// The shortest span that contains both.
+    pub fn union(self, other: Self) -> Self {
         Self {
             from: self.from.min(other.from),
             to: self.to.max(other.to),
         }
     }
 
-    /// How long it is.
-    pub fn length(self) -> Duration {
+    /// The length of the span.
+    pub fn duration(self) -> Duration {
         self.to - self.from
     }
 }
 
-/// What was measured: the one line of JSON that a program prints.
+/// A measurement, which a program prints as one line of JSON.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
-    /// Of files, without what it takes to send them.
+    /// Bytes of files, without the overhead of protocols.
     pub bytes: u64,
-    /// Of gRPC, those that came and those that went.
+    /// gRPC messages in both directions.
     pub messages: u64,
-    /// From the first byte of a request to the end of the last stream.
+    /// Time from the first byte of a request to the end of the last stream.
     pub seconds: f64,
-    /// Half of the round trips were faster.
+    /// Median of the round trips, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_us: Option<f64>,
-    /// One round trip of a hundred was slower.
+    /// 99th percentile of the round trips, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_us: Option<f64>,
 }
 
 impl Report {
-    /// Prints it.
+    /// Prints the report to standard output.
     pub fn print(&self) -> io::Result<()> {
         let line = serde_json::to_string(self)?;
         writeln!(io::stdout(), "{line}")

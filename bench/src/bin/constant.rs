@@ -1,5 +1,6 @@
-//! Answers every call with the same message, whatever it is: what a unary call costs when nothing
-//! is done for it but HTTP/2.
+//! Answers every call with the same message, without looking at it.
+//!
+//! This is the cost of HTTP/2 alone for a unary call.
 
 use std::net::SocketAddr;
 
@@ -10,14 +11,14 @@ use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A `HelloReply` behind the five bytes of gRPC.
+/// A `HelloReply` with gRPC's message prefix.
 const REPLY: &[u8] = b"\0\0\0\0\x0e\x0a\x0cHello, name!";
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const OK: HeaderValue = HeaderValue::from_static("0");
 
-/// Serves one answer.
+/// Serves a constant answer.
 #[derive(Debug, Parser)]
 struct Constant {
     /// Where to listen
@@ -45,7 +46,7 @@ async fn connection(socket: TcpStream) -> Result<()> {
     let mut connection = h2::server::handshake(socket).await?;
     while let Some(call) = connection.accept().await {
         let (request, respond) = call?;
-        // Its failures are those of the connection, or the client's wish.
+        // A call fails when its connection does, or when the client resets it.
         tokio::spawn(answer(request, respond));
     }
     Ok(())
@@ -56,8 +57,8 @@ async fn answer(
     mut respond: SendResponse<Bytes>,
 ) -> Result<(), h2::Error> {
     let mut content = request.into_body();
-    while let Some(piece) = content.data().await {
-        content.flow_control().release_capacity(piece?.len())?;
+    while let Some(data) = content.data().await {
+        content.flow_control().release_capacity(data?.len())?;
     }
     let mut response = Response::new(());
     response.headers_mut().insert(CONTENT_TYPE, GRPC);
@@ -75,9 +76,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_is_a_reply() {
-        let (head, message) = REPLY.split_at(5);
-        assert_eq!(head, [0, 0, 0, 0, message.len() as u8]);
+    fn constant_answer_is_a_hello_reply() {
+        let (prefix, message) = REPLY.split_at(5);
+        assert_eq!(prefix, [0, 0, 0, 0, message.len() as u8]);
         let reply = HelloReply::decode(message).unwrap();
         assert_eq!(reply.message, "Hello, name!");
     }

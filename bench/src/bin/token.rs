@@ -1,5 +1,6 @@
-//! An access token (RFC 9068), and the keys that a server knows it by, as an issuer would make
-//! them: RS256 with a key of 2048 bits, which is what most of them use.
+//! Makes an access token (RFC 9068) and the key set that verifies it, as an issuer would.
+//!
+//! The algorithm is RS256 with a key of 2048 bits, the most common choice.
 
 use std::{
     fs,
@@ -19,22 +20,22 @@ use rcgen::{KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// Longer than any measurement.
-const HOLDS: Duration = Duration::from_hours(12);
+/// The lifetime of the token, longer than any measurement.
+const TOKEN_LIFETIME: Duration = Duration::from_hours(12);
 
-/// What comes before the key of RSA itself in PKCS #8, in bytes.
-const PKCS8_HEAD: usize = 26;
+/// The length of the PKCS #8 header in front of the RSA key, in bytes.
+const PKCS8_PREFIX_LEN: usize = 26;
 
-/// Who the token is from and for, and where it goes.
+/// Writes an access token, and the keys that verify it.
 #[derive(Debug, Parser)]
 struct Token {
     /// Where `token` and `jwks.json` are written; the private key is not kept
     #[arg(long, value_name = "FOLDER")]
     folder: PathBuf,
-    /// Who has issued it
+    /// The issuer of the token (`iss`)
     #[arg(long, value_name = "URL")]
     issuer: String,
-    /// Whom it is for
+    /// The audience of the token (`aud`)
     #[arg(long, value_name = "NAME")]
     audience: String,
 }
@@ -50,17 +51,17 @@ impl Token {
             "scope": "greeter files.read files.write",
             "jti": Uuid::new_v4().to_string(),
             "iat": now.as_secs(),
-            "exp": (now + HOLDS).as_secs(),
+            "exp": (now + TOKEN_LIFETIME).as_secs(),
         }))
     }
 }
 
 fn main() -> Result<()> {
     let token = Token::parse();
-    // Fails only where it was done before.
+    // Installing fails only if a provider is installed already.
     let _ = aws_lc::DEFAULT_PROVIDER.install_default();
     let pair = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?;
-    let key = EncodingKey::from_rsa_der(&pair.serialized_der()[PKCS8_HEAD..]);
+    let key = EncodingKey::from_rsa_der(&pair.serialized_der()[PKCS8_PREFIX_LEN..]);
     let id = Uuid::new_v4().to_string();
 
     let mut jwk = Jwk::from_encoding_key(&key, Algorithm::RS256)?;

@@ -1,5 +1,6 @@
-//! What the machine gives: a copy, a checksum, and sockets and files without a protocol between
-//! them. No server can be faster than that.
+//! The limits of the machine, which no server can exceed.
+//!
+//! These are a copy, a checksum, and transfers between sockets and files without a protocol.
 
 mod serve;
 
@@ -14,8 +15,8 @@ use muxs_bench::{Report, crc32c, noise};
 
 use serve::Serve;
 
-/// How much is moved at once, in bytes.
-const BUFFER: usize = 256 << 10;
+/// The size of the buffer that is moved at once.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// Measures the machine, or serves as fast as it can.
 #[derive(Debug, Parser)]
@@ -30,19 +31,19 @@ enum Floor {
 
 #[derive(clap::Args, Debug)]
 struct Amount {
-    /// How much, in all
+    /// How much in all
     #[arg(long, value_name = "COUNT")]
     bytes: u64,
 }
 
 impl Amount {
-    /// Times `work` on a buffer until it had so many bytes.
+    /// Measures the time that `work` takes for all bytes, in a buffer that stays in the cache.
     fn measure(&self, mut work: impl FnMut(&[u8])) -> Result<()> {
-        let hot = noise(BUFFER);
+        let hot = noise(BUFFER_BYTES);
         let mut rest = self.bytes;
         let from = Instant::now();
         while rest > 0 {
-            let next = rest.min(BUFFER as u64);
+            let next = rest.min(BUFFER_BYTES as u64);
             work(black_box(&hot[..next as usize]));
             rest -= next;
         }
@@ -62,7 +63,7 @@ fn print(bytes: u64, time: Duration) -> Result<()> {
 fn main() -> Result<()> {
     match Floor::parse() {
         Floor::Memcpy(amount) => {
-            let mut copy = vec![0; BUFFER];
+            let mut copy = vec![0; BUFFER_BYTES];
             amount.measure(|hot| black_box(&mut copy)[..hot.len()].copy_from_slice(hot))
         }
         Floor::Crc(amount) => amount.measure(|hot| {

@@ -1,4 +1,4 @@
-//! Bytes between a connection and a file, in the plainest ways there are.
+//! Moves bytes between a connection and a file, in the simplest ways.
 
 use std::{
     fs::{self, File},
@@ -18,7 +18,7 @@ use clap::ValueEnum;
 use muxs_bench::noise;
 use rustix::fs::sendfile;
 
-use crate::BUFFER;
+use crate::BUFFER_BYTES;
 
 /// Where to listen, and what to do with each connection.
 #[derive(clap::Args, Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Serve {
     /// Where to listen
     #[arg(long, value_name = "ADDR")]
     listen: SocketAddr,
-    /// What becomes of a connection
+    /// What to do with a connection
     #[arg(long)]
     mode: Mode,
     /// The folder of files that are read or written
@@ -35,7 +35,7 @@ pub(crate) struct Serve {
     /// The file that is read, in the root
     #[arg(long, value_name = "NAME", required_if_eq_any([("mode", "pread-write"), ("mode", "sendfile")]))]
     filename: Option<PathBuf>,
-    /// How much is sent, where it comes from no file
+    /// How much is sent, if no file is read
     #[arg(long, value_name = "COUNT", required_if_eq("mode", "hot-write"))]
     bytes: Option<u64>,
 }
@@ -80,10 +80,10 @@ impl Serve {
     }
 
     fn hot_write(&self, mut socket: TcpStream) -> Result<()> {
-        let hot = noise(BUFFER);
+        let hot = noise(BUFFER_BYTES);
         let mut rest = self.bytes.context("how much?")?;
         while rest > 0 {
-            let next = rest.min(BUFFER as u64);
+            let next = rest.min(BUFFER_BYTES as u64);
             socket.write_all(&hot[..next as usize])?;
             rest -= next;
         }
@@ -92,7 +92,7 @@ impl Serve {
 
     fn pread_write(&self, mut socket: TcpStream) -> Result<()> {
         let file = self.file()?;
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; BUFFER_BYTES];
         let mut offset = 0;
         loop {
             let length = file.read_at(&mut buffer, offset)?;
@@ -106,7 +106,7 @@ impl Serve {
 
     fn sendfile(&self, socket: TcpStream) -> Result<()> {
         let file = self.file()?;
-        while sendfile(&socket, &file, None, BUFFER)? > 0 {}
+        while sendfile(&socket, &file, None, BUFFER_BYTES)? > 0 {}
         Ok(socket.shutdown(Shutdown::Write)?)
     }
 
@@ -115,7 +115,7 @@ impl Serve {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let path = self.root.join(format!("floor-{number}.tmp"));
         let file = File::create(&path)?;
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; BUFFER_BYTES];
         let mut offset = 0;
         loop {
             let length = socket.read(&mut buffer)?;
@@ -126,7 +126,7 @@ impl Serve {
             offset += length as u64;
         }
         socket.write_all(&[0])?;
-        // Nobody asks for it, and the next ones need the room.
+        // No client reads the file, and the next ones need its space.
         Ok(fs::remove_file(path)?)
     }
 

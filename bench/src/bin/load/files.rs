@@ -1,4 +1,4 @@
-//! A file there, and a file back.
+//! Uploads and downloads of a file.
 
 use std::{sync::Arc, time::Instant};
 
@@ -13,21 +13,21 @@ use uuid::Uuid;
 
 use crate::{
     Server,
-    grpc::{self, Messages, Once},
+    grpc::{self, MessageScanner, Once},
     http2::{Outgoing, Source},
-    protobuf::{COMMITTED, Chunk, INFO, before_data},
+    protobuf::{COMMITTED, Chunk, INFO, encode_before_data},
     streams,
 };
 
-/// The size of chunks unless another is asked for, in bytes.
+/// The size of chunks in bytes, unless a flag sets another.
 const CHUNK_BYTES: u32 = 256 * 1024;
 
-/// A file, and how to move it.
+/// A file, and how to transfer it.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Transfer {
     #[command(flatten)]
     server: Server,
-    /// Name of the file; of an upload, what its streams put their number behind
+    /// Name of the file; each stream of an upload appends its number
     #[arg(long, value_name = "NAME")]
     filename: String,
     /// Size of the file
@@ -50,7 +50,7 @@ impl Transfer {
         Report {
             bytes: self.bytes * self.streams as u64,
             messages: messages * self.streams as u64,
-            seconds: span.length().as_secs_f64(),
+            seconds: span.duration().as_secs_f64(),
             ..Report::default()
         }
     }
@@ -60,7 +60,7 @@ impl Transfer {
 pub(crate) fn read(transfer: &Transfer) -> Result<Report> {
     let connect = |_| transfer.server.connect(Arc::new([]));
     let connections = (0..transfer.streams).map(connect).collect::<Result<_>>()?;
-    let span = streams::at_once(connections, |mut connection| {
+    let span = streams::run_concurrently(connections, |mut connection| {
         let mut request = Once::whole(&ReadStreamRequest {
             filename: transfer.filename.clone(),
             max_chunk_bytes: transfer.chunk_bytes,
@@ -68,20 +68,17 @@ pub(crate) fn read(transfer: &Transfer) -> Result<Report> {
         });
         let from = Instant::now();
         let stream = grpc::call(&mut connection, "/muxs.FileController/ReadStream");
-        let mut messages = Messages::default();
+        let mut messages = MessageScanner::default();
         let mut count = 0;
         let mut bytes = 0;
         let ended = connection.run(stream, &mut request, &mut |_, content| {
             messages.feed(content, &mut |message| {
                 if count > 0 {
-                    let chunk = Chunk::beginning(message.beginning, message.length)?;
+                    let chunk = Chunk::parse_prefix(message.start, message.length)?;
                     ensure!(chunk.offset == bytes, "{chunk:?} does not go on at {bytes}");
                     bytes += chunk.data as u64;
                 } else {
-                    ensure!(
-                        message.beginning.first() == Some(&INFO),
-                        "info is not first"
-                    );
+                    ensure!(message.start.first() == Some(&INFO), "info is not first");
                 }
                 count += 1;
                 Ok(())
@@ -100,23 +97,23 @@ pub(crate) fn read(transfer: &Transfer) -> Result<Report> {
 
 /// Writes a file with WriteStream.
 pub(crate) fn write(transfer: &Transfer) -> Result<Report> {
-    let hot: Arc<[u8]> = noise(transfer.chunk_bytes as usize).into();
-    let sums = Sums::of(&hot, transfer.bytes);
+    let shared: Arc<[u8]> = noise(transfer.chunk_bytes as usize).into();
+    let checksums = Checksums::of(&shared, transfer.bytes);
     let connect = |number| {
         let filename = format!("{}-{number}", transfer.filename);
-        let upload = Upload::new(filename, transfer.bytes, &sums);
-        Ok((transfer.server.connect(hot.clone())?, upload))
+        let upload = Upload::new(filename, transfer.bytes, &checksums);
+        Ok((transfer.server.connect(shared.clone())?, upload))
     };
     let uploads = (0..transfer.streams).map(connect).collect::<Result<_>>()?;
-    let span = streams::at_once(uploads, |(mut connection, mut upload)| {
+    let span = streams::run_concurrently(uploads, |(mut connection, mut upload)| {
         let from = Instant::now();
         let stream = grpc::call(&mut connection, "/muxs.FileController/WriteStream");
-        let mut messages = Messages::default();
+        let mut messages = MessageScanner::default();
         let mut committed = false;
         let ended = connection.run(stream, &mut upload, &mut |_, content| {
             messages.feed(content, &mut |message| {
                 ensure!(!committed, "something comes after committed");
-                committed = message.beginning.first() == Some(&COMMITTED);
+                committed = message.start.first() == Some(&COMMITTED);
                 Ok(())
             })
         })?;
@@ -126,19 +123,19 @@ pub(crate) fn write(transfer: &Transfer) -> Result<Report> {
         grpc::check_end(ended)?;
         Ok(span)
     })?;
-    // Those that went: `open`, the chunks, `finish`.
+    // The messages sent: `open`, the chunks, `finish`.
     Ok(transfer.report(span, 2 + transfer.chunks()))
 }
 
-/// Checksums of a file that is one chunk again and again.
-struct Sums {
+/// Checksums of a file that repeats one chunk.
+struct Checksums {
     chunk_bytes: u64,
     chunk: u32,
     last: u32,
     whole: u32,
 }
 
-impl Sums {
+impl Checksums {
     fn of(chunk: &[u8], bytes: u64) -> Self {
         let chunk_bytes = chunk.len() as u64;
         let last = &chunk[..(bytes % chunk_bytes) as usize];
@@ -154,59 +151,60 @@ impl Sums {
 
 /// The request of WriteStream: `open`, chunks, `finish`.
 struct Upload<'a> {
-    sums: &'a Sums,
-    /// Of the file.
+    checksums: &'a Checksums,
+    /// The size of the file.
     bytes: u64,
-    /// How much of it was begun to be given.
+    /// The end of the current chunk in the file.
     offset: u64,
-    /// What is given before data, or instead of it.
+    /// The bytes of the current message that precede its data, if it has any.
     head: Vec<u8>,
-    head_given: usize,
-    /// What is given of the data.
+    head_sent: usize,
+    /// The unsent range of the current chunk.
     data: std::ops::Range<usize>,
-    finished: bool,
+    is_finished: bool,
 }
 
 impl<'a> Upload<'a> {
-    fn new(filename: String, bytes: u64, sums: &'a Sums) -> Self {
+    fn new(filename: String, bytes: u64, checksums: &'a Checksums) -> Self {
         let open = Step::Open(OpenUpload {
             filename,
             upload_id: Uuid::new_v4().to_string(),
             ..OpenUpload::default()
         });
         Self {
-            sums,
+            checksums,
             bytes,
             offset: 0,
-            head: encoded(open),
-            head_given: 0,
+            head: encode(open),
+            head_sent: 0,
             data: 0..0,
-            finished: false,
+            is_finished: false,
         }
     }
 
-    fn message_is_given(&self) -> bool {
-        self.head_given == self.head.len() && self.data.is_empty()
+    fn is_message_sent(&self) -> bool {
+        self.head_sent == self.head.len() && self.data.is_empty()
     }
 
     fn next_message(&mut self) {
         let rest = self.bytes - self.offset;
-        self.head_given = 0;
+        self.head_sent = 0;
         if rest == 0 {
-            self.finished = true;
-            self.head = encoded(Step::Finish(FinishUpload {
+            self.is_finished = true;
+            self.head = encode(Step::Finish(FinishUpload {
                 size: self.bytes,
-                crc32c: Some(self.sums.whole),
+                crc32c: Some(self.checksums.whole),
             }));
             return;
         }
-        let (length, sum) = match rest >= self.sums.chunk_bytes {
-            true => (self.sums.chunk_bytes, self.sums.chunk),
-            false => (rest, self.sums.last),
+        let (length, sum) = match rest >= self.checksums.chunk_bytes {
+            true => (self.checksums.chunk_bytes, self.checksums.chunk),
+            false => (rest, self.checksums.last),
         };
-        let before = before_data(self.offset, sum, length as usize);
+        let before = encode_before_data(self.offset, sum, length as usize);
         self.head.clear();
-        self.head.extend(grpc::head(before.len() + length as usize));
+        self.head
+            .extend(grpc::message_prefix(before.len() + length as usize));
         self.head.extend(before);
         self.data = 0..length as usize;
         self.offset += length;
@@ -214,30 +212,30 @@ impl<'a> Upload<'a> {
 }
 
 impl Source for Upload<'_> {
-    fn give(&mut self, limit: usize, to: &mut Outgoing) -> usize {
+    fn push_to(&mut self, limit: usize, to: &mut Outgoing) -> usize {
         let mut room = limit;
         while room > 0 && !self.is_empty() {
-            if self.message_is_given() {
+            if self.is_message_sent() {
                 self.next_message();
             }
-            let head = &self.head[self.head_given..];
+            let head = &self.head[self.head_sent..];
             let head = &head[..head.len().min(room)];
             to.push(head);
-            self.head_given += head.len();
+            self.head_sent += head.len();
             room -= head.len();
             let from = self.data.start;
             self.data.start += self.data.len().min(room);
-            to.push_hot(from..self.data.start);
+            to.push_shared(from..self.data.start);
             room -= self.data.start - from;
         }
         limit - room
     }
 
     fn is_empty(&self) -> bool {
-        self.finished && self.message_is_given()
+        self.is_finished && self.is_message_sent()
     }
 }
 
-fn encoded(step: Step) -> Vec<u8> {
-    grpc::encoded(&WriteStreamRequest { step: Some(step) })
+fn encode(step: Step) -> Vec<u8> {
+    grpc::encode(&WriteStreamRequest { step: Some(step) })
 }

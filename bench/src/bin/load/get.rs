@@ -1,4 +1,4 @@
-//! A file by plain HTTP, as web servers have it.
+//! Downloads a file by plain HTTP, from a web server.
 
 use std::{
     io::{Read, Write},
@@ -12,12 +12,12 @@ use muxs_bench::{Report, Span};
 
 use crate::{
     Server,
-    http2::{Connection, Ended, Nothing},
+    http2::{Connection, Nothing, StreamEnd},
     streams,
 };
 
-/// How much is received at once, in bytes.
-const BUFFER: usize = 256 << 10;
+/// The size of the receive buffer.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// Which file, and how.
 #[derive(clap::Args, Debug)]
@@ -25,7 +25,7 @@ const BUFFER: usize = 256 << 10;
 pub(crate) struct Get {
     #[command(flatten)]
     server: Server,
-    /// Where the file is on the server, with a slash in front
+    /// Path of the file on the server, with a slash in front
     #[arg(long)]
     path: String,
     /// Size of the file
@@ -48,15 +48,15 @@ pub(crate) fn get(get: &Get) -> Result<Report> {
     let span = if get.http1 {
         let connect = |_| Ok(TcpStream::connect(get.server.address)?);
         let sockets = streams.map(connect).collect::<Result<_>>()?;
-        streams::at_once(sockets, |socket| get.http1(socket))?
+        streams::run_concurrently(sockets, |socket| get.http1(socket))?
     } else {
         let connect = |_| get.server.connect(Arc::new([]));
         let connections = streams.map(connect).collect::<Result<_>>()?;
-        streams::at_once(connections, |connection| get.http2(connection))?
+        streams::run_concurrently(connections, |connection| get.http2(connection))?
     };
     Ok(Report {
         bytes: get.bytes * get.streams as u64,
-        seconds: span.length().as_secs_f64(),
+        seconds: span.duration().as_secs_f64(),
         ..Report::default()
     })
 }
@@ -65,7 +65,7 @@ impl Get {
     fn http1(&self, mut socket: TcpStream) -> Result<Span> {
         socket.set_nodelay(true)?;
         let request = format!("GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", self.path);
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; BUFFER_BYTES];
         let from = Instant::now();
         socket.write_all(request.as_bytes())?;
         let (head, begun) = head(&mut socket, &mut buffer)?;
@@ -98,12 +98,14 @@ impl Get {
         })?;
         let span = Span::since(from);
         ensure!(bytes == self.bytes, "{bytes} bytes");
-        ensure!(ended == Ended::WithData, "a file with trailers");
+        ensure!(ended == StreamEnd::WithData, "a file with trailers");
         Ok(span)
     }
 }
 
-/// The head of an answer, and how much of its content has come with it.
+/// Receives the head of a response.
+///
+/// Returns the head in lower case, and the number of content bytes received with it.
 fn head(socket: &mut TcpStream, buffer: &mut [u8]) -> Result<(String, u64)> {
     let end = b"\r\n\r\n";
     let mut length = 0;
@@ -121,7 +123,7 @@ fn head(socket: &mut TcpStream, buffer: &mut [u8]) -> Result<(String, u64)> {
     }
 }
 
-/// Fails unless this is the head of a file of that size.
+/// Checks that a head announces a file of that size.
 fn check(head: &str, bytes: u64) -> Result<()> {
     let mut lines = head.lines();
     let status = lines.next().unwrap_or_default();

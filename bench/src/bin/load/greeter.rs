@@ -1,4 +1,4 @@
-//! Many small messages, there or back or both.
+//! Calls with many small messages, in one direction or both.
 
 use std::{
     sync::Arc,
@@ -14,14 +14,14 @@ use prost::Message as _;
 
 use crate::{
     Server,
-    grpc::{self, Messages, Once, Repeated},
+    grpc::{self, MessageScanner, Once, Repeated},
     http2::{Nothing, Source},
 };
 
-/// Who is greeted, where it does not matter.
+/// The name to greet, where any will do.
 const NAME: &str = "Margaret";
 
-/// How many messages.
+/// The server, and the number of messages.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Amount {
     #[command(flatten)]
@@ -35,7 +35,7 @@ impl Amount {
     pub(crate) fn report(&self, span: Span) -> Report {
         Report {
             messages: self.messages.into(),
-            seconds: span.length().as_secs_f64(),
+            seconds: span.duration().as_secs_f64(),
             ..Report::default()
         }
     }
@@ -46,7 +46,7 @@ impl Amount {
     }
 }
 
-/// What is said.
+/// The messages of LotsOfGreetings.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Greetings {
     #[command(flatten)]
@@ -56,16 +56,16 @@ pub(crate) struct Greetings {
     names_bytes: usize,
 }
 
-/// How to talk.
+/// The messages of BidiHello, and when they are sent.
 #[derive(clap::Args, Debug)]
 #[command(group(clap::ArgGroup::new("how").required(true)))]
 pub(crate) struct Bidi {
     #[command(flatten)]
     amount: Amount,
-    /// Send as fast as can be, and read meanwhile
+    /// Send as fast as possible, and read at the same time
     #[arg(long, group = "how")]
     pipelined: bool,
-    /// Send one, wait for its answer, send the next one
+    /// Send each message after the answer to the last
     #[arg(long, group = "how")]
     ping_pong: bool,
 }
@@ -78,13 +78,13 @@ pub(crate) fn replies(amount: &Amount) -> Result<Report> {
         replies: amount.messages,
         interval: None,
     });
-    let mut messages = Messages::default();
+    let mut messages = MessageScanner::default();
     let mut count = 0;
     let from = Instant::now();
     let stream = grpc::call(&mut connection, "/muxs.Greeter/LotsOfReplies");
     let ended = connection.run(stream, &mut request, &mut |_, content| {
         messages.feed(content, &mut |message| {
-            // In whatever language.
+            // The greeting may be in any language.
             ensure!(message.length > NAME.len(), "a reply without a name");
             count += 1;
             Ok(())
@@ -104,7 +104,7 @@ pub(crate) fn greetings(greetings: &Greetings) -> Result<Report> {
     } = greetings;
     let mut names = Repeated::new(&request(&"x".repeat(*names_bytes)), amount.messages);
     let mut connection = amount.server.connect(names.block())?;
-    let mut messages = Messages::default();
+    let mut messages = MessageScanner::default();
     let mut count = 0;
     let from = Instant::now();
     let stream = grpc::call(&mut connection, "/muxs.Greeter/LotsOfGreetings");
@@ -152,7 +152,7 @@ fn ping_pong(amount: &Amount) -> Result<Report> {
         let sent = Instant::now();
         let mut name = Once::message(&request(NAME), number == amount.messages);
         while replies.count < number {
-            let open = connection.ended(stream).is_none();
+            let open = connection.stream_end(stream).is_none();
             ensure!(
                 open,
                 "the stream has ended after {} messages",
@@ -178,20 +178,20 @@ fn ping_pong(amount: &Amount) -> Result<Report> {
     })
 }
 
-/// The greetings that come back.
+/// Counts the greetings that are received, and checks them.
 pub(crate) struct Replies {
-    messages: Messages,
-    /// What each of them has to be.
+    messages: MessageScanner,
+    /// The expected reply, encoded.
     reply: Vec<u8>,
     pub(crate) count: u32,
 }
 
 impl Replies {
-    /// Those to who has that name.
+    /// Expects greetings of `name`.
     pub(crate) fn to(name: &str) -> Self {
         let message = format!("Hello, {name}!");
         Self {
-            messages: Messages::default(),
+            messages: MessageScanner::default(),
             reply: HelloReply { message }.encode_to_vec(),
             count: 0,
         }
@@ -199,14 +199,14 @@ impl Replies {
 
     pub(crate) fn feed(&mut self, content: &[u8]) -> Result<()> {
         self.messages.feed(content, &mut |message| {
-            ensure!(message.beginning == self.reply, "not the reply to its name");
+            ensure!(message.start == self.reply, "not the reply to its name");
             self.count += 1;
             Ok(())
         })
     }
 }
 
-/// A name to greet.
+/// A request to greet `name`.
 pub(crate) fn request(name: &str) -> HelloRequest {
     HelloRequest {
         name: name.to_owned(),

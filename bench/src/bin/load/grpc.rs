@@ -1,21 +1,21 @@
-//! gRPC over HTTP/2, as far as a client has to look at it.
+//! gRPC over HTTP/2, as far as this client needs it.
 
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::http2::{Connection, Ended, Outgoing, Source};
+use crate::http2::{Connection, Outgoing, Source, StreamEnd};
 
-/// What stands in front of a message: whether it is compressed, and its length.
-pub(crate) const HEAD_BYTES: usize = 5;
+/// The prefix of each message: one byte for the compression flag, four for the length.
+pub(crate) const MESSAGE_PREFIX_LEN: usize = 5;
 
-/// How much of a message is looked at: in a chunk, all before its data.
-const BEGINNING_BYTES: usize = 32;
+/// How much of a message is inspected. A chunk's fields before its data fit.
+const MAX_INSPECTED_BYTES: usize = 32;
 
-/// How much of a message that is repeated is laid out, at least, in bytes.
-const BLOCK_BYTES: usize = 64 << 10;
+/// The minimum size of a block of repeated messages.
+const MIN_BLOCK_BYTES: usize = 64 << 10;
 
-/// Begins a call.
+/// Begins a call. Returns the id of its stream.
 pub(crate) fn call(connection: &mut Connection, path: &str) -> u32 {
     let headers = [
         (":method", "POST"),
@@ -28,80 +28,80 @@ pub(crate) fn call(connection: &mut Connection, path: &str) -> u32 {
     connection.request(&headers, true)
 }
 
-/// A message as it travels.
-pub(crate) fn encoded(message: &impl prost::Message) -> Vec<u8> {
-    let mut bytes = head(message.encoded_len()).to_vec();
+/// Encodes a message with its prefix.
+pub(crate) fn encode(message: &impl prost::Message) -> Vec<u8> {
+    let mut bytes = message_prefix(message.encoded_len()).to_vec();
     bytes.extend(message.encode_to_vec());
     bytes
 }
 
-pub(crate) fn head(length: usize) -> [u8; HEAD_BYTES] {
+pub(crate) fn message_prefix(length: usize) -> [u8; MESSAGE_PREFIX_LEN] {
     let [a, b, c, d] = (length as u32).to_be_bytes();
     [0, a, b, c, d]
 }
 
-/// Fails unless a stream has ended as the streams of gRPC do.
-pub(crate) fn check_end(ended: Ended) -> Result<()> {
+/// Checks that a stream has ended with trailers, as gRPC requires.
+pub(crate) fn check_end(ended: StreamEnd) -> Result<()> {
     match ended {
-        Ended::WithTrailers => Ok(()),
-        Ended::WithData => bail!("the stream has ended without trailers"),
+        StreamEnd::WithTrailers => Ok(()),
+        StreamEnd::WithData => bail!("the stream has ended without trailers"),
     }
 }
 
-/// Content that is there from the beginning.
+/// A single message of a request.
 pub(crate) struct Once {
     bytes: Vec<u8>,
-    given: usize,
-    last: bool,
+    sent: usize,
+    is_last: bool,
 }
 
 impl Once {
-    /// A message that is all of a request.
+    /// The only message of a request.
     pub(crate) fn whole(message: &impl prost::Message) -> Self {
         Self::message(message, true)
     }
 
-    /// A message of a request, and whether it is the last one.
-    pub(crate) fn message(message: &impl prost::Message, last: bool) -> Self {
+    /// A message of a request, which ends the request if it is the last one.
+    pub(crate) fn message(message: &impl prost::Message, is_last: bool) -> Self {
         Self {
-            bytes: encoded(message),
-            given: 0,
-            last,
+            bytes: encode(message),
+            sent: 0,
+            is_last,
         }
     }
 }
 
 impl Source for Once {
-    fn give(&mut self, limit: usize, to: &mut Outgoing) -> usize {
-        let rest = &self.bytes[self.given..];
+    fn push_to(&mut self, limit: usize, to: &mut Outgoing) -> usize {
+        let rest = &self.bytes[self.sent..];
         let next = &rest[..rest.len().min(limit)];
         to.push(next);
-        self.given += next.len();
+        self.sent += next.len();
         next.len()
     }
 
     fn is_empty(&self) -> bool {
-        self.given == self.bytes.len()
+        self.sent == self.bytes.len()
     }
 
     fn is_last(&self) -> bool {
-        self.last
+        self.is_last
     }
 }
 
-/// The same message again and again, as many of them in a frame as it may hold.
+/// A request that repeats one message, as many of them in a frame as fit.
 pub(crate) struct Repeated {
     block: Arc<[u8]>,
-    /// How many bytes are still to be given.
+    /// The number of unsent bytes.
     rest: u64,
-    /// Where the next ones are in the block.
+    /// The position of the next byte in the block.
     at: usize,
 }
 
 impl Repeated {
     pub(crate) fn new(message: &impl prost::Message, count: u32) -> Self {
-        let message = encoded(message);
-        let block = message.repeat(BLOCK_BYTES.div_ceil(message.len()));
+        let message = encode(message);
+        let block = message.repeat(MIN_BLOCK_BYTES.div_ceil(message.len()));
         Self {
             block: block.into(),
             rest: message.len() as u64 * u64::from(count),
@@ -109,24 +109,24 @@ impl Repeated {
         }
     }
 
-    /// What has to be hot on the connection that it goes to.
+    /// The block, which must be the connection's shared buffer.
     pub(crate) fn block(&self) -> Arc<[u8]> {
         self.block.clone()
     }
 }
 
 impl Source for Repeated {
-    fn give(&mut self, limit: usize, to: &mut Outgoing) -> usize {
-        let given = self.rest.min(limit as u64) as usize;
-        let mut room = given;
+    fn push_to(&mut self, limit: usize, to: &mut Outgoing) -> usize {
+        let sent = self.rest.min(limit as u64) as usize;
+        let mut room = sent;
         while room > 0 {
             let end = self.block.len().min(self.at + room);
-            to.push_hot(self.at..end);
+            to.push_shared(self.at..end);
             room -= end - self.at;
             self.at = end % self.block.len();
         }
-        self.rest -= given as u64;
-        given
+        self.rest -= sent as u64;
+        sent
     }
 
     fn is_empty(&self) -> bool {
@@ -134,55 +134,55 @@ impl Source for Repeated {
     }
 }
 
-/// A message that has come.
+/// A received message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Message<'a> {
     pub(crate) length: usize,
-    /// The first bytes of it; all, if they are few.
-    pub(crate) beginning: &'a [u8],
+    /// The first bytes of the message, at most `MAX_INSPECTED_BYTES`.
+    pub(crate) start: &'a [u8],
 }
 
-/// Finds the messages in the content of a stream, however it is cut.
+/// Finds the messages in the content of a stream, whose parts may end anywhere.
 #[derive(Debug, Default)]
-pub(crate) struct Messages {
-    head: [u8; HEAD_BYTES],
-    /// How much of the head is there.
-    gathered: usize,
-    beginning: [u8; BEGINNING_BYTES],
-    /// Of the message.
+pub(crate) struct MessageScanner {
+    prefix: [u8; MESSAGE_PREFIX_LEN],
+    /// How many bytes of the prefix are received.
+    prefix_len: usize,
+    start: [u8; MAX_INSPECTED_BYTES],
+    /// The length of the message.
     length: usize,
     received: usize,
 }
 
-impl Messages {
-    /// Hands out the messages that end in the next bytes.
+impl MessageScanner {
+    /// Passes the messages that end in the next bytes to `take`.
     pub(crate) fn feed(
         &mut self,
         mut bytes: &[u8],
         take: &mut impl FnMut(Message<'_>) -> Result<()>,
     ) -> Result<()> {
         loop {
-            // Most small messages come whole.
-            while self.gathered == 0
-                && let Some((head, rest)) = bytes.split_first_chunk()
-                && let length = length(*head)?
+            // Most small messages are in one part.
+            while self.prefix_len == 0
+                && let Some((prefix, rest)) = bytes.split_first_chunk()
+                && let length = length(*prefix)?
                 && let Some((message, rest)) = rest.split_at_checked(length)
             {
-                let beginning = &message[..length.min(BEGINNING_BYTES)];
-                take(Message { length, beginning })?;
+                let start = &message[..length.min(MAX_INSPECTED_BYTES)];
+                take(Message { length, start })?;
                 bytes = rest;
             }
             if bytes.is_empty() {
                 return Ok(());
             }
-            self.gathered += fill(&mut self.head[self.gathered..], &mut bytes);
-            if self.gathered < HEAD_BYTES {
+            self.prefix_len += fill(&mut self.prefix[self.prefix_len..], &mut bytes);
+            if self.prefix_len < MESSAGE_PREFIX_LEN {
                 return Ok(());
             }
-            self.length = length(self.head)?;
+            self.length = length(self.prefix)?;
             let more = bytes.len().min(self.length - self.received);
-            if let Some(beginning) = self.beginning.get_mut(self.received..) {
-                fill(beginning, &mut &bytes[..more]);
+            if let Some(start) = self.start.get_mut(self.received..) {
+                fill(start, &mut &bytes[..more]);
             }
             bytes = &bytes[more..];
             self.received += more;
@@ -191,26 +191,26 @@ impl Messages {
             }
             take(Message {
                 length: self.length,
-                beginning: &self.beginning[..self.length.min(BEGINNING_BYTES)],
+                start: &self.start[..self.length.min(MAX_INSPECTED_BYTES)],
             })?;
-            self.gathered = 0;
+            self.prefix_len = 0;
             self.received = 0;
         }
     }
 
-    /// Whether no message has begun that has not ended.
+    /// Whether the content so far ends with a complete message.
     pub(crate) fn is_whole(&self) -> bool {
-        self.gathered == 0
+        self.prefix_len == 0
     }
 }
 
-fn length(head: [u8; HEAD_BYTES]) -> Result<usize> {
-    let [compressed, length @ ..] = head;
+fn length(prefix: [u8; MESSAGE_PREFIX_LEN]) -> Result<usize> {
+    let [compressed, length @ ..] = prefix;
     ensure!(compressed == 0, "a message is compressed");
     Ok(u32::from_be_bytes(length) as usize)
 }
 
-/// Moves what fits, and says how much that is.
+/// Moves as many bytes as fit. Returns their number.
 fn fill(room: &mut [u8], bytes: &mut &[u8]) -> usize {
     let length = room.len().min(bytes.len());
     let (moved, rest) = bytes.split_at(length);
@@ -223,12 +223,12 @@ fn fill(room: &mut [u8], bytes: &mut &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    fn found(pieces: &[&[u8]]) -> (Vec<(usize, Vec<u8>)>, bool) {
-        let mut messages = Messages::default();
+    fn scan(pieces: &[&[u8]]) -> (Vec<(usize, Vec<u8>)>, bool) {
+        let mut messages = MessageScanner::default();
         let mut found = Vec::new();
         for piece in pieces {
             let mut take = |message: Message<'_>| {
-                found.push((message.length, message.beginning.to_vec()));
+                found.push((message.length, message.start.to_vec()));
                 Ok(())
             };
             messages.feed(piece, &mut take).unwrap();
@@ -237,31 +237,31 @@ mod tests {
     }
 
     #[test]
-    fn however_the_messages_are_cut_they_are_the_same() {
+    fn messages_are_found_wherever_their_parts_end() {
         let contents: [&[u8]; 6] = [b"", b"hello", &[7; 32], &[8; 33], &[9; 100], b""];
-        let whole = contents.map(|content| [&head(content.len())[..], content].concat());
+        let whole = contents.map(|content| [&message_prefix(content.len())[..], content].concat());
         let whole = whole.concat();
         let expected = contents.map(|content| {
-            let beginning = &content[..content.len().min(BEGINNING_BYTES)];
-            (content.len(), beginning.to_vec())
+            let start = &content[..content.len().min(MAX_INSPECTED_BYTES)];
+            (content.len(), start.to_vec())
         });
         for first in 0..=whole.len() {
             for second in first..=whole.len() {
                 let (before, after) = whole.split_at(second);
                 let (before, between) = before.split_at(first);
-                let (found, is_whole) = found(&[before, between, after]);
+                let (found, is_whole) = scan(&[before, between, after]);
                 assert_eq!(found, expected);
                 assert!(is_whole);
             }
         }
         let bytes: Vec<_> = whole.chunks(1).collect();
-        assert_eq!(found(&bytes).0, expected);
-        assert!(!found(&[&whole[..whole.len() - 1]]).1);
+        assert_eq!(scan(&bytes).0, expected);
+        assert!(!scan(&[&whole[..whole.len() - 1]]).1);
     }
 
     #[test]
-    fn a_compressed_message_is_refused() {
-        let mut messages = Messages::default();
+    fn compressed_message_is_rejected() {
+        let mut messages = MessageScanner::default();
         let result = messages.feed(&[1, 0, 0, 0, 0], &mut |_| Ok(()));
         assert!(result.is_err());
     }

@@ -1,5 +1,6 @@
-//! Many calls of SayHello over many connections, from one thread: what h2load does, but for the
-//! access token, which h2load lets nobody index.
+//! Many calls of SayHello over many connections, from one thread.
+//!
+//! This is what h2load does, except that HTTP/2 indexes the access token, which h2load forbids.
 
 use std::{sync::Arc, time::Instant};
 
@@ -16,13 +17,13 @@ use crate::{
     http2::Connection,
 };
 
-/// How much is received at once, in bytes: so many answers do not come.
-const INBOX: usize = 16 << 10;
+/// The size of the receive buffer. The answers of one moment fit.
+const RECV_BUFFER_BYTES: usize = 16 << 10;
 
-/// Who is greeted: whom `constant` answers.
+/// The name to greet: the one that `constant` answers.
 const NAME: &str = "name";
 
-/// How many calls.
+/// The number of calls and connections.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Hellos {
     #[command(flatten)]
@@ -35,44 +36,44 @@ pub(crate) struct Hellos {
     streams: u16,
 }
 
-/// SayHello: a name, and a greeting for it.
+/// Calls SayHello until all messages are sent and answered.
 pub(crate) fn hellos(hellos: &Hellos) -> Result<Report> {
     let amount = &hellos.amount;
-    let connect = |_| Caller::connect(hellos);
-    let mut callers = (0..hellos.connections)
+    let connect = |_| Client::connect(hellos);
+    let mut clients = (0..hellos.connections)
         .map(connect)
         .collect::<Result<Vec<_>>>()?;
-    let mut unsaid = amount.messages;
+    let mut remaining = amount.messages;
     let from = Instant::now();
-    for caller in &mut callers {
-        caller.call(hellos.streams, &mut unsaid)?;
+    for client in &mut clients {
+        client.call(hellos.streams, &mut remaining)?;
     }
     loop {
-        callers.retain(|caller| !caller.calls.is_empty());
-        if callers.is_empty() {
+        clients.retain(|client| !client.calls.is_empty());
+        if clients.is_empty() {
             return Ok(amount.report(Span::since(from)));
         }
-        // What a socket has not taken yet goes out when an answer comes: one comes, for a socket
-        // that is full has whole calls in it.
-        let sockets = callers
+        // Bytes that a socket has not accepted are sent when the next answer is received. There is a next answer,
+        // because a full socket contains complete calls.
+        let sockets = clients
             .iter()
-            .map(|caller| PollFd::new(caller.connection.socket(), PollFlags::IN));
+            .map(|client| PollFd::new(client.connection.socket(), PollFlags::IN));
         let mut ready: Vec<_> = sockets.collect();
         match poll(&mut ready, None) {
             Err(Errno::INTR) => continue,
             other => other?,
         };
         let ready: Vec<bool> = ready.iter().map(|fd| !fd.revents().is_empty()).collect();
-        for (caller, ready) in callers.iter_mut().zip(ready) {
+        for (client, ready) in clients.iter_mut().zip(ready) {
             if ready {
-                caller.listen(&mut unsaid)?;
+                client.receive(&mut remaining)?;
             }
         }
     }
 }
 
-/// A connection, and the calls on it that are not over.
-struct Caller {
+/// A connection, and its running calls.
+struct Client {
     connection: Connection,
     calls: Vec<Call>,
 }
@@ -83,42 +84,42 @@ struct Call {
     replies: Replies,
 }
 
-impl Caller {
+impl Client {
     fn connect(hellos: &Hellos) -> Result<Self> {
         let server = &hellos.amount.server;
         Ok(Self {
-            connection: server.connect_with(Arc::new([]), INBOX)?,
+            connection: server.connect_with(Arc::new([]), RECV_BUFFER_BYTES)?,
             calls: Vec::new(),
         })
     }
 
-    /// Takes what has come, and calls again for each call that is over.
-    fn listen(&mut self, unsaid: &mut u32) -> Result<()> {
+    /// Receives answers, and begins a call for each one that has ended.
+    fn receive(&mut self, remaining: &mut u32) -> Result<()> {
         let Self { connection, calls } = self;
         connection.exchange(&mut |stream, content| {
             let call = calls.iter_mut().find(|call| call.stream == stream);
             let call = call.context("content of a call that is over")?;
             call.replies.feed(content)
         })?;
-        let mut over = 0;
-        for call in calls.extract_if(.., |call| connection.ended(call.stream).is_some()) {
+        let mut ended = 0;
+        for call in calls.extract_if(.., |call| connection.stream_end(call.stream).is_some()) {
             call.check(connection)?;
-            over += 1;
+            ended += 1;
         }
-        self.call(over, unsaid)
+        self.call(ended, remaining)
     }
 
-    /// Begins so many calls, if there are so many left.
-    fn call(&mut self, count: u16, unsaid: &mut u32) -> Result<()> {
-        for _ in 0..(*unsaid).min(count.into()) {
-            *unsaid -= 1;
+    /// Begins `count` calls, at most as many as remain.
+    fn call(&mut self, count: u16, remaining: &mut u32) -> Result<()> {
+        for _ in 0..(*remaining).min(count.into()) {
+            *remaining -= 1;
             self.calls.push(Call {
                 stream: grpc::call(&mut self.connection, "/muxs.Greeter/SayHello"),
                 name: Once::whole(&greeter::request(NAME)),
                 replies: Replies::to(NAME),
             });
         }
-        // Also those that a window has held back. All leave together.
+        // Includes requests that a flow-control window has held back. All are sent together.
         for Call { stream, name, .. } in &mut self.calls {
             self.connection.enqueue(*stream, name);
         }
@@ -128,10 +129,10 @@ impl Caller {
 
 impl Call {
     fn check(&self, connection: &Connection) -> Result<()> {
-        let ended = connection.ended(self.stream);
+        let ended = connection.stream_end(self.stream);
         grpc::check_end(ended.context("a call that goes on")?)?;
         let count = self.replies.count;
-        // A call that fails has trailers, too, but no greeting.
+        // A failed call has trailers as well, but no greeting.
         ensure!(count == 1, "a call was answered with {count} greetings");
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Connections on which nothing happens, to see what each of them costs the server.
+//! Holds idle connections open, to measure the server's memory for each.
 
 use std::{
     io::{self, Read, Write},
@@ -13,14 +13,14 @@ use rustix::{
 
 use crate::{
     Server, greeter,
-    grpc::{self, Messages, Once},
+    grpc::{self, MessageScanner, Once},
     http2::Connection,
 };
 
-/// How much is received at once, in bytes: next to nothing comes.
-const INBOX: usize = 4096;
+/// The size of the receive buffer: next to nothing is received.
+const RECV_BUFFER_BYTES: usize = 4096;
 
-/// How many.
+/// The number of connections and streams.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Idle {
     #[command(flatten)]
@@ -33,9 +33,9 @@ pub(crate) struct Idle {
     streams: usize,
 }
 
-/// Opens the connections, says so, and holds them until standard input ends.
+/// Opens the connections, reports that they are ready, and holds them until standard input ends.
 pub(crate) fn idle(idle: &Idle) -> Result<()> {
-    // Each connection is a file to the system.
+    // Each connection takes a file descriptor.
     let limit = getrlimit(Resource::Nofile);
     let current = limit.maximum;
     setrlimit(Resource::Nofile, Rlimit { current, ..limit })?;
@@ -49,12 +49,12 @@ pub(crate) fn idle(idle: &Idle) -> Result<()> {
 
 impl Idle {
     fn connection(&self) -> Result<Connection> {
-        let mut connection = self.server.connect_with(Arc::new([]), INBOX)?;
+        let mut connection = self.server.connect_with(Arc::new([]), RECV_BUFFER_BYTES)?;
         for _ in 0..self.streams {
             let stream = grpc::call(&mut connection, "/muxs.Greeter/BidiHello");
             let mut name = Once::message(&greeter::request("Margaret"), false);
             connection.send(stream, &mut name)?;
-            let mut messages = Messages::default();
+            let mut messages = MessageScanner::default();
             let mut answered = false;
             while !answered {
                 connection.exchange(&mut |_, content| {
@@ -63,7 +63,7 @@ impl Idle {
                         Ok(())
                     })
                 })?;
-                let open = connection.ended(stream).is_none();
+                let open = connection.stream_end(stream).is_none();
                 ensure!(open, "the stream has ended");
             }
         }
@@ -71,7 +71,7 @@ impl Idle {
     }
 }
 
-/// Answers what the server asks of its connections, such as whether they are still there.
+/// Answers PING and SETTINGS frames of the server.
 fn hold(connections: &mut [Connection]) -> Result<()> {
     let mut stdin = io::stdin();
     loop {

@@ -1,7 +1,7 @@
-//! One client for all servers: it makes them work, and measures how long that takes.
+//! The one client of all servers: puts load on them, and measures the time.
 //!
-//! It speaks HTTP/2 by hand, so that it is never what is waited for, and accepts no answer that is
-//! not whole: then it ends with a sentence instead of figures.
+//! Its HTTP/2 is written by hand, so that the client is never the bottleneck. An incomplete answer is an error
+//! instead of a measurement.
 
 mod files;
 mod get;
@@ -13,7 +13,7 @@ mod idle;
 mod protobuf;
 mod raw;
 mod streams;
-mod through_tonic;
+mod tonic_client;
 
 use std::{fs, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
@@ -27,10 +27,10 @@ use hellos::Hellos;
 use http2::Connection;
 use idle::Idle;
 use raw::Raw;
-use through_tonic::Check;
+use tonic_client::Check;
 
-/// How much is received at once, at most, in bytes: it shall stay in the cache of one core.
-const INBOX: usize = 256 << 10;
+/// The size of a connection's receive buffer, which should stay in the cache of one core.
+const RECV_BUFFER_BYTES: usize = 256 << 10;
 
 /// Measures a server, and prints a line of JSON.
 #[derive(Debug, Parser)]
@@ -61,7 +61,7 @@ enum Load {
     Check(Check),
 }
 
-/// Where the server is, and what it is told at first.
+/// The server's address, and what each connection sends first.
 #[derive(clap::Args, Debug)]
 struct Server {
     /// Where the server listens
@@ -70,24 +70,24 @@ struct Server {
     /// The largest frame that the server may send
     #[arg(long, value_name = "COUNT", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(16_384..1 << 24))]
     frame_bytes: u32,
-    /// A file with an access token, which each call brings; HTTP/2 indexes it
+    /// A file with an access token, which each call sends; HTTP/2 indexes it
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 
 impl Server {
-    fn connect(&self, hot: Arc<[u8]>) -> Result<Connection> {
-        self.connect_with(hot, INBOX)
+    fn connect(&self, shared: Arc<[u8]>) -> Result<Connection> {
+        self.connect_with(shared, RECV_BUFFER_BYTES)
     }
 
-    /// A connection that receives so much at once, in bytes.
-    fn connect_with(&self, hot: Arc<[u8]>, inbox: usize) -> Result<Connection> {
-        let mut connection = Connection::open(self.address, self.frame_bytes, hot, inbox)?;
+    /// Connects with a receive buffer of another size, in bytes.
+    fn connect_with(&self, shared: Arc<[u8]>, recv_buffer: usize) -> Result<Connection> {
+        let mut connection = Connection::open(self.address, self.frame_bytes, shared, recv_buffer)?;
         connection.authorize(self.authorization()?);
         Ok(connection)
     }
 
-    /// The header that says who calls.
+    /// Returns the value of the `authorization` header, if there is a token.
     fn authorization(&self) -> Result<Option<String>> {
         let Some(path) = &self.token_file else {
             return Ok(None);
@@ -118,9 +118,9 @@ fn run(load: Load) -> Result<()> {
         Load::Replies(amount) => greeter::replies(&amount)?,
         Load::Greetings(greetings) => greeter::greetings(&greetings)?,
         Load::Bidi(bidi) => greeter::bidi(&bidi)?,
-        Load::OwnBidi(amount) => through_tonic::bidi(&amount)?,
+        Load::OwnBidi(amount) => tonic_client::bidi(&amount)?,
         Load::Idle(idle) => return idle::idle(&idle),
-        Load::Check(check) => through_tonic::check(&check)?,
+        Load::Check(check) => tonic_client::check(&check)?,
     };
     report.print()?;
     Ok(())

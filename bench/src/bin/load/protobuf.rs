@@ -1,12 +1,12 @@
-//! The little of protobuf that is written and read by hand, around the data of chunks.
+//! Encodes and decodes the fields around a chunk's data by hand.
 
 use anyhow::{Context, Result, ensure};
 
-/// Of `ReadStreamResponse`: `info = 1`. Keys here are a field's number and what kind of value follows.
+/// The key of `info = 1` in `ReadStreamResponse`. A key is a field's number and its wire type.
 pub(crate) const INFO: u8 = 1 << 3 | BYTES;
-/// Of `WriteStreamResponse`: `committed = 2`.
+/// The key of `committed = 2` in `WriteStreamResponse`.
 pub(crate) const COMMITTED: u8 = 2 << 3 | BYTES;
-/// Of `ReadStreamResponse` and `WriteStreamRequest`: `chunk = 2`.
+/// The key of `chunk = 2` in `ReadStreamResponse` and `WriteStreamRequest`.
 const CHUNK: u8 = 2 << 3 | BYTES;
 
 const OFFSET: u8 = 1 << 3 | VARINT;
@@ -17,8 +17,8 @@ const VARINT: u8 = 0;
 const BYTES: u8 = 2;
 const FOUR_BYTES: u8 = 5;
 
-/// All of a `WriteStreamRequest` with a chunk that comes before its data.
-pub(crate) fn before_data(offset: u64, crc32c: u32, length: usize) -> Vec<u8> {
+/// Encodes the bytes of a `WriteStreamRequest` with a chunk that precede the chunk's data.
+pub(crate) fn encode_before_data(offset: u64, crc32c: u32, length: usize) -> Vec<u8> {
     let mut chunk = vec![OFFSET];
     put_varint(&mut chunk, offset);
     chunk.push(CRC32C);
@@ -38,18 +38,19 @@ fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
     bytes.push(value as u8);
 }
 
-/// What a chunk says of itself.
+/// The fields of a chunk that are checked.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
     pub(crate) offset: u64,
+    /// The length of the data in bytes.
     pub(crate) data: usize,
 }
 
 impl Chunk {
-    /// The chunk of a `ReadStreamResponse` that has `length` bytes and begins like this.
+    /// Parses the chunk of a `ReadStreamResponse` of `length` bytes from the start of the message.
     ///
-    /// Its data has to come last, as protobuf says it should.
-    pub(crate) fn beginning(message: &[u8], length: usize) -> Result<Self> {
+    /// The data has to be the last field, which is the order that protobuf recommends.
+    pub(crate) fn parse_prefix(message: &[u8], length: usize) -> Result<Self> {
         let mut rest = message;
         ensure!(next(&mut rest)? == CHUNK, "neither info nor a chunk");
         let inside = varint(&mut rest)?;
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chunk_is_written_as_prost_writes_it() {
+    fn encoded_chunk_equals_prost_encoding() {
         for offset in [1, 127, 128, 1 << 40] {
             for length in [1, 127, 128, 1 << 20] {
                 let data = vec![7; length];
@@ -111,14 +112,14 @@ mod tests {
                 };
                 let step = Some(Step::Chunk(chunk));
                 let message = pb::WriteStreamRequest { step }.encode_to_vec();
-                let before = before_data(offset, 0x0102_0304, length);
+                let before = encode_before_data(offset, 0x0102_0304, length);
                 assert_eq!([before, data].concat(), message);
             }
         }
     }
 
     #[test]
-    fn a_chunk_is_read_from_its_beginning() {
+    fn chunk_is_parsed_from_the_start_of_its_message() {
         for (offset, data) in [(0, 1), (1, 70_000), (u64::MAX, 1 << 20)] {
             let chunk = pb::Chunk {
                 offset,
@@ -128,9 +129,9 @@ mod tests {
             let event = Some(Event::Chunk(chunk));
             let message = pb::ReadStreamResponse { event }.encode_to_vec();
             let beginning = &message[..message.len().min(32)];
-            let read = Chunk::beginning(beginning, message.len()).unwrap();
+            let read = Chunk::parse_prefix(beginning, message.len()).unwrap();
             assert_eq!(read, Chunk { offset, data });
-            assert!(Chunk::beginning(beginning, message.len() + 1).is_err());
+            assert!(Chunk::parse_prefix(beginning, message.len() + 1).is_err());
         }
     }
 }

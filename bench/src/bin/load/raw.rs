@@ -1,4 +1,4 @@
-//! Bare TCP, without a protocol.
+//! Transfers over bare TCP, without a protocol.
 
 use std::{
     io::{Read, Write},
@@ -11,8 +11,8 @@ use muxs_bench::{Report, Span, noise};
 
 use crate::streams;
 
-/// How much one system call moves, in bytes.
-const BUFFER: usize = 256 << 10;
+/// The most bytes that one system call moves.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// How much, and how often.
 #[derive(clap::Args, Debug)]
@@ -32,13 +32,13 @@ impl Raw {
     fn run(&self, stream: impl Fn(TcpStream) -> Result<Span> + Sync) -> Result<Report> {
         let connect = |_| Ok(TcpStream::connect(self.address)?);
         let sockets = (0..self.streams).map(connect).collect::<Result<_>>()?;
-        let span = streams::at_once(sockets, |socket| {
+        let span = streams::run_concurrently(sockets, |socket| {
             socket.set_nodelay(true)?;
             stream(socket)
         })?;
         Ok(Report {
             bytes: self.bytes * self.streams as u64,
-            seconds: span.length().as_secs_f64(),
+            seconds: span.duration().as_secs_f64(),
             ..Report::default()
         })
     }
@@ -47,7 +47,7 @@ impl Raw {
 /// Receives what the server sends.
 pub(crate) fn read(raw: &Raw) -> Result<Report> {
     raw.run(|mut socket| {
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; BUFFER_BYTES];
         let mut bytes = 0;
         let from = Instant::now();
         loop {
@@ -62,14 +62,14 @@ pub(crate) fn read(raw: &Raw) -> Result<Report> {
     })
 }
 
-/// Sends bytes, and waits until the server says that it has them.
+/// Sends bytes, and waits until the server acknowledges all of them.
 pub(crate) fn write(raw: &Raw) -> Result<Report> {
-    let hot = noise(BUFFER);
+    let hot = noise(BUFFER_BYTES);
     raw.run(|mut socket| {
         let mut rest = raw.bytes;
         let from = Instant::now();
         while rest > 0 {
-            let next = rest.min(BUFFER as u64);
+            let next = rest.min(BUFFER_BYTES as u64);
             socket.write_all(&hot[..next as usize])?;
             rest -= next;
         }

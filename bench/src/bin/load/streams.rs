@@ -5,8 +5,8 @@ use std::{sync::Barrier, thread};
 use anyhow::{Context, Result, anyhow};
 use muxs_bench::Span;
 
-/// Runs `stream` on all that was prepared, each on a thread of its own, and says how long that took.
-pub(crate) fn at_once<T: Send>(
+/// Runs `stream` on each prepared item, on a thread of its own. Returns the span of all streams.
+pub(crate) fn run_concurrently<T: Send>(
     prepared: Vec<T>,
     stream: impl Fn(T) -> Result<Span> + Sync,
 ) -> Result<Span> {
@@ -27,6 +27,6 @@ pub(crate) fn at_once<T: Send>(
             .map(|thread| thread.join().unwrap_or_else(panicked))
             .collect()
     });
-    let span = spans?.into_iter().reduce(Span::with);
+    let span = spans?.into_iter().reduce(Span::union);
     span.context("no stream at all")
 }

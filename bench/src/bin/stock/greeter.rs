@@ -1,4 +1,4 @@
-//! Greetings, in the four shapes of a call.
+//! The greeter, in all four shapes of a call.
 
 use std::pin::Pin;
 
@@ -6,8 +6,8 @@ use muxs_bench::pb::{HelloReply, HelloRequest, Number, greeter_server};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-/// How many names are called out before the others are counted.
-const CALLED: usize = 3;
+/// How many names are greeted; further ones are only counted.
+const MAX_GREETED_NAMES: usize = 3;
 
 pub(crate) struct Greeter;
 
@@ -46,7 +46,7 @@ impl greeter_server::Greeter for Greeter {
         let mut called = Vec::new();
         let mut others = 0;
         while let Some(request) = requests.message().await? {
-            if called.len() < CALLED {
+            if called.len() < MAX_GREETED_NAMES {
                 called.push(request.name);
             } else {
                 others += 1;

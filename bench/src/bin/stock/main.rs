@@ -1,5 +1,6 @@
-//! The contract served with tonic as it comes, as most people would do it: what it generates and
-//! what it is served with, on a runtime of all cores.
+//! The contract on stock tonic, as most people would serve it.
+//!
+//! This is the generated code and tonic's server, on a runtime of all cores.
 
 mod files;
 mod greeter;
@@ -14,10 +15,10 @@ use tonic::transport::{Server, server::TcpIncoming};
 use files::Files;
 use greeter::Greeter;
 
-/// The windows and the frames of muxs, in bytes.
+/// The flow-control windows of muxs and its frames, in bytes.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 128 << 20;
-const MAX_FRAME: u32 = 1 << 20;
+const MAX_FRAME_BYTES: u32 = 1 << 20;
 
 /// Serves greetings and files.
 #[derive(Debug, Parser)]
@@ -28,8 +29,7 @@ struct Stock {
     /// The folder that is served
     #[arg(long, value_name = "DIR")]
     root: PathBuf,
-    /// Leave the windows of HTTP/2 as tonic has them, instead of making them as large as those of
-    /// muxs
+    /// Keep tonic's default windows of HTTP/2, instead of making them as large as those of muxs
     #[arg(long)]
     default: bool,
 }
@@ -42,9 +42,9 @@ async fn main() -> Result<()> {
         server = server
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(MAX_FRAME);
+            .max_frame_size(MAX_FRAME_BYTES);
     }
-    // What `serve` does too; here it can be said that it listens.
+    // `serve` binds the same listener, but would not report when it listens.
     let incoming = TcpIncoming::bind(stock.listen)?.with_nodelay(Some(true));
     println!("listening on {}", incoming.local_addr()?);
     server

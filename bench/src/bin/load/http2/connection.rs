@@ -1,5 +1,6 @@
-//! A connection: what is to be sent goes out as windows and socket let it, and the content of its
-//! streams goes to whoever reads it.
+//! A connection: its socket, its parser, and its state.
+//!
+//! Frames are sent as flow control and the socket permit; received content is passed to the caller.
 
 use std::{
     net::{SocketAddr, TcpStream},
@@ -16,69 +17,69 @@ use rustix::{
 use super::{
     outgoing::Source,
     parser::{Event, Parser},
-    state::{Ended, State},
+    state::{State, StreamEnd},
 };
 
 pub(crate) struct Connection {
     socket: TcpStream,
-    inbox: Vec<u8>,
+    recv_buffer: Vec<u8>,
     parser: Parser,
     state: State,
 }
 
 impl Connection {
-    /// A connection on which both sides have heard of the other one's settings.
+    /// Connects, and waits until both sides have acknowledged the other's settings.
     ///
-    /// `hot` is what its sources may send again and again; `inbox` how much it receives at once.
+    /// `shared` is a buffer that sources may send without copying; `recv_buffer` is the size of the receive
+    /// buffer in bytes.
     pub(crate) fn open(
         address: SocketAddr,
         max_frame: u32,
-        hot: Arc<[u8]>,
-        inbox: usize,
+        shared: Arc<[u8]>,
+        recv_buffer: usize,
     ) -> Result<Self> {
         let socket = TcpStream::connect(address).with_context(|| format!("{address}"))?;
         socket.set_nodelay(true)?;
         let mut connection = Self {
             socket,
-            inbox: vec![0; inbox],
+            recv_buffer: vec![0; recv_buffer],
             parser: Parser::new(max_frame as usize),
-            state: State::new(max_frame, hot),
+            state: State::new(max_frame, shared),
         };
-        while !connection.state.has_begun() {
+        while !connection.state.is_ready() {
             connection.exchange(&mut |_, _| bail!("content before a request"))?;
         }
         connection.flush()?;
         Ok(connection)
     }
 
-    /// Lets each request say who calls.
+    /// Adds an `authorization` header to each request.
     pub(crate) fn authorize(&mut self, authorization: Option<String>) {
         self.state.authorization = authorization;
     }
 
-    /// Begins a stream, the number of which it says. Its content, unless there is none, is sent by
-    /// [`Self::send`].
+    /// Begins a stream and returns its id. [`Self::send`] sends its content, if it has any.
     pub(crate) fn request(&mut self, headers: &[(&str, &str)], has_content: bool) -> u32 {
         self.state.request(headers, has_content)
     }
 
-    /// Sends all that there is and hands out what comes meanwhile, until the stream has ended.
+    /// Sends the source and passes received content to `take`, until the stream has ended.
     pub(crate) fn run(
         &mut self,
         stream: u32,
         source: &mut impl Source,
         take: &mut impl FnMut(u32, &[u8]) -> Result<()>,
-    ) -> Result<Ended> {
+    ) -> Result<StreamEnd> {
         loop {
             self.send(stream, source)?;
-            if let Some(ended) = self.ended(stream) {
+            if let Some(ended) = self.stream_end(stream) {
                 return Ok(ended);
             }
             self.exchange(take)?;
         }
     }
 
-    /// Sends of a source what windows and socket take now.
+    /// Sends as much of a source as flow control and the socket accept now.
     pub(crate) fn send(&mut self, stream: u32, source: &mut impl Source) -> Result<()> {
         loop {
             self.state.enqueue(stream, source);
@@ -92,18 +93,20 @@ impl Connection {
         }
     }
 
-    /// Makes frames of a source, as windows let it; [`Self::flush`] sends them.
+    /// Queues frames of a source, as flow control permits. [`Self::flush`] sends them.
     pub(crate) fn enqueue(&mut self, stream: u32, source: &mut impl Source) {
         self.state.enqueue(stream, source);
     }
 
-    /// Sends what the socket takes now.
+    /// Sends as many queued bytes as the socket accepts now.
     pub(crate) fn flush(&mut self) -> Result<()> {
         let sent = self.state.outgoing.send(&self.socket);
         sent.context("the server has closed the connection")
     }
 
-    /// Waits until something has come, which is handed out, or until what is to be sent can be.
+    /// Waits until bytes are received, or until the socket accepts queued bytes.
+    ///
+    /// Passes received content to `take`.
     pub(crate) fn exchange(
         &mut self,
         take: &mut impl FnMut(u32, &[u8]) -> Result<()>,
@@ -128,29 +131,29 @@ impl Connection {
         flags: RecvFlags,
         take: &mut impl FnMut(u32, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let length = match recv(&self.socket, &mut self.inbox[..], flags) {
+        let length = match recv(&self.socket, &mut self.recv_buffer[..], flags) {
             Err(Errno::INTR | Errno::AGAIN) => return Ok(()),
             other => other?.0,
         };
         ensure!(length > 0, "the server has closed the connection");
-        let mut input = &self.inbox[..length];
+        let mut input = &self.recv_buffer[..length];
         while let Some(event) = self.parser.next(&mut input)? {
             match event {
                 Event::Data { stream, bytes } => take(stream, bytes)?,
-                Event::DataEnd { head } => self.state.data_ended(head)?,
-                Event::Frame { head, payload } => self.state.frame(head, payload)?,
+                Event::DataEnd { header } => self.state.data_ended(header)?,
+                Event::Frame { header, payload } => self.state.frame(header, payload)?,
             }
         }
         self.flush()
     }
 
-    /// What to ask whether something has come.
+    /// The socket, to poll for received bytes.
     pub(crate) fn socket(&self) -> &TcpStream {
         &self.socket
     }
 
-    /// How a stream has ended, if it has.
-    pub(crate) fn ended(&self, stream: u32) -> Option<Ended> {
-        self.state.ended(stream)
+    /// Returns how a stream has ended, or None if it is open.
+    pub(crate) fn stream_end(&self, stream: u32) -> Option<StreamEnd> {
+        self.state.stream_end(stream)
     }
 }

@@ -18,32 +18,32 @@ pub(crate) const ENABLE_PUSH: u16 = 2;
 pub(crate) const INITIAL_WINDOW_SIZE: u16 = 4;
 pub(crate) const MAX_FRAME_SIZE: u16 = 5;
 
-pub(crate) const HEAD_BYTES: usize = 9;
+pub(crate) const FRAME_HEADER_LEN: usize = 9;
 
-/// What a frame begins with.
+/// The header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
-    /// Of the payload.
+pub(crate) struct FrameHeader {
+    /// The length of the payload in bytes.
     pub(crate) length: usize,
     pub(crate) kind: u8,
     pub(crate) flags: u8,
-    /// 0 is the connection.
+    /// The id of the stream. 0 is the connection.
     pub(crate) stream: u32,
 }
 
-impl Head {
-    pub(crate) fn decoded(bytes: [u8; HEAD_BYTES]) -> Self {
+impl FrameHeader {
+    pub(crate) fn decode(bytes: [u8; FRAME_HEADER_LEN]) -> Self {
         let [a, b, c, kind, flags, stream @ ..] = bytes;
         Self {
             length: u32::from_be_bytes([0, a, b, c]) as usize,
             kind,
             flags,
-            // Its first bit has no meaning.
+            // The first bit is reserved.
             stream: u32::from_be_bytes(stream) & 0x7fff_ffff,
         }
     }
 
-    pub(crate) fn encoded(self) -> [u8; HEAD_BYTES] {
+    pub(crate) fn encode(self) -> [u8; FRAME_HEADER_LEN] {
         let [_, a, b, c] = (self.length as u32).to_be_bytes();
         let [d, e, f, g] = self.stream.to_be_bytes();
         [a, b, c, self.kind, self.flags, d, e, f, g]
@@ -54,15 +54,15 @@ impl Head {
     }
 }
 
-/// A whole frame.
+/// Encodes a frame.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let head = Head {
+    let header = FrameHeader {
         length: payload.len(),
         kind,
         flags,
         stream,
     };
-    [&head.encoded()[..], payload].concat()
+    [&header.encode()[..], payload].concat()
 }
 
 pub(crate) fn window_update(stream: u32, increment: u32) -> Vec<u8> {

@@ -1,28 +1,28 @@
-//! The headers of a request, as simple as HPACK (RFC 7541) lets them be: only who calls is indexed,
-//! and nothing is Huffman-coded.
+//! Encodes the headers of requests in the simplest form of HPACK (RFC 7541).
+//!
+//! Only `authorization` is indexed, and nothing is Huffman-coded.
 
-/// `:status: 200`, as the static table has it. Every server uses it.
+/// `:status: 200`, an entry of the static table. Every server uses it.
 const STATUS_200: u8 = 0x88;
 
-/// A literal that the other side shall remember, with the name of entry 23 of the static table:
-/// `authorization`.
-const REMEMBER_AUTHORIZATION: u8 = 0x40 | 23;
+/// A literal with incremental indexing, whose name is `authorization`: entry 23 of the static table.
+const INDEXED_AUTHORIZATION: u8 = 0x40 | 23;
 
-/// What was remembered last: the first entry behind the 61 of the static table.
-const REMEMBERED: u8 = 0x80 | 62;
+/// The newest entry of the dynamic table, which follows the 61 of the static one.
+const NEWEST_DYNAMIC_ENTRY: u8 = 0x80 | 62;
 
 /// The headers of the requests of one connection.
 ///
-/// The other side remembers their `authorization`, as gRPC's C core and Go let it; nothing else. It
-/// has to have room for that, which it has unless it says otherwise: a table of 4096 bytes.
+/// Only `authorization` is indexed, as in gRPC's C core and Go. The server's dynamic table must have space for it:
+/// 4096 bytes by default.
 #[derive(Default)]
 pub(crate) struct Encoder {
-    /// The `authorization` that the other side has.
-    remembered: Option<String>,
+    /// The `authorization` that is in the server's dynamic table.
+    indexed: Option<String>,
 }
 
 impl Encoder {
-    /// A block of headers, and of who calls, if that shall be said.
+    /// Encodes a block of headers, with `authorization` at the end, if there is one.
     pub(crate) fn block(
         &mut self,
         headers: &[(&str, &str)],
@@ -30,18 +30,20 @@ impl Encoder {
     ) -> Vec<u8> {
         let mut block = Vec::new();
         for (name, value) in headers {
-            // A literal without indexing, whose name is spelled out.
+            // A literal without indexing, and with a literal name.
             block.push(0);
             string(&mut block, name);
             string(&mut block, value);
         }
         match authorization {
             None => {}
-            Some(value) if self.remembered.as_deref() == Some(value) => block.push(REMEMBERED),
+            Some(value) if self.indexed.as_deref() == Some(value) => {
+                block.push(NEWEST_DYNAMIC_ENTRY)
+            }
             Some(value) => {
-                block.push(REMEMBER_AUTHORIZATION);
+                block.push(INDEXED_AUTHORIZATION);
                 string(&mut block, value);
-                self.remembered = Some(value.to_owned());
+                self.indexed = Some(value.to_owned());
             }
         }
         block
@@ -49,7 +51,7 @@ impl Encoder {
 }
 
 fn string(block: &mut Vec<u8>, text: &str) {
-    // 7 bits of length; what does not fit follows in groups of 7, the lowest first.
+    // The length has a prefix of 7 bits; the rest follows in groups of 7 bits, the lowest first.
     match text.len() {
         length @ 0..127 => block.push(length as u8),
         length => {
@@ -65,15 +67,15 @@ fn string(block: &mut Vec<u8>, text: &str) {
     block.extend(text.bytes());
 }
 
-/// Whether an answer begins with status 200.
+/// Whether the header block of a response begins with status 200.
 pub(crate) fn is_ok(mut block: &[u8]) -> bool {
-    // An encoder may say first how large its table is: 5 bits, and more bytes if all of them are set.
+    // A block may begin with updates of the table's size: 5 bits, and more bytes if all of them are set.
     while let [first @ 0x20..=0x3f, rest @ ..] = block {
         block = rest;
-        let mut goes_on = *first == 0x3f;
-        while goes_on && let [next, rest @ ..] = block {
+        let mut has_more = *first == 0x3f;
+        while has_more && let [next, rest @ ..] = block {
             block = rest;
-            goes_on = *next >= 128;
+            has_more = *next >= 128;
         }
     }
     block.first() == Some(&STATUS_200)
@@ -84,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_is_a_literal_with_both_lengths_in_front() {
+    fn header_is_a_literal_with_both_lengths_in_front() {
         let mut encoder = Encoder::default();
         for _ in 0..2 {
             assert_eq!(
@@ -96,29 +98,30 @@ mod tests {
 
     /// RFC 7541, 6.2.1 and 6.1.
     #[test]
-    fn who_calls_is_spelled_out_once_and_an_index_afterwards() {
+    fn authorization_is_a_literal_once_and_then_an_index() {
         let mut encoder = Encoder::default();
-        let mut block = |who| encoder.block(&[("a", "")], who);
+        let mut block = |authorization| encoder.block(&[("a", "")], authorization);
         assert_eq!(block(Some("Bearer x")), b"\0\x01a\0\x57\x08Bearer x");
         assert_eq!(block(Some("Bearer x")), b"\0\x01a\0\xbe");
-        // What is not said is not forgotten.
+        // A request without it does not remove the entry.
         assert_eq!(block(None), b"\0\x01a\0");
         assert_eq!(block(Some("Bearer x")), b"\0\x01a\0\xbe");
     }
 
     #[test]
-    fn somebody_else_who_calls_is_spelled_out_and_is_the_first_entry_then() {
+    fn new_authorization_is_a_literal_and_replaces_the_first_entry() {
         let mut encoder = Encoder::default();
-        let mut block = |who| encoder.block(&[], Some(who));
-        for who in ["a", "b", "a"] {
-            assert_eq!(block(who), [0x57, 1, who.as_bytes()[0]]);
-            assert_eq!(block(who), [0xbe]);
+        let mut block = |authorization| encoder.block(&[], Some(authorization));
+        for authorization in ["a", "b", "a"] {
+            let byte = authorization.as_bytes()[0];
+            assert_eq!(block(authorization), [0x57, 1, byte]);
+            assert_eq!(block(authorization), [0xbe]);
         }
     }
 
     /// RFC 7541, C.1.3: 1337 in 5 bits is 31, 154, 10; in 7 bits 1337 is 127 and 1210.
     #[test]
-    fn a_long_length_goes_on_in_groups_of_seven_bits() {
+    fn long_length_continues_in_groups_of_seven_bits() {
         let encoded = |length| {
             let mut block = Vec::new();
             string(&mut block, &"x".repeat(length));

@@ -1,5 +1,6 @@
-//! The client's side of HTTP/2, by hand: as little work as there can be for each byte, so that the
-//! server is what is measured.
+//! The client side of HTTP/2, written by hand.
+//!
+//! It does as little work as possible for each byte, so that the server is the bottleneck.
 
 mod connection;
 mod frame;
@@ -12,4 +13,4 @@ mod tests;
 
 pub(crate) use connection::Connection;
 pub(crate) use outgoing::{Nothing, Outgoing, Source};
-pub(crate) use state::Ended;
+pub(crate) use state::StreamEnd;

@@ -1,4 +1,4 @@
-//! What is to be sent. Content that is the same again and again is never copied.
+//! The queue of bytes to send. Repeated content is never copied.
 
 use std::{
     collections::VecDeque,
@@ -13,23 +13,23 @@ use rustix::{
     net::{SendAncillaryBuffer, SendFlags, sendmsg},
 };
 
-use super::frame::{HEAD_BYTES, Head};
+use super::frame::{FRAME_HEADER_LEN, FrameHeader};
 
-/// How many pieces one system call sends, at most.
-const PIECES: usize = 256;
+/// The most parts that one system call sends.
+const MAX_PARTS_PER_SEND: usize = 256;
 
-/// How much of what was sent is kept, at most, in bytes.
-const FORGET: usize = 64 << 10;
+/// The most sent bytes that are kept.
+const MAX_SENT_BYTES: usize = 64 << 10;
 
 /// The content of a stream.
 pub(crate) trait Source {
-    /// Adds the next content, as much as there is but at most `limit` bytes, and says how much.
-    fn give(&mut self, limit: usize, to: &mut Outgoing) -> usize;
+    /// Pushes the next content, at most `limit` bytes, and returns its length.
+    fn push_to(&mut self, limit: usize, to: &mut Outgoing) -> usize;
 
-    /// Whether all that there is now was given.
+    /// Whether all content that is available now has been pushed.
     fn is_empty(&self) -> bool;
 
-    /// Whether nothing comes after it.
+    /// Whether the content ends the stream.
     fn is_last(&self) -> bool {
         true
     }
@@ -39,7 +39,7 @@ pub(crate) trait Source {
 pub(crate) struct Nothing;
 
 impl Source for Nothing {
-    fn give(&mut self, _: usize, _: &mut Outgoing) -> usize {
+    fn push_to(&mut self, _: usize, _: &mut Outgoing) -> usize {
         0
     }
 
@@ -50,36 +50,36 @@ impl Source for Nothing {
 
 /// Bytes in the order in which they are sent.
 pub(crate) struct Outgoing {
-    /// What there is as often as it is needed.
-    hot: Arc<[u8]>,
-    /// What there is once, and how much of it was sent and forgotten.
-    own: Vec<u8>,
-    forgotten: usize,
-    pieces: VecDeque<Piece>,
+    /// A buffer whose parts may be sent any number of times.
+    shared: Arc<[u8]>,
+    /// Bytes that are sent once, without the `discarded` ones in front.
+    owned: Vec<u8>,
+    discarded: usize,
+    parts: VecDeque<Part>,
     bytes: usize,
 }
 
-enum Piece {
-    Hot(Range<usize>),
-    Own(Range<usize>),
+enum Part {
+    Shared(Range<usize>),
+    Owned(Range<usize>),
 }
 
 impl Outgoing {
-    pub(crate) fn new(hot: Arc<[u8]>) -> Self {
+    pub(crate) fn new(shared: Arc<[u8]>) -> Self {
         Self {
-            hot,
-            own: Vec::new(),
-            forgotten: 0,
-            pieces: VecDeque::new(),
+            shared,
+            owned: Vec::new(),
+            discarded: 0,
+            parts: VecDeque::new(),
             bytes: 0,
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.parts.is_empty()
     }
 
-    /// How much is to be sent.
+    /// The number of queued bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -88,57 +88,57 @@ impl Outgoing {
         if bytes.is_empty() {
             return;
         }
-        let from = self.forgotten + self.own.len();
-        self.own.extend(bytes);
+        let from = self.discarded + self.owned.len();
+        self.owned.extend(bytes);
         let to = from + bytes.len();
         self.bytes += bytes.len();
-        match self.pieces.back_mut() {
-            Some(Piece::Own(last)) if last.end == from => last.end = to,
-            _ => self.pieces.push_back(Piece::Own(from..to)),
+        match self.parts.back_mut() {
+            Some(Part::Owned(last)) if last.end == from => last.end = to,
+            _ => self.parts.push_back(Part::Owned(from..to)),
         }
     }
 
-    /// Adds a part of what is hot.
-    pub(crate) fn push_hot(&mut self, range: Range<usize>) {
+    /// Pushes a part of the shared buffer.
+    pub(crate) fn push_shared(&mut self, range: Range<usize>) {
         if range.is_empty() {
             return;
         }
         self.bytes += range.len();
-        self.pieces.push_back(Piece::Hot(range));
+        self.parts.push_back(Part::Shared(range));
     }
 
-    /// Adds a frame with the next content of a stream, and says how much that is.
+    /// Pushes a frame with the next content of a stream, and returns the content's length.
     pub(crate) fn push_frame(
         &mut self,
         limit: usize,
         source: &mut impl Source,
-        head: impl FnOnce(usize, bool) -> Head,
+        header: impl FnOnce(usize, bool) -> FrameHeader,
     ) -> usize {
-        let at = self.own.len();
-        self.push(&[0; HEAD_BYTES]);
-        let length = source.give(limit, self);
-        let head = head(length, source.is_empty() && source.is_last());
-        self.own[at..at + HEAD_BYTES].copy_from_slice(&head.encoded());
+        let at = self.owned.len();
+        self.push(&[0; FRAME_HEADER_LEN]);
+        let length = source.push_to(limit, self);
+        let header = header(length, source.is_empty() && source.is_last());
+        self.owned[at..at + FRAME_HEADER_LEN].copy_from_slice(&header.encode());
         length
     }
 
     /// Sends as much as the socket takes without waiting.
     pub(crate) fn send(&mut self, socket: &TcpStream) -> io::Result<()> {
-        while !self.pieces.is_empty() {
-            let mut slices = [IoSlice::new(&[]); PIECES];
-            let count = self.pieces.len().min(PIECES);
-            for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
-                *slice = IoSlice::new(match piece {
-                    Piece::Hot(range) => &self.hot[range.clone()],
-                    Piece::Own(range) => {
-                        &self.own[range.start - self.forgotten..range.end - self.forgotten]
+        while !self.parts.is_empty() {
+            let mut slices = [IoSlice::new(&[]); MAX_PARTS_PER_SEND];
+            let count = self.parts.len().min(MAX_PARTS_PER_SEND);
+            for (slice, part) in slices.iter_mut().zip(&self.parts) {
+                *slice = IoSlice::new(match part {
+                    Part::Shared(range) => &self.shared[range.clone()],
+                    Part::Owned(range) => {
+                        &self.owned[range.start - self.discarded..range.end - self.discarded]
                     }
                 });
             }
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             let mut nothing = SendAncillaryBuffer::default();
             match sendmsg(socket, &slices[..count], &mut nothing, flags) {
-                Ok(sent) => self.sent(sent),
+                Ok(sent) => self.on_sent(sent),
                 Err(Errno::INTR) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
@@ -147,30 +147,30 @@ impl Outgoing {
         Ok(())
     }
 
-    fn sent(&mut self, mut bytes: usize) {
+    fn on_sent(&mut self, mut bytes: usize) {
         self.bytes -= bytes;
-        while let Some(Piece::Hot(range) | Piece::Own(range)) = self.pieces.front_mut() {
+        while let Some(Part::Shared(range) | Part::Owned(range)) = self.parts.front_mut() {
             if range.len() > bytes {
                 range.start += bytes;
                 break;
             }
             bytes -= range.len();
-            self.pieces.pop_front();
+            self.parts.pop_front();
         }
-        self.forget();
+        self.discard_sent();
     }
 
-    /// Lets go of what was sent, not each time but before it is much.
-    fn forget(&mut self) {
-        let end = self.forgotten + self.own.len();
-        let kept = self.pieces.iter().find_map(|piece| match piece {
-            Piece::Own(range) => Some(range.start),
-            Piece::Hot(_) => None,
+    /// Discards bytes that are sent, once they are many.
+    fn discard_sent(&mut self) {
+        let end = self.discarded + self.owned.len();
+        let kept = self.parts.iter().find_map(|part| match part {
+            Part::Owned(range) => Some(range.start),
+            Part::Shared(_) => None,
         });
-        let sent = kept.unwrap_or(end) - self.forgotten;
-        if sent == self.own.len() || sent >= FORGET {
-            self.own.drain(..sent);
-            self.forgotten += sent;
+        let sent = kept.unwrap_or(end) - self.discarded;
+        if sent == self.owned.len() || sent >= MAX_SENT_BYTES {
+            self.owned.drain(..sent);
+            self.discarded += sent;
         }
     }
 }
@@ -182,21 +182,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_arrive_in_order_whatever_the_socket_takes() {
-        let hot: Arc<[u8]> = (0..100_000).map(|at| at as u8).collect();
-        let mut outgoing = Outgoing::new(hot.clone());
+    fn parts_arrive_in_order_over_a_full_socket() {
+        let shared: Arc<[u8]> = (0..100_000).map(|at| at as u8).collect();
+        let mut outgoing = Outgoing::new(shared.clone());
         let mut expected = Vec::new();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut peer, _) = listener.accept().unwrap();
-        // More than socket buffers hold, so that it stops in the middle of something.
+        // More than socket buffers hold, so that sending stops in the middle of a part.
         for number in 0..2_000_u32 {
             outgoing.push(&number.to_be_bytes());
             outgoing.push(&[7; 50]);
-            outgoing.push_hot(number as usize..hot.len() / 2);
+            outgoing.push_shared(number as usize..shared.len() / 2);
             expected.extend(number.to_be_bytes());
             expected.extend([7; 50]);
-            expected.extend(&hot[number as usize..hot.len() / 2]);
+            expected.extend(&shared[number as usize..shared.len() / 2]);
             assert_eq!(outgoing.bytes(), expected.len());
         }
         let reader = thread::spawn(move || {
@@ -208,7 +208,7 @@ mod tests {
             outgoing.send(&socket).unwrap();
             thread::yield_now();
         }
-        assert!(outgoing.own.is_empty());
+        assert!(outgoing.owned.is_empty());
         drop(socket);
         assert!(reader.join().unwrap() == expected);
     }

@@ -1,130 +1,135 @@
-//! Frames out of what is received, however it is cut.
+//! Parses received bytes, whose parts may end anywhere, into frames.
 
 use std::mem::swap;
 
 use anyhow::{Result, ensure};
 
-use super::frame::{DATA, HEAD_BYTES, Head, PADDED};
+use super::frame::{DATA, FRAME_HEADER_LEN, FrameHeader, PADDED};
 
-/// What comes next in a connection.
+/// A frame, or a part of a DATA frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event<'a> {
-    /// Content of a stream: a piece of a DATA frame.
+    /// Content of a stream: a part of a DATA frame.
     Data { stream: u32, bytes: &'a [u8] },
-    /// A DATA frame is over.
-    DataEnd { head: Head },
-    /// Any other frame, whole.
-    Frame { head: Head, payload: &'a [u8] },
+    /// The end of a DATA frame.
+    DataEnd { header: FrameHeader },
+    /// Any other frame, complete.
+    Frame {
+        header: FrameHeader,
+        payload: &'a [u8],
+    },
 }
 
 pub(crate) struct Parser {
     max_frame: usize,
     state: State,
-    /// The beginning of a head, or of the payload of a frame that is not DATA.
-    gathered: Vec<u8>,
-    /// The last one that was gathered.
-    whole: Vec<u8>,
+    /// The received part of a header, or of the payload of a frame other than DATA.
+    partial: Vec<u8>,
+    /// The bytes of `partial` after its last part was received.
+    complete: Vec<u8>,
 }
 
 #[derive(Clone, Copy)]
 enum State {
-    Head,
-    /// The byte that says how long the padding is.
-    PadLength(Head),
-    /// How much content and how much padding is still to come.
-    Data(Head, usize, usize),
-    Other(Head),
+    Header,
+    /// The next byte is the length of the padding.
+    PadLength(FrameHeader),
+    /// The remaining bytes of content and of padding.
+    Data(FrameHeader, usize, usize),
+    Other(FrameHeader),
 }
 
 impl Parser {
-    /// No frame may be longer than that.
+    /// A parser that rejects frames whose payload is longer than `max_frame` bytes.
     pub(crate) fn new(max_frame: usize) -> Self {
         Self {
             max_frame,
-            state: State::Head,
-            gathered: Vec::new(),
-            whole: Vec::new(),
+            state: State::Header,
+            partial: Vec::new(),
+            complete: Vec::new(),
         }
     }
 
-    /// Takes from the front of `input` what makes the next event. `None` says that it is empty.
+    /// Takes the next event from the front of `input`. None if all of it is taken.
     pub(crate) fn next<'a, 'input: 'a>(
         &'a mut self,
         input: &mut &'input [u8],
     ) -> Result<Option<Event<'a>>> {
         loop {
             match self.state {
-                State::Head => {
-                    let Some(bytes) = self.gather(HEAD_BYTES, input) else {
+                State::Header => {
+                    let Some(bytes) = self.take_exactly(FRAME_HEADER_LEN, input) else {
                         return Ok(None);
                     };
-                    let head = Head::decoded(bytes.try_into()?);
+                    let header = FrameHeader::decode(bytes.try_into()?);
                     ensure!(
-                        head.length <= self.max_frame,
-                        "a frame is too long: {head:?}"
+                        header.length <= self.max_frame,
+                        "a frame is too long: {header:?}"
                     );
-                    self.state = match head.kind {
-                        DATA if head.has(PADDED) => State::PadLength(head),
-                        DATA => State::Data(head, head.length, 0),
-                        _ => State::Other(head),
+                    self.state = match header.kind {
+                        DATA if header.has(PADDED) => State::PadLength(header),
+                        DATA => State::Data(header, header.length, 0),
+                        _ => State::Other(header),
                     };
                 }
-                State::PadLength(head) => {
-                    ensure!(head.length > 0, "padding without its length: {head:?}");
+                State::PadLength(header) => {
+                    ensure!(header.length > 0, "padding without its length: {header:?}");
                     let Some(length) = input.split_off_first() else {
                         return Ok(None);
                     };
                     let padding = usize::from(*length);
-                    ensure!(padding < head.length, "more padding than frame: {head:?}");
-                    self.state = State::Data(head, head.length - 1 - padding, padding);
+                    ensure!(
+                        padding < header.length,
+                        "more padding than frame: {header:?}"
+                    );
+                    self.state = State::Data(header, header.length - 1 - padding, padding);
                 }
-                State::Data(head, 0, 0) => {
-                    self.state = State::Head;
-                    return Ok(Some(Event::DataEnd { head }));
+                State::Data(header, 0, 0) => {
+                    self.state = State::Header;
+                    return Ok(Some(Event::DataEnd { header }));
                 }
                 State::Data(..) if input.is_empty() => return Ok(None),
-                State::Data(head, 0, padding) => {
+                State::Data(header, 0, padding) => {
                     let skipped = take(padding, input).len();
-                    self.state = State::Data(head, 0, padding - skipped);
+                    self.state = State::Data(header, 0, padding - skipped);
                 }
-                State::Data(head, content, padding) => {
+                State::Data(header, content, padding) => {
                     let bytes = take(content, input);
-                    self.state = State::Data(head, content - bytes.len(), padding);
-                    let stream = head.stream;
+                    self.state = State::Data(header, content - bytes.len(), padding);
+                    let stream = header.stream;
                     return Ok(Some(Event::Data { stream, bytes }));
                 }
-                State::Other(head) => {
-                    if self.gathered.len() + input.len() >= head.length {
-                        self.state = State::Head;
+                State::Other(header) => {
+                    if self.partial.len() + input.len() >= header.length {
+                        self.state = State::Header;
                     }
-                    let payload = self.gather(head.length, input);
-                    return Ok(payload.map(|payload| Event::Frame { head, payload }));
+                    let payload = self.take_exactly(header.length, input);
+                    return Ok(payload.map(|payload| Event::Frame { header, payload }));
                 }
             }
         }
     }
 
-    /// The next so many bytes of the input, once they are there.
-    fn gather<'a, 'input: 'a>(
+    /// Takes the next `bytes` bytes. None if there are fewer, which are kept for the next call.
+    fn take_exactly<'a, 'input: 'a>(
         &'a mut self,
         bytes: usize,
         input: &mut &'input [u8],
     ) -> Option<&'a [u8]> {
-        if self.gathered.is_empty() && input.len() >= bytes {
+        if self.partial.is_empty() && input.len() >= bytes {
             return Some(take(bytes, input));
         }
-        self.gathered
-            .extend(take(bytes - self.gathered.len(), input));
-        if self.gathered.len() < bytes {
+        self.partial.extend(take(bytes - self.partial.len(), input));
+        if self.partial.len() < bytes {
             return None;
         }
-        self.whole.clear();
-        swap(&mut self.whole, &mut self.gathered);
-        Some(&self.whole)
+        self.complete.clear();
+        swap(&mut self.complete, &mut self.partial);
+        Some(&self.complete)
     }
 }
 
-/// The next bytes of the input, so many at most.
+/// Takes at most `bytes` bytes from the front of the input.
 fn take<'input>(bytes: usize, input: &mut &'input [u8]) -> &'input [u8] {
     let (taken, rest) = input.split_at(bytes.min(input.len()));
     *input = rest;
@@ -138,8 +143,8 @@ mod tests {
         *,
     };
 
-    /// What comes out when this goes in, piece by piece.
-    fn parsed(pieces: &[&[u8]]) -> Result<Vec<String>> {
+    /// Parses the input in pieces. Returns each frame's header and content as text.
+    fn parse(pieces: &[&[u8]]) -> Result<Vec<String>> {
         let mut parser = Parser::new(100);
         let mut content = Vec::new();
         let mut events = Vec::new();
@@ -147,12 +152,12 @@ mod tests {
             while let Some(event) = parser.next(&mut input)? {
                 match event {
                     Event::Data { bytes, .. } => content.extend(bytes),
-                    Event::DataEnd { head } => {
-                        events.push(format!("{head:?} {}", content.escape_ascii()));
+                    Event::DataEnd { header } => {
+                        events.push(format!("{header:?} {}", content.escape_ascii()));
                         content.clear();
                     }
-                    Event::Frame { head, payload } => {
-                        events.push(format!("{head:?} {}", payload.escape_ascii()));
+                    Event::Frame { header, payload } => {
+                        events.push(format!("{header:?} {}", payload.escape_ascii()));
                     }
                 }
             }
@@ -162,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn however_the_frames_are_cut_they_are_the_same() {
+    fn frames_are_parsed_wherever_their_parts_end() {
         let frames = [
             frame(DATA, 0, 1, b"hello"),
             frame(DATA, PADDED, 3, b"\x03padded\0\0\0"),
@@ -174,7 +179,7 @@ mod tests {
             window_update(1, 77),
         ];
         let whole = frames.concat();
-        let events = parsed(&[&whole]).unwrap();
+        let events = parse(&[&whole]).unwrap();
         let contents: Vec<_> = events
             .iter()
             .map(|event| event.split("} ").last().unwrap())
@@ -192,7 +197,7 @@ mod tests {
                 "\\x00\\x00\\x00M"
             ]
         );
-        let last = Head {
+        let last = FrameHeader {
             length: 4,
             kind: WINDOW_UPDATE,
             flags: 0,
@@ -201,21 +206,21 @@ mod tests {
         assert!(events[7].starts_with(&format!("{last:?}")));
 
         let bytes: Vec<_> = whole.chunks(1).collect();
-        assert_eq!(parsed(&bytes).unwrap(), events);
+        assert_eq!(parse(&bytes).unwrap(), events);
         for first in 0..whole.len() {
             for second in first..whole.len() {
                 let (before, after) = whole.split_at(second);
                 let (before, between) = before.split_at(first);
-                assert_eq!(parsed(&[before, between, after]).unwrap(), events);
+                assert_eq!(parse(&[before, between, after]).unwrap(), events);
             }
         }
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
-        assert!(parsed(&[&frame(DATA, PADDED, 1, b"\x03abc")[..]]).is_ok());
-        assert!(parsed(&[&frame(DATA, PADDED, 1, b"\x04abc")[..]]).is_err());
-        assert!(parsed(&[&frame(DATA, PADDED, 1, b"")[..]]).is_err());
-        assert!(parsed(&[&frame(PING, 0, 0, &[0; 101])[..]]).is_err());
+    fn malformed_frames_are_rejected() {
+        assert!(parse(&[&frame(DATA, PADDED, 1, b"\x03abc")[..]]).is_ok());
+        assert!(parse(&[&frame(DATA, PADDED, 1, b"\x04abc")[..]]).is_err());
+        assert!(parse(&[&frame(DATA, PADDED, 1, b"")[..]]).is_err());
+        assert!(parse(&[&frame(PING, 0, 0, &[0; 101])[..]]).is_err());
     }
 }

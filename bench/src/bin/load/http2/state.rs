@@ -1,4 +1,4 @@
-//! What both sides of a connection have said: windows, settings, and how far streams are.
+//! The state of a connection: flow-control windows, settings, and streams.
 
 use std::{mem::take, sync::Arc};
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     frame::{
-        ACK, DATA, ENABLE_PUSH, END_HEADERS, END_STREAM, GO_AWAY, HEADERS, Head,
+        ACK, DATA, ENABLE_PUSH, END_HEADERS, END_STREAM, FrameHeader, GO_AWAY, HEADERS,
         INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, PADDED, PING, PRIORITY, RST_STREAM, SETTINGS,
         WINDOW_UPDATE, frame, settings, window_update,
     },
@@ -16,90 +16,90 @@ use super::{
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How far the server may go on while nothing is given back, in bytes.
+/// The flow-control windows for the server, in bytes.
 const STREAM_WINDOW: u32 = 16 << 20;
 const CONNECTION_WINDOW: u32 = 1 << 30;
 
-/// What windows and frames are before anything is said of them, in bytes.
-const FIRST_WINDOW: u32 = 65_535;
-const FIRST_MAX_FRAME: usize = 16_384;
+/// The initial windows and the largest frame before any settings, in bytes.
+const DEFAULT_WINDOW: u32 = 65_535;
+const DEFAULT_MAX_FRAME_BYTES: usize = 16_384;
 
-/// How much waits to be sent, at most, in bytes.
-const OUTBOX: usize = 1 << 20;
+/// The number of queued bytes above which no further frames are queued.
+const MAX_QUEUED_BYTES: usize = 1 << 20;
 
-/// All of a connection but its bytes.
+/// A connection without its socket.
 pub(super) struct State {
     pub(super) outgoing: Outgoing,
     encoder: Encoder,
-    /// What each request says of who calls.
+    /// The `authorization` header of each request.
     pub(super) authorization: Option<String>,
     streams: Vec<Stream>,
-    /// How much may be sent, on all streams together. A server may take back what it gave.
+    /// The connection's window for requests, in bytes.
     window: i64,
-    /// What a new stream may send.
+    /// The initial window of a stream, in bytes.
     stream_window: i64,
     max_frame: usize,
-    /// What came and was not given back.
-    taken: u32,
-    settings: bool,
-    acknowledged: bool,
-    pong: bool,
+    /// Received bytes whose window has not been returned.
+    unreleased: u32,
+    settings_received: bool,
+    settings_acknowledged: bool,
+    ping_acknowledged: bool,
 }
 
 struct Stream {
-    /// How much may be sent.
+    /// The window for the request, in bytes. Negative if the server has lowered the initial window.
     window: i64,
-    taken: u32,
-    answered: bool,
-    ended: Option<Ended>,
+    unreleased: u32,
+    has_headers: bool,
+    ended: Option<StreamEnd>,
 }
 
-/// How a stream came to its end.
+/// How a stream has ended: by a DATA frame or by trailers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum StreamEnd {
     WithData,
     WithTrailers,
 }
 
 impl State {
-    /// What the client begins with, where no frame of the server may be larger than that.
-    pub(super) fn new(max_frame: u32, hot: Arc<[u8]>) -> Self {
-        let mut outgoing = Outgoing::new(hot);
+    /// Queues the preface and the settings. `max_frame` bounds the frames of the server, in bytes.
+    pub(super) fn new(max_frame: u32, shared: Arc<[u8]>) -> Self {
+        let mut outgoing = Outgoing::new(shared);
         outgoing.push(PREFACE);
         outgoing.push(&settings(&[
             (ENABLE_PUSH, 0),
             (INITIAL_WINDOW_SIZE, STREAM_WINDOW),
             (MAX_FRAME_SIZE, max_frame),
         ]));
-        outgoing.push(&window_update(0, CONNECTION_WINDOW - FIRST_WINDOW));
-        // Once it is answered, what the server says at the beginning has come.
+        outgoing.push(&window_update(0, CONNECTION_WINDOW - DEFAULT_WINDOW));
+        // The answer to this PING follows all that the server sends at first.
         outgoing.push(&frame(PING, 0, 0, &[0; 8]));
         Self {
             outgoing,
             encoder: Encoder::default(),
             authorization: None,
             streams: Vec::new(),
-            window: FIRST_WINDOW.into(),
-            stream_window: FIRST_WINDOW.into(),
-            max_frame: FIRST_MAX_FRAME,
-            taken: 0,
-            settings: false,
-            acknowledged: false,
-            pong: false,
+            window: DEFAULT_WINDOW.into(),
+            stream_window: DEFAULT_WINDOW.into(),
+            max_frame: DEFAULT_MAX_FRAME_BYTES,
+            unreleased: 0,
+            settings_received: false,
+            settings_acknowledged: false,
+            ping_acknowledged: false,
         }
     }
 
-    /// Whether both sides have heard of the other one's settings.
-    pub(super) fn has_begun(&self) -> bool {
-        self.settings && self.acknowledged && self.pong
+    /// Whether both sides have acknowledged the other's settings.
+    pub(super) fn is_ready(&self) -> bool {
+        self.settings_received && self.settings_acknowledged && self.ping_acknowledged
     }
 
-    /// Begins a stream, the number of which it says.
+    /// Begins a stream and returns its id.
     pub(super) fn request(&mut self, headers: &[(&str, &str)], has_content: bool) -> u32 {
         self.streams.push(Stream {
             window: self.stream_window,
-            taken: 0,
-            answered: false,
+            unreleased: 0,
+            has_headers: false,
             ended: None,
         });
         let stream = 2 * self.streams.len() as u32 - 1;
@@ -113,8 +113,8 @@ impl State {
         stream
     }
 
-    /// How a stream has ended, if it has.
-    pub(super) fn ended(&self, stream: u32) -> Option<Ended> {
+    /// Returns how a stream has ended, or None if it is open.
+    pub(super) fn stream_end(&self, stream: u32) -> Option<StreamEnd> {
         self.streams[Self::index(stream)].ended
     }
 
@@ -128,10 +128,10 @@ impl State {
         stream.context("a stream that nobody began")
     }
 
-    /// Makes frames of a source, as large as they may be.
+    /// Queues frames of a source, as large as flow control permits.
     pub(super) fn enqueue(&mut self, stream: u32, source: &mut impl Source) {
         let window = &mut self.streams[Self::index(stream)].window;
-        while !source.is_empty() && self.outgoing.bytes() < OUTBOX {
+        while !source.is_empty() && self.outgoing.bytes() < MAX_QUEUED_BYTES {
             let limit = self.window.min(*window).min(self.max_frame as i64);
             if limit <= 0 {
                 return;
@@ -139,7 +139,7 @@ impl State {
             let limit = limit as usize;
             let sent = self
                 .outgoing
-                .push_frame(limit, source, |length, last| Head {
+                .push_frame(limit, source, |length, last| FrameHeader {
                     length,
                     kind: DATA,
                     flags: if last { END_STREAM } else { 0 },
@@ -150,44 +150,45 @@ impl State {
         }
     }
 
-    /// Counts a frame of content, and gives its window back.
-    pub(super) fn data_ended(&mut self, head: Head) -> Result<()> {
-        let length = head.length as u32;
-        let stream = self.stream(head.stream)?;
-        ensure!(stream.answered, "content without a status");
-        stream.taken += length;
-        if head.has(END_STREAM) {
-            stream.ended = Some(Ended::WithData);
-        } else if stream.taken >= STREAM_WINDOW / 2 {
-            let taken = take(&mut stream.taken);
-            self.outgoing.push(&window_update(head.stream, taken));
+    /// Counts a DATA frame, and returns its window.
+    pub(super) fn data_ended(&mut self, header: FrameHeader) -> Result<()> {
+        let length = header.length as u32;
+        let stream = self.stream(header.stream)?;
+        ensure!(stream.has_headers, "content without a status");
+        stream.unreleased += length;
+        if header.has(END_STREAM) {
+            stream.ended = Some(StreamEnd::WithData);
+        } else if stream.unreleased >= STREAM_WINDOW / 2 {
+            let unreleased = take(&mut stream.unreleased);
+            self.outgoing
+                .push(&window_update(header.stream, unreleased));
         }
-        self.taken += length;
-        if self.taken >= CONNECTION_WINDOW / 2 {
-            let taken = take(&mut self.taken);
-            self.outgoing.push(&window_update(0, taken));
+        self.unreleased += length;
+        if self.unreleased >= CONNECTION_WINDOW / 2 {
+            let unreleased = take(&mut self.unreleased);
+            self.outgoing.push(&window_update(0, unreleased));
         }
         Ok(())
     }
 
-    /// Does what any other frame says.
-    pub(super) fn frame(&mut self, head: Head, payload: &[u8]) -> Result<()> {
-        match head.kind {
-            HEADERS => self.headers(head, payload)?,
+    /// Handles any other frame.
+    pub(super) fn frame(&mut self, header: FrameHeader, payload: &[u8]) -> Result<()> {
+        match header.kind {
+            HEADERS => self.headers(header, payload)?,
             RST_STREAM => {
                 let code = number(payload)?;
-                // A server that has answered may say that it wants no more of the request.
-                if self.stream(head.stream)?.ended.is_none() {
-                    bail!("the server has reset stream {}: {code}", head.stream);
+                // After its response, a server may refuse the rest of the request.
+                if self.stream(header.stream)?.ended.is_none() {
+                    bail!("the server has reset stream {}: {code}", header.stream);
                 }
             }
-            SETTINGS if head.has(ACK) => self.acknowledged = true,
+            SETTINGS if header.has(ACK) => self.settings_acknowledged = true,
             SETTINGS => {
                 self.settings(payload)?;
-                self.settings = true;
+                self.settings_received = true;
                 self.outgoing.push(&frame(SETTINGS, ACK, 0, &[]));
             }
-            PING if head.has(ACK) => self.pong = true,
+            PING if header.has(ACK) => self.ping_acknowledged = true,
             PING => self.outgoing.push(&frame(PING, ACK, 0, payload)),
             GO_AWAY => {
                 let word = payload.get(8..).unwrap_or_default().escape_ascii();
@@ -196,28 +197,28 @@ impl State {
             }
             WINDOW_UPDATE => {
                 let more = i64::from(number(payload)?);
-                match head.stream {
+                match header.stream {
                     0 => self.window += more,
                     stream => self.stream(stream)?.window += more,
                 }
             }
-            // What is unknown has to be ignored.
+            // RFC 9113 requires that unknown frames are ignored.
             _ => {}
         }
         Ok(())
     }
 
-    fn headers(&mut self, head: Head, payload: &[u8]) -> Result<()> {
-        ensure!(head.has(END_HEADERS), "headers in more than one frame");
-        let stream = self.stream(head.stream)?;
-        if !stream.answered {
-            let before = usize::from(head.has(PADDED)) + 5 * usize::from(head.has(PRIORITY));
+    fn headers(&mut self, header: FrameHeader, payload: &[u8]) -> Result<()> {
+        ensure!(header.has(END_HEADERS), "headers in more than one frame");
+        let stream = self.stream(header.stream)?;
+        if !stream.has_headers {
+            let before = usize::from(header.has(PADDED)) + 5 * usize::from(header.has(PRIORITY));
             let block = payload.get(before..).unwrap_or_default();
             ensure!(hpack::is_ok(block), "the status is not 200");
-            stream.answered = true;
+            stream.has_headers = true;
         }
-        if head.has(END_STREAM) {
-            stream.ended = Some(Ended::WithTrailers);
+        if header.has(END_STREAM) {
+            stream.ended = Some(StreamEnd::WithTrailers);
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The client against a server that gives it little and changes its mind.
+//! The client against a server with small windows, which changes its settings.
 
 use std::{
     io::{Read, Write},
@@ -10,44 +10,44 @@ use std::{
 use muxs_bench::noise;
 
 use super::{
-    Connection, Ended, Outgoing, Source,
+    Connection, Outgoing, Source, StreamEnd,
     frame::{
-        ACK, DATA, END_HEADERS, END_STREAM, HEADERS, Head, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE,
-        PADDED, PING, SETTINGS, frame, settings, window_update,
+        ACK, DATA, END_HEADERS, END_STREAM, FrameHeader, HEADERS, INITIAL_WINDOW_SIZE,
+        MAX_FRAME_SIZE, PADDED, PING, SETTINGS, frame, settings, window_update,
     },
     parser::{Event, Parser},
 };
 
 const CONTENT: usize = 300_000;
 
-/// Half of it hot, half of it its own, alternately.
+/// Content that alternates between shared and owned parts.
 struct Mixed {
     content: Vec<u8>,
-    given: usize,
+    sent: usize,
 }
 
 impl Source for Mixed {
-    fn give(&mut self, limit: usize, to: &mut Outgoing) -> usize {
-        let from = self.given;
-        self.given = self.content.len().min(from + limit);
-        let middle = from + (self.given - from) / 2;
+    fn push_to(&mut self, limit: usize, to: &mut Outgoing) -> usize {
+        let from = self.sent;
+        self.sent = self.content.len().min(from + limit);
+        let middle = from + (self.sent - from) / 2;
         to.push(&self.content[from..middle]);
-        to.push_hot(middle..self.given);
-        self.given - from
+        to.push_shared(middle..self.sent);
+        self.sent - from
     }
 
     fn is_empty(&self) -> bool {
-        self.given == self.content.len()
+        self.sent == self.content.len()
     }
 }
 
-/// Holds the client to what it was told.
+/// A server that checks the client against its windows and settings.
 struct Strict {
     socket: TcpStream,
     window: i64,
     stream_window: i64,
     max_frame: usize,
-    /// What it says each time when the client may not send any more.
+    /// The grants, one each time that the client's windows are exhausted.
     grants: Vec<Grant>,
     content: Vec<u8>,
     largest: usize,
@@ -58,7 +58,7 @@ struct Strict {
 enum Grant {
     Stream(u32),
     Connection(u32),
-    /// All windows of streams change by that.
+    /// A new initial window, and the change of all streams' windows.
     Initial(u32, i64),
     MaxFrame(u32),
     Ping,
@@ -81,8 +81,8 @@ impl Strict {
             while let Some(event) = parser.next(&mut input).unwrap() {
                 match event {
                     Event::Data { bytes, .. } => self.content.extend(bytes),
-                    Event::DataEnd { head } => self.data(head),
-                    Event::Frame { head, payload } => self.frame(head, payload),
+                    Event::DataEnd { header } => self.data(header),
+                    Event::Frame { header, payload } => self.frame(header, payload),
                 }
             }
         }
@@ -92,28 +92,28 @@ impl Strict {
         self.socket.write_all(bytes).unwrap();
     }
 
-    fn frame(&mut self, head: Head, payload: &[u8]) {
-        match head.kind {
-            SETTINGS if head.has(ACK) => self.acknowledged += 1,
+    fn frame(&mut self, header: FrameHeader, payload: &[u8]) {
+        match header.kind {
+            SETTINGS if header.has(ACK) => self.acknowledged += 1,
             SETTINGS => self.send(&frame(SETTINGS, ACK, 0, &[])),
-            PING if head.has(ACK) => {
+            PING if header.has(ACK) => {
                 assert_eq!(payload, b"are you?");
                 self.pings += 1;
             }
             PING => self.send(&frame(PING, ACK, 0, payload)),
-            // The status, and a table size in front of it.
+            // An update of the table's size, and the status.
             HEADERS => self.send(&frame(HEADERS, END_HEADERS, 1, &[0x20, 0x88])),
             _ => {}
         }
     }
 
-    fn data(&mut self, head: Head) {
-        assert!(head.length <= self.max_frame);
-        self.largest = self.largest.max(head.length);
-        self.window -= head.length as i64;
-        self.stream_window -= head.length as i64;
+    fn data(&mut self, header: FrameHeader) {
+        assert!(header.length <= self.max_frame);
+        self.largest = self.largest.max(header.length);
+        self.window -= header.length as i64;
+        self.stream_window -= header.length as i64;
         assert!(self.window >= 0 && self.stream_window >= 0);
-        if head.has(END_STREAM) {
+        if header.has(END_STREAM) {
             self.send(&frame(DATA, PADDED, 1, b"\x02thanks\0\0"));
             self.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &[0x88]));
         }
@@ -146,7 +146,7 @@ impl Strict {
 }
 
 #[test]
-fn what_the_server_says_is_obeyed() {
+fn client_obeys_windows_and_settings() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let server = thread::spawn(move || {
@@ -157,12 +157,12 @@ fn what_the_server_says_is_obeyed() {
             max_frame: 16_384,
             grants: vec![
                 Grant::Initial(30, 20),
-                // Below nothing, and above it again.
+                // Makes the stream's window negative, then positive again.
                 Grant::Initial(5, -25),
                 Grant::Stream(26),
                 Grant::Ping,
                 Grant::Stream(1_000_000),
-                // Now it is the connection that holds the client back.
+                // From here on the connection's window is the limit.
                 Grant::MaxFrame(20_000),
                 Grant::Connection(100_000),
                 Grant::Connection(1_000_000),
@@ -176,17 +176,17 @@ fn what_the_server_says_is_obeyed() {
     });
 
     let content = noise(CONTENT);
-    let hot: Arc<[u8]> = content.clone().into();
-    let mut connection = Connection::open(address, 16_384, hot, 1000).unwrap();
+    let shared: Arc<[u8]> = content.clone().into();
+    let mut connection = Connection::open(address, 16_384, shared, 1000).unwrap();
     let stream = connection.request(&[(":path", "/")], true);
-    let mut source = Mixed { content, given: 0 };
+    let mut source = Mixed { content, sent: 0 };
     let mut answer: Vec<u8> = Vec::new();
     let ended = connection.run(stream, &mut source, &mut |of, bytes| {
         assert_eq!(of, stream);
         answer.extend(bytes);
         Ok(())
     });
-    assert_eq!(ended.unwrap(), Ended::WithTrailers);
+    assert_eq!(ended.unwrap(), StreamEnd::WithTrailers);
     assert_eq!(answer, b"thanks");
     drop(connection);
 

@@ -1,4 +1,4 @@
-//! Files, read and written on blocking threads with a channel between them and the connection.
+//! The files. Blocking threads read and write them; a channel leads to the connection.
 
 mod read;
 mod write;
@@ -17,8 +17,8 @@ use tonic::{Request, Response, Status, Streaming};
 /// The largest chunk, in bytes.
 const MAX_CHUNK_BYTES: usize = 1 << 20;
 
-/// How many chunks, or answers, wait for the other side at most.
-const AHEAD: usize = 4;
+/// The capacity of the channels, in chunks or answers.
+const CHANNEL_CAPACITY: usize = 4;
 
 #[derive(Clone)]
 pub(crate) struct Files {
@@ -50,10 +50,10 @@ impl FileController for Files {
     ) -> Result<Response<Self::ReadStreamStream>, Status> {
         let request = request.into_inner();
         let path = self.path(&request.filename)?;
-        let (sender, receiver) = mpsc::channel(AHEAD);
+        let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         tokio::task::spawn_blocking(move || {
-            if let Err(status) = read::file(&path, request, &sender) {
-                // A client that has gone does not want to know.
+            if let Err(status) = read::send_file(&path, request, &sender) {
+                // Sending fails when the client is gone.
                 let _ = sender.blocking_send(Err(status));
             }
         });
@@ -66,8 +66,8 @@ impl FileController for Files {
         &self,
         request: Request<Streaming<WriteStreamRequest>>,
     ) -> Result<Response<Self::WriteStreamStream>, Status> {
-        let (answers, receiver) = mpsc::channel(AHEAD);
-        let upload = write::stream(self.clone(), request.into_inner(), answers.clone());
+        let (answers, receiver) = mpsc::channel(CHANNEL_CAPACITY);
+        let upload = write::receive_file(self.clone(), request.into_inner(), answers.clone());
         tokio::spawn(async move {
             if let Err(status) = upload.await {
                 let _ = answers.send(Err(status)).await;

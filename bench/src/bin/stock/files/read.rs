@@ -14,11 +14,11 @@ use tonic::Status;
 
 use super::MAX_CHUNK_BYTES;
 
-/// The size of chunks unless another is asked for, in bytes.
+/// The size of chunks in bytes, if the client requests none.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Sends a file: what it is, then its content.
-pub(super) fn file(
+/// Sends a file: its info, then its content.
+pub(super) fn send_file(
     path: &Path,
     request: ReadStreamRequest,
     to: &Sender<Result<ReadStreamResponse, Status>>,
@@ -39,7 +39,7 @@ pub(super) fn file(
     loop {
         let event = Some(next);
         if to.blocking_send(Ok(ReadStreamResponse { event })).is_err() {
-            // The client has gone.
+            // The client is gone.
             return Ok(());
         }
         let mut data = Vec::with_capacity(chunk_bytes);

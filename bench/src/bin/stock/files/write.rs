@@ -15,10 +15,10 @@ use tempfile::NamedTempFile;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tonic::{Status, Streaming};
 
-use super::{AHEAD, Files, MAX_CHUNK_BYTES};
+use super::{CHANNEL_CAPACITY, Files, MAX_CHUNK_BYTES};
 
-/// Takes an upload from `open` to `finish`.
-pub(super) async fn stream(
+/// Receives an upload, from `open` to `finish`.
+pub(super) async fn receive_file(
     files: Files,
     mut requests: Streaming<WriteStreamRequest>,
     answers: Sender<Result<WriteStreamResponse, Status>>,
@@ -38,11 +38,11 @@ pub(super) async fn stream(
         ..UploadProgress::default()
     });
     answer(&answers, progress).await;
-    let (steps, receiver) = mpsc::channel(AHEAD);
+    let (steps, receiver) = mpsc::channel(CHANNEL_CAPACITY);
     let writing = tokio::task::spawn_blocking(move || write(&files.root, &path, receiver));
     while let Some(step) = next(&mut requests).await? {
         let is_last = matches!(step, Step::Finish(_));
-        // Where it cannot be sent, writing has failed, and says so below.
+        // Sending fails after writing has failed, which is reported below.
         if steps.send(step).await.is_err() || is_last {
             break;
         }
@@ -64,11 +64,11 @@ async fn next(requests: &mut Streaming<WriteStreamRequest>) -> Result<Option<Ste
 
 async fn answer(answers: &Sender<Result<WriteStreamResponse, Status>>, state: State) {
     let state = Some(state);
-    // A client that has gone does not want to know.
+    // Sending fails when the client is gone.
     let _ = answers.send(Ok(WriteStreamResponse { state })).await;
 }
 
-/// Writes what comes to a file that appears when it is finished, and says how large it is.
+/// Writes the chunks to a file that appears when it is finished. Returns its size in bytes.
 fn write(root: &Path, path: &PathBuf, mut steps: Receiver<Step>) -> Result<u64, Status> {
     let staged = NamedTempFile::new_in(root)?;
     let mut size = 0;

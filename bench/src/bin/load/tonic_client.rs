@@ -1,5 +1,6 @@
-//! What the client does that tonic generates: for a look at every byte, and to see what such a
-//! client makes of the server.
+//! Calls through the client that tonic generates.
+//!
+//! They check every byte, or measure a server with such a client.
 
 use std::time::Instant;
 
@@ -23,7 +24,7 @@ use crate::{
     greeter::{Amount, request},
 };
 
-/// Which file.
+/// The file to check.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Check {
     #[command(flatten)]
@@ -36,7 +37,7 @@ pub(crate) struct Check {
     bytes: u64,
 }
 
-/// Reads a file, and believes nothing that is said of it.
+/// Reads a file, and checks all that the server reports of it.
 pub(crate) fn check(check: &Check) -> Result<Report> {
     Runtime::new()?.block_on(async {
         let mut files = FileControllerClient::new(connect(&check.server).await?);
@@ -49,7 +50,7 @@ pub(crate) fn check(check: &Check) -> Result<Report> {
         let mut events = files.read_stream(request).await?.into_inner();
         let mut messages = 0;
         let mut bytes = 0;
-        // Its end is `None` only with a grpc-status of 0.
+        // The stream ends with `None` only if its grpc-status is 0.
         while let Some(response) = events.message().await? {
             match response.event.context("neither info nor a chunk")? {
                 Event::Info(info) => {
@@ -70,17 +71,17 @@ pub(crate) fn check(check: &Check) -> Result<Report> {
         Ok(Report {
             bytes,
             messages,
-            seconds: Span::since(from).length().as_secs_f64(),
+            seconds: Span::since(from).duration().as_secs_f64(),
             ..Report::default()
         })
     })
 }
 
-/// BidiHello, the client of which sends as fast as it can and reads meanwhile.
+/// Calls BidiHello, sends as fast as possible, and reads at the same time.
 pub(crate) fn bidi(amount: &Amount) -> Result<Report> {
     let runtime = Runtime::new()?;
     let channel = runtime.block_on(connect(&amount.server))?;
-    // What is spawned runs where the connection does, and not beside the runtime.
+    // As a task, the call runs on the runtime's threads, like the connection; `block_on` would run it elsewhere.
     let names = (0..amount.messages).map(|_| request("Margaret"));
     let names = authorized(futures::stream::iter(names), &amount.server)?;
     let greeted = runtime.spawn(greet(channel, names, amount.messages));
@@ -109,7 +110,7 @@ async fn greet(
     Ok(span)
 }
 
-/// A request that says who calls, if the server shall be told.
+/// Adds the access token to a request, if there is one.
 fn authorized<T>(message: T, server: &Server) -> Result<Request<T>> {
     let mut request = Request::new(message);
     if let Some(authorization) = server.authorization()? {
