@@ -1,4 +1,4 @@
-"""`python -m measure`: runs the works that are asked for, and writes what they show. `bench/run` says where all is."""
+"""`python -m measure`: runs the selected works and writes their results. `bench/run` passes all paths."""
 
 import argparse
 import importlib.util
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from . import plot, table
 from .clients import Clients
-from .peers import PEERS, REPOSITORY, Peer, Places, versions, without
-from .process import Failed, allow_open_files
+from .peers import PEERS, REPOSITORY, Peer, Places, muxs_without, versions
+from .process import allow_open_files
 from .results import CaseResult, Results, WorkResult, machine, today
 from .rounds import Row, measure
 from .target import Bench
@@ -27,7 +27,7 @@ MEMORY = Path("/dev/shm")
 
 
 def main() -> int:
-    # So that a run which is told to stop stops its servers, too, as it does on Ctrl-C.
+    # SIGTERM stops the servers as well, like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = parse()
     allow_open_files()
@@ -40,8 +40,8 @@ def main() -> int:
         nginx=arguments.nginx,
     )
     peers = {key: peer for key, peer in PEERS.items() if not arguments.peers or key in arguments.peers}
-    peers |= {key: without(key, program) for key, program in arguments.without}
-    skipped = absent(peers, places, dict(arguments.skip))
+    peers |= {key: muxs_without(key, program) for key, program in arguments.without}
+    skipped = find_absent(peers, places, dict(arguments.skip))
     results = Results(
         date=today(),
         command=arguments.command_line,
@@ -108,24 +108,26 @@ def parse() -> argparse.Namespace:
 
 
 def cores() -> tuple[int | None, int | None, str]:
-    """Where servers run, where clients, and a sentence about that."""
+    """Returns the core of the servers, that of the clients, and a sentence for the table."""
     usable = sorted(os.sched_getaffinity(0))
     if len(usable) < 2:
         sentence = "There is one core only, which servers and clients share."
         print(f"NOT PINNED: {sentence}", file=sys.stderr)
         return None, None, sentence
-    return usable[0], usable[1], f"Servers run on core {usable[0]}, clients on core {usable[1]}, over TCP with {congestion_control()}."
+    server, client = usable[:2]
+    sentence = f"Servers run on core {server}, clients on core {client}, over TCP with {congestion_control()}."
+    return server, client, sentence
 
 
 def congestion_control() -> str:
     return Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
 
 
-def absent(peers: Mapping[str, Peer], places: Places, reasons: Mapping[str, str]) -> dict[str, str]:
-    """Which peers are left out, and why."""
+def find_absent(peers: Mapping[str, Peer], places: Places, reasons: Mapping[str, str]) -> dict[str, str]:
+    """Returns the peers that are left out, each with the reason."""
     skipped = {}
     for key, peer in peers.items():
-        if reason := reasons.get(key) or peer.lacks(places):
+        if reason := reasons.get(key) or peer.find_missing(places):
             skipped[key] = reason
             print(f"SKIPPED: {peer.title}: {reason}", file=sys.stderr)
     return skipped
@@ -144,12 +146,12 @@ def run(
         name = f"{work.title}: {case.name}"
         print(f"==> {name}", file=sys.stderr)
         rows = [Row(key, peers[key].title, skipped=skipped.get(key)) for key in case.peers if key in peers]
-        enter(name, case, bench, peers, rows, rounds, order)
+        measure_case(name, case, bench, peers, rows, rounds, order)
         shown.cases.append(CaseResult(case.name, case.plotted, rows))
     return shown
 
 
-def enter(
+def measure_case(
     name: str,
     case: Case,
     bench: Bench,
@@ -158,17 +160,17 @@ def enter(
     rounds: int,
     order: random.Random,
 ) -> None:
-    """Measures the peers that are there, if the client is."""
+    """Measures the available peers of a case, if its client is available."""
     client = bench.clients.load_program if case.task.client == "load" else case.task.client
-    entrants = []
+    contenders = []
     for row in rows:
         if not row.skipped and not shutil.which(client):
             row.skipped = f"there is no {case.task.client}"
             print(f"SKIPPED: {row.title} in {name}: {row.skipped}", file=sys.stderr)
         if not row.skipped:
             row.version = peers[row.peer].version(bench.places)
-            entrants.append((peers[row.peer], row))
-    measure(name, case, bench, entrants, min(rounds, case.rounds_at_most), order)
+            contenders.append((peers[row.peer], row))
+    measure(name, case, bench, contenders, min(rounds, case.rounds_at_most), order)
 
 
 def write(results: Results, folder: Path) -> None:

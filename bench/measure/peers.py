@@ -1,4 +1,4 @@
-"""The peers: what each of them is, how it is started, which version it is."""
+"""The peers: what each is, how it is started, and its version."""
 
 import enum
 import json
@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Places:
-    """Where the programs are."""
+    """The paths of the programs."""
 
     muxs: str
     tools: str
@@ -25,47 +25,47 @@ class Places:
     nginx: str
 
     def values(self) -> dict[str, str]:
-        """What a command may name in braces."""
+        """The values for names in braces in commands."""
         return vars(self) | {"peers": str(REPOSITORY / "bench" / "peers")}
 
 
-class Speaks(enum.Enum):
-    """How a client gets a file from it, or to it."""
+class Protocol(enum.Enum):
+    """The protocol by which a client transfers files from or to a peer."""
 
     GRPC = enum.auto()
     HTTP1 = enum.auto()
     HTTP2 = enum.auto()
-    # Bytes over TCP, with nothing around them.
+    # Bytes over TCP, without framing.
     RAW = enum.auto()
-    # Nothing: it is a program that does its work and ends.
+    # None: the peer is a program that does its work and exits.
     NOTHING = enum.auto()
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One that is measured. Commands name in braces what is known only when it starts: see `Places` and `Target`."""
+    """A program that is measured. Names in braces in its commands are replaced: see `Places` and `Target`."""
 
     key: str
     title: str
-    speaks: Speaks
+    protocol: Protocol
     command: tuple[str, ...]
     version: Callable[[Places], str]
-    # What it says when it accepts connections.
+    # A part of the line that the peer prints when it accepts connections.
     ready: str = "listening"
-    # Files that have to be there beside the program.
+    # Files that the program requires.
     needs: tuple[str, ...] = ()
-    # BidiHello from a client of its own library.
+    # The command that calls BidiHello with the client of the peer's own library.
     own_bidi: tuple[str, ...] = ()
-    # Its program says in JSON how long it took; of one that does not, the whole run is timed.
+    # Whether the program reports its time in JSON. Otherwise the whole run is timed.
     reports: bool = False
-    # The template of a file that it is configured with, and what stands for @NAMES@ in it.
+    # The template of the configuration file, and the values for @NAMES@ in it.
     config: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
-    # Who calls it says so: see `Token`.
+    # Whether clients send an access token: see `Token`.
     takes_token: bool = False
 
-    def lacks(self, places: Places) -> str | None:
-        """What is not there of it."""
+    def find_missing(self, places: Places) -> str | None:
+        """Returns which program or file is missing, or None."""
         for path in (self.command[0], *self.needs):
             path = path.format(**places.values())
             if not (shutil.which(path) or Path(path).is_file()):
@@ -85,7 +85,7 @@ def node_version(places: Places) -> str:
 
 
 def locked(*crates: str) -> Callable[[Places], str]:
-    """The versions of crates that Cargo has locked."""
+    """The versions of crates in Cargo.lock."""
 
     def version(_: Places) -> str:
         with open(REPOSITORY / "Cargo.lock", "rb") as lock:
@@ -97,8 +97,8 @@ def locked(*crates: str) -> Callable[[Places], str]:
     return version
 
 
-def said(pattern: str, *command: str) -> Callable[[Places], str]:
-    """The version that a program tells."""
+def version_of(pattern: str, *command: str) -> Callable[[Places], str]:
+    """The version in the output of a command."""
 
     def version(places: Places) -> str:
         output = run([part.format(**places.values()) for part in command])
@@ -109,32 +109,32 @@ def said(pattern: str, *command: str) -> Callable[[Places], str]:
 
 
 NGINX_CONF = "{peers}/nginx.conf"
-# An address that nobody calls.
-NOBODY = "unix:{root}/nobody"
+# An address that no client calls.
+UNUSED_ADDRESS = "unix:{root}/nobody"
 GRPC_JS = "{peers}/node/node_modules/@grpc/grpc-js/package.json"
 
-RUST = said(r"rustc [\d.]+", "rustc", "--version")
+RUST = version_of(r"rustc [\d.]+", "rustc", "--version")
 
 
 def floor(mode: str, *flags: str) -> Peer:
     serve = ("{tools}/floor", "serve", "--listen", "{address}", "--mode", mode, "--root", "{root}")
-    return Peer(mode, f"`{mode}`", Speaks.RAW, (*serve, *flags), RUST)
+    return Peer(mode, f"`{mode}`", Protocol.RAW, (*serve, *flags), RUST)
 
 
-def alone(what: str) -> Peer:
+def standalone(what: str) -> Peer:
     command = ("{tools}/floor", what, "--bytes", "{bytes}")
-    return Peer(what, f"`{what}`", Speaks.NOTHING, command, RUST, reports=True)
+    return Peer(what, f"`{what}`", Protocol.NOTHING, command, RUST, reports=True)
 
 
-def nginx(key: str, title: str, speaks: Speaks, http1: str, http2: str) -> Peer:
+def nginx(key: str, title: str, protocol: Protocol, http1: str, http2: str) -> Peer:
     return Peer(
         key,
         title,
-        speaks,
+        protocol,
         ("{nginx}", "-p", "{root}", "-c", "{config}", "-e", "stderr", "-g", "error_log stderr notice;"),
-        # It says so on standard error.
-        said(r"[\d.]+", "sh", "-c", "{nginx} -v 2>&1"),
-        # It listens by then.
+        # nginx prints its version to standard error.
+        version_of(r"[\d.]+", "sh", "-c", "{nginx} -v 2>&1"),
+        # nginx listens before it starts workers.
         ready="start worker process",
         needs=(NGINX_CONF,),
         config=NGINX_CONF,
@@ -145,7 +145,7 @@ def nginx(key: str, title: str, speaks: Speaks, http1: str, http2: str) -> Peer:
 def stock(key: str, title: str, *flags: str) -> Peer:
     command = ("{tools}/stock", "--listen", "{address}", "--root", "{root}", *flags)
     own_bidi = ("{tools}/load", "own-bidi")
-    return Peer(key, title, Speaks.GRPC, command, locked("tonic", "hyper", "h2"), own_bidi=own_bidi)
+    return Peer(key, title, Protocol.GRPC, command, locked("tonic", "hyper", "h2"), own_bidi=own_bidi)
 
 
 def python(key: str, title: str, *flags: str) -> Peer:
@@ -153,14 +153,20 @@ def python(key: str, title: str, *flags: str) -> Peer:
     command = ("{python}", server, "--listen", "{address}", "--root", "{root}", *flags)
     print_versions = "import grpc, platform; print('grpcio', grpc.__version__ + ', Python', platform.python_version())"
     return Peer(
-        key, title, Speaks.GRPC, command, said("grpcio.*", "{python}", "-c", print_versions), needs=(server,)
+        key, title, Protocol.GRPC, command, version_of("grpcio.*", "{python}", "-c", print_versions), needs=(server,)
     )
 
 
 ALL = (
-    alone("memcpy"),
-    alone("crc"),
-    Peer("cp", "`cp`", Speaks.NOTHING, ("cp", "{root}/{filename}", "{copy}"), said(r"cp .*", "cp", "--version")),
+    standalone("memcpy"),
+    standalone("crc"),
+    Peer(
+        "cp",
+        "`cp`",
+        Protocol.NOTHING,
+        ("cp", "{root}/{filename}", "{copy}"),
+        version_of(r"cp .*", "cp", "--version"),
+    ),
     floor("pread-write", "--filename", "{filename}"),
     floor("hot-write", "--bytes", "{bytes}"),
     floor("sendfile", "--filename", "{filename}"),
@@ -168,17 +174,17 @@ ALL = (
     Peer(
         "constant",
         "`constant`",
-        Speaks.HTTP2,
+        Protocol.HTTP2,
         ("{tools}/constant", "--listen", "{address}"),
         locked("h2"),
     ),
-    nginx("nginx-http1", "nginx HTTP/1.1", Speaks.HTTP1, http1="{address}", http2=NOBODY),
-    nginx("nginx-http2", "nginx HTTP/2", Speaks.HTTP2, http1=NOBODY, http2="{address}"),
+    nginx("nginx-http1", "nginx HTTP/1.1", Protocol.HTTP1, http1="{address}", http2=UNUSED_ADDRESS),
+    nginx("nginx-http2", "nginx HTTP/2", Protocol.HTTP2, http1=UNUSED_ADDRESS, http2="{address}"),
     Peer(
         "muxs",
         "muxs",
-        Speaks.GRPC,
-        # The others have no such limits, or higher ones.
+        Protocol.GRPC,
+        # The other peers have no such limits, or higher ones.
         (
             *("{muxs}", "--listen", "{address}", "--root", "{root}"),
             *("--max-connections-per-address", "10000", "--max-calls", "20000"),
@@ -191,9 +197,9 @@ ALL = (
     Peer(
         "cpp",
         "gRPC C++",
-        Speaks.GRPC,
+        Protocol.GRPC,
         ("{cpp}/server", "--listen", "{address}", "--root", "{root}"),
-        said(r".+", "pkg-config", "--modversion", "grpc++"),
+        version_of(r".+", "pkg-config", "--modversion", "grpc++"),
         own_bidi=("{cpp}/client", "bidi"),
     ),
     python("grpcio", "grpcio"),
@@ -201,7 +207,7 @@ ALL = (
     Peer(
         "grpc-js",
         "grpc-js",
-        Speaks.GRPC,
+        Protocol.GRPC,
         ("node", "{peers}/node/server.js", "--listen", "{address}", "--root", "{root}"),
         node_version,
         needs=("{peers}/node/server.js", GRPC_JS),
@@ -211,14 +217,14 @@ ALL = (
 PEERS = {peer.key: peer for peer in ALL}
 
 
-def without(key: str, program: str) -> Peer:
-    """muxs as it would be without one of its levers."""
+def muxs_without(key: str, program: str) -> Peer:
+    """muxs built without one of its levers."""
     muxs = PEERS["muxs"]
     return replace(muxs, key=key, title=f"without `{key}`", command=(program, *muxs.command[1:]))
 
 
-def beside_itself(key: str, title: str, *flags: str, takes_token: bool = False) -> Peer:
-    """muxs as it is when it has more to do."""
+def muxs_with(key: str, title: str, *flags: str, takes_token: bool = False) -> Peer:
+    """muxs with further features enabled."""
     muxs = PEERS["muxs"]
     needs = ("{tools}/token",) if takes_token else ()
     return replace(
@@ -229,20 +235,20 @@ def beside_itself(key: str, title: str, *flags: str, takes_token: bool = False) 
 ADMIN = ("--admin-listen", "127.0.0.1:0")
 TOKENS = ("--auth-issuer", "{issuer}", "--auth-audience", "{audience}", "--auth-jwks", "{jwks}")
 LAYERS = (
-    # The header is there, and nobody looks at it.
-    beside_itself("muxs-header", "muxs, token not looked at", takes_token=True),
-    beside_itself("muxs-metrics", "muxs with metrics", *ADMIN),
-    beside_itself("muxs-tokens", "muxs with tokens", *TOKENS, takes_token=True),
-    beside_itself("muxs-both", "muxs with both", *TOKENS, *ADMIN, takes_token=True),
+    # Clients send the header, and muxs ignores it.
+    muxs_with("muxs-header", "muxs, token not looked at", takes_token=True),
+    muxs_with("muxs-metrics", "muxs with metrics", *ADMIN),
+    muxs_with("muxs-tokens", "muxs with tokens", *TOKENS, takes_token=True),
+    muxs_with("muxs-both", "muxs with both", *TOKENS, *ADMIN, takes_token=True),
 )
 PEERS |= {peer.key: peer for peer in LAYERS}
 
 
 def versions(places: Places) -> dict[str, str]:
-    """Of what measures, and what the peers are built with."""
-    told = {
-        "h2load": said(r"nghttp2/[\d.]+", "h2load", "--version"),
-        "rustc": said(r"[\d.]+", "rustc", "--version"),
-        "g++": said(r"[\d.]+", "g++", "-dumpfullversion"),
+    """Returns the versions of the clients and of the compilers."""
+    commands = {
+        "h2load": version_of(r"nghttp2/[\d.]+", "h2load", "--version"),
+        "rustc": version_of(r"[\d.]+", "rustc", "--version"),
+        "g++": version_of(r"[\d.]+", "g++", "-dumpfullversion"),
     }
-    return {program: version(places) for program, version in told.items() if shutil.which(program)}
+    return {program: version(places) for program, version in commands.items() if shutil.which(program)}

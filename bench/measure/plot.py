@@ -1,4 +1,4 @@
-"""Draws the main cases: a small chart for each, a bar for each peer, and whiskers from the least to the most."""
+"""Draws the main cases: a chart for each, with a bar for each peer and whiskers from the least to the most."""
 
 import itertools
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from .rounds import Summary, summary
 from .table import number
 
 COLUMNS = 3
-# They can be read on white and on black.
+# These colors are legible on white and on black.
 INK = "#7d8590"
 OTHERS = "#8b98a899"
 OURS = "#d1703ccc"
-# They are so much faster than anything that moves, that the rest would be too small to see.
+# These peers send nothing, and are so fast that the other bars would be too short to see.
 TOO_FAST = ("memcpy", "crc", "cp")
 
 
@@ -32,7 +32,7 @@ class Chart:
 
 
 def draw(results: Results, path: Path) -> None:
-    """Needs matplotlib."""
+    """Draws all plotted cases to an SVG file. Requires matplotlib."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -43,11 +43,11 @@ def draw(results: Results, path: Path) -> None:
     if not charts:
         return
     rows = [charts[start : start + COLUMNS] for start in range(0, len(charts), COLUMNS)]
-    # The most bars in each row: a bar is as high everywhere.
+    # The most bars of any chart in each row, so that all bars have the same height.
     bars = [max(len(chart.bars) for chart in row) for row in rows]
     heights = [0.6 + 0.19 * count for count in bars]
     style = {
-        # The same results make the same file, whose text is text.
+        # The file depends on the results only, and keeps its text as text.
         "svg.hashsalt": "muxs",
         "svg.fonttype": "none",
         "font.size": 8,
@@ -72,11 +72,11 @@ def draw(results: Results, path: Path) -> None:
 
 
 def _chart(work: WorkResult, case: CaseResult) -> Chart:
-    """Of the first figure of the work."""
+    """Returns the chart of a case, for the first figure of its work."""
     figure = work.figures[0]
     better = ", less is better" if figure.more_is_better is False else ""
     bars = [
-        # Without the marks of Markdown.
+        # Titles have marks of Markdown.
         Bar(row.title.strip("`"), OURS if row.peer == MUXS else OTHERS, shown)
         for row in case.rows
         if row.peer not in TOO_FAST and not row.failed and (shown := summary(row.figures(figure.key)))
@@ -99,7 +99,7 @@ def _draw(chart: Chart, axes: Any, most: int) -> None:
     right = max(bar.shown.most for bar in chart.bars)
     for position, bar in enumerate(chart.bars):
         axes.text(bar.shown.most + right * 0.02, position, number(bar.shown.median), va="center")
-    # Room for that text.
+    # Leaves room for the text.
     axes.set_xlim(0, right * 1.22)
     axes.set_ylim(most - 0.5, -0.5)
     axes.set_title(chart.title, fontsize=8)

@@ -1,4 +1,4 @@
-"""Starts programs on a core of their own, waits for their word, stops them, and asks the kernel for their memory."""
+"""Starts programs on a core of their own, waits until they are ready, stops them, and measures their memory."""
 
 import contextlib
 import os
@@ -14,22 +14,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-STARTS_WITHIN = 30.0
-STOPS_WITHIN = 10.0
+# In seconds.
+START_TIMEOUT = 30.0
+STOP_TIMEOUT = 10.0
 
 
 class Failed(Exception):
-    """A program did not do what it had to."""
+    """A program failed, or its results are wrong."""
 
     def __init__(self, what: str, output: str = "") -> None:
         super().__init__(what)
-        # What it said at last.
+        # The last lines of the program's output.
         self.output = "\n".join(output.splitlines()[-20:])
 
 
 @contextlib.contextmanager
 def on_core(core: int | None) -> Iterator[None]:
-    """What is started inside runs on this core, for a child inherits the cores of the thread that starts it."""
+    """Programs that are started inside run on this core: a child inherits the affinity of the thread that starts it."""
     if core is None:
         yield
         return
@@ -42,7 +43,7 @@ def on_core(core: int | None) -> Iterator[None]:
 
 
 def allow_open_files() -> int:
-    """Lets this program and its children open as many files as they may, and says how many."""
+    """Raises the limit of open files for this program and its children to the maximum, and returns the limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return most
@@ -55,7 +56,7 @@ def free_port() -> int:
 
 
 def run(command: Sequence[str], core: int | None = None, timeout: float = 30.0) -> str:
-    """Runs a program to its end, which has to be a good one, and gives its standard output."""
+    """Runs a program, checks that it succeeds, and returns its standard output."""
     with on_core(core):
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -64,25 +65,25 @@ def run(command: Sequence[str], core: int | None = None, timeout: float = 30.0) 
         try:
             output, errors = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            raise Failed(f"{call(command)} took more than {timeout:.0f} s") from None
+            raise Failed(f"{shorten(command)} took more than {timeout:.0f} s") from None
         finally:
             process.kill()
     if process.returncode != 0:
-        raise Failed(f"{call(command)} ended with {process.returncode}", errors or output)
+        raise Failed(f"{shorten(command)} ended with {process.returncode}", errors or output)
     return output
 
 
-def call(command: Sequence[str]) -> str:
-    """The command, short: without the folders of files, which mean nothing elsewhere, and without access tokens."""
+def shorten(command: Sequence[str]) -> str:
+    """Returns the command without directories, which mean nothing on other machines, and without access tokens."""
     short = " ".join(Path(part).name if part.startswith("/") and part.count("/") > 1 else part for part in command)
     return re.sub(r"Bearer \S+", "Bearer …", short)
 
 
 class Background:
-    """A program that goes on while others run, and has said that it is ready."""
+    """A program that runs in the background, and has reported that it is ready."""
 
     def __init__(self, command: Sequence[str], ready: str, core: int | None = None) -> None:
-        self._name = call(command)
+        self._name = shorten(command)
         with on_core(core):
             self._process = subprocess.Popen(
                 command,
@@ -90,14 +91,14 @@ class Background:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                # So that it can be ended with all that it has started.
+                # Its children are killed with it, as one process group.
                 process_group=0,
             )
         self.pid = self._process.pid
-        self._said: deque[str] = deque(maxlen=20)
+        self._output: deque[str] = deque(maxlen=20)
         self._readiness: queue.SimpleQueue[bool] = queue.SimpleQueue()
         assert self._process.stdout is not None
-        # Reads on to the end: a program whose output nobody takes stands still at some point.
+        # Reads the output to its end: a program blocks when its pipe is full.
         self._listener = threading.Thread(target=self._listen, args=(self._process.stdout, ready), daemon=True)
         self._listener.start()
         try:
@@ -108,40 +109,40 @@ class Background:
 
     def _listen(self, output: IO[str], ready: str) -> None:
         for line in output:
-            self._said.append(line)
+            self._output.append(line)
             if ready in line:
                 self._readiness.put(True)
         self._readiness.put(False)
 
     def _await_readiness(self) -> None:
         try:
-            ready = self._readiness.get(timeout=STARTS_WITHIN)
+            ready = self._readiness.get(timeout=START_TIMEOUT)
         except queue.Empty:
-            raise Failed(f"{self._name} was not ready within {STARTS_WITHIN:.0f} s", "".join(self._said)) from None
+            raise Failed(f"{self._name} was not ready within {START_TIMEOUT:.0f} s", "".join(self._output)) from None
         if not ready:
-            raise Failed(f"{self._name} ended before it was ready", "".join(self._said))
+            raise Failed(f"{self._name} ended before it was ready", "".join(self._output))
 
     def stop(self) -> None:
-        """Tells it to stop, and makes it."""
+        """Terminates the program, and kills it after a timeout."""
         self._process.terminate()
         try:
-            self._process.wait(STOPS_WITHIN)
+            self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
         self._end()
 
     def finish(self) -> None:
-        """Closes its standard input and lets it come to its end, which has to be a good one."""
+        """Closes the program's standard input, waits for its end, and checks that it succeeds."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            code = self._process.wait(STOPS_WITHIN)
+            code = self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self.stop()
             raise Failed(f"{self._name} did not end when its input did") from None
         self._end()
         if code != 0:
-            raise Failed(f"{self._name} ended with {code}", "".join(self._said))
+            raise Failed(f"{self._name} ended with {code}", "".join(self._output))
 
     def _end(self) -> None:
         self._process.wait()
@@ -153,14 +154,14 @@ class Background:
             pipe.close()
 
     def resident(self) -> int:
-        """The memory it has now, in bytes."""
+        """Returns the resident memory, in bytes."""
         return self._memory("VmRSS")
 
     def peak(self) -> int:
-        """The most memory it has had since it started, or since `forget_peak`, in bytes."""
+        """Returns the peak of the resident memory since the start or the last `reset_peak`, in bytes."""
         return self._memory("VmHWM")
 
-    def forget_peak(self) -> None:
+    def reset_peak(self) -> None:
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def _memory(self, field: str) -> int:

@@ -1,4 +1,4 @@
-"""What was measured, where and with what: all that the table and the plot show."""
+"""The results, with the machine and the versions: all that the table and the plot show."""
 
 import dataclasses
 import datetime
@@ -37,15 +37,15 @@ class WorkResult:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it was measured."""
+    """The machine on which the results were measured."""
 
     kernel: str
     processor: str
     cores: int
     memory_gib: float
-    # Where servers and clients ran.
+    # The cores of servers and clients, as a sentence.
     pinning: str
-    # How busy others kept it before: the load average of a minute.
+    # The load average of the minute before the run.
     load_before: float
 
 
@@ -56,7 +56,7 @@ class Results:
     seed: int
     rounds: int
     machine: Machine
-    # Of the clients and of what builds.
+    # The versions of the clients and of the compilers.
     versions: dict[str, str]
     works: list[WorkResult] = field(default_factory=list)
     minutes: float = 0.0

@@ -1,7 +1,7 @@
-"""Runs the peers of a case in turns, and compares what they show.
+"""Runs the peers of a case in turns, and compares their figures.
 
-On a machine that others use too, a figure is worth little by itself. So the servers of a case all stand ready, each round
-asks every peer once, in an order of its own, and a peer is compared with muxs within a round only.
+On a shared machine, a figure alone means little. So all servers of a case run at the same time, each round measures
+every peer once, in a shuffled order, and a peer is compared with muxs within a round only.
 """
 
 import contextlib
@@ -16,21 +16,21 @@ from dataclasses import dataclass, field
 from .peers import Peer
 from .process import Failed
 from .target import Bench, target
-from .tasks import Figures, Timed, Unable
+from .tasks import Figures, NotApplicable, Timed
 from .works import Case
 
 
 @dataclass
 class Row:
-    """What a peer has shown in a case, round by round."""
+    """The figures of a peer in a case, round by round."""
 
     peer: str
     title: str
     version: str = ""
     rounds: list[Figures | None] = field(default_factory=list)
-    # Why it was left out.
+    # Why the peer was left out.
     skipped: str | None = None
-    # What went wrong. It is not asked again.
+    # The failure. A peer that has failed is not measured again.
     failed: str | None = None
 
     def figures(self, key: str) -> list[float]:
@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """The middle of some numbers, and how far they are apart."""
+    """The median of some numbers, and their range."""
 
     median: float
     least: float
@@ -51,19 +51,19 @@ def summary(numbers: Sequence[float]) -> Summary | None:
 
 
 def ratios(above: Row, below: Row, key: str) -> list[float]:
-    """What one has shown, divided by what the other has shown in the same round."""
+    """Returns the figures of `above`, divided by those of `below` in the same round."""
     pairs = zip(above.rounds, below.rounds)
     return [one[key] / other[key] for one, other in pairs if one and other and other[key]]
 
 
 def measure(
-    name: str, case: Case, bench: Bench, entrants: Sequence[tuple[Peer, Row]], rounds: int, order: random.Random
+    name: str, case: Case, bench: Bench, contenders: Sequence[tuple[Peer, Row]], rounds: int, order: random.Random
 ) -> None:
-    """Fills the rows of the peers."""
+    """Measures the peers of a case, and fills their rows."""
     with ExitStack() as stack:
         ready: list[tuple[Row, Timed]] = []
-        for peer, row in entrants:
-            with told(name, row):
+        for peer, row in contenders:
+            with record_failures(name, row):
                 place = stack.enter_context(target(bench, peer, case.task.files))
                 if not case.task.starts_servers:
                     stack.enter_context(place.serving())
@@ -73,25 +73,25 @@ def measure(
             for row, timed in ready:
                 shown = None
                 if not row.failed and not row.skipped:
-                    with told(name, row):
+                    with record_failures(name, row):
                         shown = timed()
                 row.rounds.append(shown)
 
 
 @contextlib.contextmanager
-def told(name: str, row: Row) -> Iterator[None]:
-    """What goes wrong inside is told, and takes the peer out of the case; the others go on."""
+def record_failures(name: str, row: Row) -> Iterator[None]:
+    """Reports failures inside and records them in the row, which excludes the peer from the case."""
     try:
         yield
-    except Unable as reason:
+    except NotApplicable as reason:
         row.skipped = str(reason)
         print(f"SKIPPED: {row.title} in {name}: {reason}", file=sys.stderr)
     except Failed as failure:
         row.failed = str(failure)
         print(f"FAILED: {row.title} in {name}: {failure}\n{textwrap.indent(failure.output, '    ')}", file=sys.stderr)
-    # A report that cannot be read is a failure, too, and so is a disk that is full.
+    # An invalid report is a failure as well, and so is a full disk.
     except (OSError, ValueError, KeyError) as failure:
-        # Without the file's name, which means nothing elsewhere.
+        # Without the file's name, which means nothing on other machines.
         what = failure.strerror if isinstance(failure, OSError) else failure
         row.failed = f"{type(failure).__name__}: {what}"
         print(f"FAILED: {row.title} in {name}: {row.failed}", file=sys.stderr)

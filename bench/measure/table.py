@@ -1,4 +1,4 @@
-"""Writes what was measured as Markdown: a table for each work."""
+"""Writes the results as Markdown: a table for each work."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def _work(work: WorkResult) -> Iterator[str]:
 @dataclass(frozen=True)
 class Column:
     title: str
-    # What it says of a row of a case.
+    # The text of the cell for a row of a case.
     cell: Callable[[CaseResult, Row], str]
 
 
@@ -105,7 +105,7 @@ def _spread(shown: Summary | None) -> str:
 
 
 def number(value: float) -> str:
-    """With three digits that count."""
+    """Formats a number with three significant digits."""
     if value == 0:
         return "0"
     if abs(value) >= 1000:
@@ -115,5 +115,5 @@ def number(value: float) -> str:
 
 
 def _cells(cells: list[str]) -> str:
-    # A bar would end the cell.
+    # An unescaped bar would end the cell.
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,4 +1,4 @@
-"""A peer at work: the folder it serves, the files it finds there, and its server."""
+"""A peer that is measured: the directory it serves, the files in it, and its server."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .clients import Clients
-from .peers import Peer, Places, Speaks
+from .peers import Peer, Places, Protocol
 from .process import Background, Failed, free_port, run
 
 SOURCE = "source"
@@ -18,19 +18,19 @@ BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Files:
-    """What a server finds in its folder."""
+    """The files in the directory of a server."""
 
-    # The folder is in memory (tmpfs), not on a disk.
+    # Whether the directory is in memory (tmpfs), not on a disk.
     in_memory: bool = False
-    # The size of the file to read, if there is one.
+    # The size of the file to read in bytes, or 0 without such a file.
     size: int = 0
-    # That file is a hole: it takes no room on the disk, and reads as zeros.
+    # Whether that file is a hole, which takes no space on the disk and reads as zeros.
     sparse: bool = False
 
 
 @dataclass(frozen=True)
 class Token:
-    """An access token that is good for a while, and the keys that a server knows it by. Nobody is at its issuer's."""
+    """An access token, and the keys that verify it. The issuer's address has no server."""
 
     folder: Path
     issuer: str = "http://127.0.0.1:9000"
@@ -41,12 +41,12 @@ class Token:
         return self.folder / "token"
 
     def values(self) -> dict[str, str]:
-        """What a command may name in braces."""
+        """The values for names in braces in commands."""
         jwks = str(self.folder / "jwks.json")
         return {"issuer": self.issuer, "audience": self.audience, "jwks": jwks}
 
     def make(self, tools: str) -> None:
-        """Makes it when it is first asked for: the tools have a program for that."""
+        """Makes the token on first use, with a program of the tools."""
         if self.path.exists():
             return
         self.folder.mkdir(exist_ok=True)
@@ -56,7 +56,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all peers share."""
+    """The state that all peers share."""
 
     places: Places
     clients: Clients
@@ -69,7 +69,7 @@ class Bench:
         return Token(self.memory / "token")
 
     def source(self, files: Files) -> Path:
-        """The file to read, made when it is first asked for. It is in the page cache then."""
+        """Returns the file to read, which is made on first use and is then in the page cache."""
         path = self.disk / f"{'hole' if files.sparse else 'noise'}-{files.size}"
         if path.exists():
             return path
@@ -80,9 +80,9 @@ class Bench:
             else:
                 for start in range(0, files.size, BLOCK):
                     file.write(noise[: files.size - start])
-            # So that nothing is written back while something is measured.
+            # Prevents writeback during a measurement.
             os.fsync(file.fileno())
-        # What was written is in the page cache already; a hole is not.
+        # Written bytes are in the page cache already; a hole is not.
         if files.sparse:
             with open(path, "rb", buffering=0) as file:
                 while file.readinto(noise):
@@ -91,7 +91,7 @@ class Bench:
 
 
 class Target:
-    """A peer with a folder of its own."""
+    """A peer with a directory of its own."""
 
     def __init__(self, bench: Bench, peer: Peer, files: Files, root: Path) -> None:
         self.bench = bench
@@ -102,7 +102,7 @@ class Target:
         self.address = ""
         self._server: Background | None = None
         self._config = root / "config"
-        # Where a peer that copies puts the copy: in memory, so that no disk is measured.
+        # The copy of a peer that copies: in memory, so that no disk is measured.
         self._copy = bench.memory / f"{root.name}-copy"
 
     @property
@@ -113,8 +113,8 @@ class Target:
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
-        """Its server runs, if it has one."""
-        if self.peer.speaks is Speaks.NOTHING:
+        """Runs the peer's server, if it has one."""
+        if self.peer.protocol is Protocol.NOTHING:
             yield
             return
         self.address = f"127.0.0.1:{free_port()}"
@@ -129,7 +129,7 @@ class Target:
             self._server = None
 
     def command(self, template: Iterable[str]) -> tuple[str, ...]:
-        """A command of the peer with everything that it names."""
+        """Replaces the names in braces in a command of the peer."""
         values = self.bench.places.values() | self.bench.token.values() | {
             "config": str(self._config),
             "address": self.address,
@@ -150,26 +150,26 @@ class Target:
             content = content.replace(f"@{name}@", value)
         self._config.write_text(content)
 
-    def written(self) -> list[int]:
-        """The sizes of the files that were written."""
-        return [path.stat().st_size for path in self._written()]
+    def written_sizes(self) -> list[int]:
+        """Returns the sizes of the written files in bytes."""
+        return [path.stat().st_size for path in self._written_files()]
 
-    def empty(self) -> None:
-        """Deletes what was written."""
-        for path in self._written():
+    def delete_written(self) -> None:
+        """Deletes the written files."""
+        for path in self._written_files():
             path.unlink()
         self._copy.unlink(missing_ok=True)
-        # So that no one waits for the disk to write what was another's.
+        # Otherwise the next peer would wait for the writeback of this one.
         if not self.files.in_memory:
             os.sync()
 
-    def _written(self) -> list[Path]:
+    def _written_files(self) -> list[Path]:
         return [path for path in self.root.iterdir() if path.is_file() and path.name != SOURCE]
 
 
 @contextlib.contextmanager
 def target(bench: Bench, peer: Peer, files: Files) -> Iterator[Target]:
-    """A peer with a new folder, which is deleted in the end."""
+    """Gives a peer a new directory, which is deleted at the end."""
     parent = bench.memory if files.in_memory else bench.disk
     root = Path(tempfile.mkdtemp(prefix=f"{peer.key}-", dir=parent))
     try:

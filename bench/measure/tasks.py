@@ -1,4 +1,4 @@
-"""What is done in one timed run, and what it shows. The numbers of each task are in `works`."""
+"""The tasks that are timed, and their figures. The numbers of each task are in `works`."""
 
 import statistics
 from abc import ABC, abstractmethod
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from .clients import REPLY_BYTES
-from .peers import Speaks
+from .peers import Protocol
 from .process import Failed
 from .target import SOURCE, Files, Target
 
@@ -16,38 +16,38 @@ KIB = 1 << 10
 
 @dataclass(frozen=True)
 class Figure:
-    """Something that a run shows."""
+    """A quantity that a run measures."""
 
     key: str
     unit: str
-    # Or neither: it only says how the others came about.
+    # None: the figure only explains the others.
     more_is_better: bool | None = True
 
 
 Figures = Mapping[str, float]
-# One run.
+# Runs a task once.
 Timed = Callable[[], Figures]
 
 
-class Unable(Exception):
-    """A peer cannot take part, and that is no failure."""
+class NotApplicable(Exception):
+    """A peer cannot take part, without having failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """Something that a client does with a target."""
+    """A task of a client with a target."""
 
     figures: ClassVar[tuple[Figure, ...]]
-    # The program that it calls the server with.
+    # The client program.
     client: ClassVar[str] = "load"
-    # Each run starts a server of its own.
+    # Whether each run starts a server of its own.
     starts_servers: ClassVar[bool] = False
 
     files: Files = Files()
 
     @abstractmethod
     def warm_up(self, target: Target) -> Timed:
-        """Does it once, looks whether it is right, and gives what does it once more."""
+        """Runs the task once, checks the result, and returns the function that runs it again."""
 
 
 GIGABYTES = Figure("speed", "GB/s")
@@ -55,7 +55,7 @@ GIGABYTES = Figure("speed", "GB/s")
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer(Task):
-    """Moves a file, several times at once if there are several streams."""
+    """Transfers a file, over each of several streams at the same time."""
 
     figures = (GIGABYTES,)
 
@@ -64,56 +64,56 @@ class Transfer(Task):
 
     @abstractmethod
     def move(self, target: Target, size: int) -> float:
-        """The seconds that it takes."""
+        """Transfers the file, and returns the seconds that it takes."""
 
     def timed(self, target: Target) -> Figures:
         return {GIGABYTES.key: self.size * self.streams / self.move(target, self.size) / 1e9}
 
 
 READERS = {
-    Speaks.GRPC: ("read", "--filename", SOURCE),
-    Speaks.HTTP1: ("get", "--path", f"/{SOURCE}", "--http1"),
-    Speaks.HTTP2: ("get", "--path", f"/{SOURCE}", "--http2"),
-    Speaks.RAW: ("raw-read",),
+    Protocol.GRPC: ("read", "--filename", SOURCE),
+    Protocol.HTTP1: ("get", "--path", f"/{SOURCE}", "--http1"),
+    Protocol.HTTP2: ("get", "--path", f"/{SOURCE}", "--http2"),
+    Protocol.RAW: ("raw-read",),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Read(Transfer):
-    """ReadStream, or what comes next to it where there is no gRPC."""
+    """ReadStream, or the closest equivalent of a peer without gRPC."""
 
     def warm_up(self, target: Target) -> Timed:
-        if target.peer.speaks is Speaks.GRPC:
+        if target.peer.protocol is Protocol.GRPC:
             target.clients.load("check", target.address, "--filename", SOURCE, "--bytes", str(self.size))
         self.move(target, self.size)
         return lambda: self.timed(target)
 
     def move(self, target: Target, size: int) -> float:
-        if target.peer.speaks is Speaks.NOTHING:
-            return self._alone(target)
-        what, *flags = READERS[target.peer.speaks]
+        if target.peer.protocol is Protocol.NOTHING:
+            return self._run_standalone(target)
+        what, *flags = READERS[target.peer.protocol]
         numbers = ("--bytes", str(size), "--streams", str(self.streams))
         return target.clients.load(what, target.address, *flags, *numbers)["seconds"]
 
     @staticmethod
-    def _alone(target: Target) -> float:
+    def _run_standalone(target: Target) -> float:
         command = target.command(target.peer.command)
         try:
             if target.peer.reports:
                 return target.clients.reporting(command)["seconds"]
             return target.clients.timed(command)
         finally:
-            target.empty()
+            target.delete_written()
 
 
-WRITERS = {Speaks.GRPC: ("write", "--filename", "written"), Speaks.RAW: ("raw-write",)}
+WRITERS = {Protocol.GRPC: ("write", "--filename", "written"), Protocol.RAW: ("raw-write",)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Write(Transfer):
-    """WriteStream, or what comes next to it where there is no gRPC."""
+    """WriteStream, or the closest equivalent of a peer without gRPC."""
 
-    # The warm-up moves no more than this.
+    # The most bytes that the warm-up transfers.
     warm_up_size: int
 
     def warm_up(self, target: Target) -> Timed:
@@ -121,17 +121,17 @@ class Write(Transfer):
         return lambda: self.timed(target)
 
     def move(self, target: Target, size: int) -> float:
-        what, *flags = WRITERS[target.peer.speaks]
+        what, *flags = WRITERS[target.peer.protocol]
         numbers = ("--bytes", str(size), "--streams", str(self.streams))
         try:
             seconds = target.clients.load(what, target.address, *flags, *numbers)["seconds"]
-            written = target.written()
-            # The floor keeps nothing.
-            if target.peer.speaks is Speaks.GRPC and written != [size] * self.streams:
+            written = target.written_sizes()
+            # The floor deletes its files.
+            if target.peer.protocol is Protocol.GRPC and written != [size] * self.streams:
                 raise Failed(f"files of {written} bytes were written, not {self.streams} of {size}")
             return seconds
         finally:
-            target.empty()
+            target.delete_written()
 
 
 PEAK = Figure("peak", "KiB at most", more_is_better=False)
@@ -140,16 +140,16 @@ AFTER = Figure("after", "KiB after", more_is_better=False)
 
 @dataclass(frozen=True, kw_only=True)
 class Growth(Task):
-    """A transfer, and what memory the server takes for it."""
+    """A transfer, and the memory that the server takes for it."""
 
     figures = (GIGABYTES, PEAK, AFTER)
 
     transfer: Transfer
 
     def warm_up(self, target: Target) -> Timed:
-        # Nothing: what the server takes for its first transfer counts, too.
+        # No warm-up: the memory for the first transfer counts as well.
         def timed() -> Figures:
-            target.server.forget_peak()
+            target.server.reset_peak()
             speed = self.transfer.timed(target)
             return {**speed, PEAK.key: target.server.peak() / KIB, AFTER.key: target.server.resident() / KIB}
 
@@ -160,23 +160,26 @@ CALL_RATE = Figure("rate", "calls/s")
 
 
 def check_hello(target: Target) -> int:
-    """The size of an answer. One of another size than the greeting is none; who speaks no gRPC answers anything."""
+    """Calls SayHello, and returns the size of the answer in bytes.
+
+    The answer of a peer with gRPC must have the size of the greeting. Other peers have a constant answer.
+    """
     size = target.clients.say_hello(target.address)
-    if target.peer.speaks is Speaks.GRPC and size != REPLY_BYTES:
+    if target.peer.protocol is Protocol.GRPC and size != REPLY_BYTES:
         raise Failed(f"SayHello was answered with {size} bytes, not {REPLY_BYTES}")
     return size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unary(Task):
-    """SayHello, over and over."""
+    """SayHello, repeatedly."""
 
     figures = (CALL_RATE,)
     client = "h2load"
 
     connections: int
     streams: int
-    # How much, in flags of h2load.
+    # The number of calls or their duration, in flags of h2load.
     amount: tuple[str, ...]
 
     def warm_up(self, target: Target) -> Timed:
@@ -185,7 +188,7 @@ class Unary(Task):
         def rate(amount: tuple[str, ...]) -> float:
             return target.clients.say_hellos(target.address, self.connections, self.streams, amount, reply_bytes)
 
-        # Each connection as many as it can have at a time: it has to bear that, however long it takes.
+        # All connections with all their calls at once must work, however long that takes.
         rate((f"--requests={self.connections * self.streams}",))
         rate(self.amount)
         return lambda: {CALL_RATE.key: rate(self.amount)}
@@ -196,11 +199,11 @@ MESSAGE_RATE = Figure("rate", "messages/s")
 
 @dataclass(frozen=True, kw_only=True)
 class Messages(Task):
-    """One call with as many messages as take about so long."""
+    """One call, with as many messages as take about `seconds`."""
 
     figures = (MESSAGE_RATE,)
 
-    # What `load` is told to do; nothing: the peer's own client does it.
+    # The arguments of `load`. Empty: the client of the peer's own library calls it.
     how: tuple[str, ...]
     seconds: float
 
@@ -229,10 +232,12 @@ class Messages(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class IndexedUnary(Messages):
-    """SayHello, over and over, from a client that lets HTTP/2 index the access token: as many calls as take about so
-    long."""
+    """SayHello, repeatedly, from a client that lets HTTP/2 index the access token.
 
-    # A message each.
+    As many calls are made as take about `seconds`.
+    """
+
+    # Each call has one message.
     figures = (CALL_RATE,)
 
 
@@ -255,31 +260,31 @@ SENT_RATE = Figure("sent", "calls/s sent", more_is_better=None)
 
 @dataclass(frozen=True, kw_only=True)
 class Latency(Task):
-    """SayHello at half of the rate that a peer can, or at half of what the slowest of some peers can."""
+    """SayHello at half of the peer's maximum rate, or at half of that of the slowest of some peers."""
 
     figures = (P50, P99, SENT_RATE)
     client = "h2load"
 
     connections: int
-    # How much, in flags of h2load.
+    # The number of calls or their duration, in flags of h2load.
     amount: tuple[str, ...]
-    # Half of the slowest of these is the rate for all; nobody: each has its own.
+    # The peers whose slowest sets the rate. Empty: each peer has its own rate.
     common_to: tuple[str, ...] = ()
-    # What each peer can, known once it is warm.
-    abilities: dict[str, float] = field(default_factory=dict, compare=False)
+    # The maximum rate of each peer, measured in its warm-up.
+    max_rates: dict[str, float] = field(default_factory=dict, compare=False)
 
     def warm_up(self, target: Target) -> Timed:
         reply_bytes = check_hello(target)
-        able = target.clients.say_hellos(target.address, self.connections, 1, self.amount, reply_bytes)
-        self.abilities[target.peer.key] = able
+        max_rate = target.clients.say_hellos(target.address, self.connections, 1, self.amount, reply_bytes)
+        self.max_rates[target.peer.key] = max_rate
         return lambda: self.timed(target)
 
     def timed(self, target: Target) -> Figures:
-        able = self.abilities[target.peer.key]
-        rate = min((self.abilities[key] for key in self.common_to if key in self.abilities), default=able) / 2
-        # Beyond that a queue grows without end, and its length is not a latency.
-        if rate > 0.9 * able:
-            raise Unable(f"it can do {able:.0f} calls/s, and {rate:.0f} are sent")
+        max_rate = self.max_rates[target.peer.key]
+        rate = min((self.max_rates[key] for key in self.common_to if key in self.max_rates), default=max_rate) / 2
+        # Near the maximum rate the queue grows without end, and its length is not a latency.
+        if rate > 0.9 * max_rate:
+            raise NotApplicable(f"it can do {max_rate:.0f} calls/s, and {rate:.0f} are sent")
         latencies, sent = target.clients.hello_latencies(target.address, self.connections, rate, self.amount)
         cuts = statistics.quantiles(latencies, n=100)
         return {P50.key: cuts[49], P99.key: cuts[98], SENT_RATE.key: sent}
@@ -296,7 +301,7 @@ class AtRest(Task):
     starts_servers = True
 
     def warm_up(self, target: Target) -> Timed:
-        # Nothing: each run has a server that has just started.
+        # No warm-up: each run has a server that has just started.
         def timed() -> Figures:
             with target.serving():
                 return {RESIDENT.key: self.memory(target) / KIB}
@@ -309,7 +314,7 @@ class AtRest(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class PerConnection(AtRest):
-    """What memory a connection takes, or a stream with its part of a connection."""
+    """The memory of a connection, or of a stream with its share of a connection."""
 
     connections: int
     streams: int = 0
@@ -322,11 +327,11 @@ class PerConnection(AtRest):
 
 @dataclass(frozen=True, kw_only=True)
 class WhileRead(AtRest):
-    """The most memory that a server has while a file is read."""
+    """The peak memory of a server while a file is read."""
 
     read: Read
 
     def memory(self, target: Target) -> float:
-        target.server.forget_peak()
+        target.server.reset_peak()
         self.read.move(target, self.read.size)
         return target.server.peak()

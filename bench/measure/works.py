@@ -1,4 +1,4 @@
-"""What is measured: which peers do what, and how much of it."""
+"""The works: which peers do which tasks, and with which sizes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ from .tasks import (
 MIB = 1 << 20
 GIB = 1 << 30
 
-# What serves calls: the keys of the peers.
+# The peers that serve gRPC, by their keys.
 GRPC = ("muxs", "tonic-default", "cpp", "grpcio", "grpcio-aio", "grpc-js")
-# Those that make thousands of calls a second.
+# The peers that serve thousands of calls a second.
 FAST = ("muxs", "tonic-default", "cpp")
-# muxs with more and more to do.
+# muxs with more and more features.
 LAYERED = ("muxs", "muxs-header", "muxs-metrics", "muxs-tokens", "muxs-both")
 UNARY_FLOORS = ("constant", "nginx-http2")
 
@@ -39,39 +39,39 @@ class Case:
     name: str
     peers: tuple[str, ...]
     task: Task
-    # It takes so long, or varies so little, that more are no use.
+    # The most rounds that are useful: a case may take long, or vary little.
     rounds_at_most: int = 100
-    # It is in the plot.
+    # Whether the case is in the plot.
     plotted: bool = False
 
 
 @dataclass(frozen=True)
 class Work:
-    """Cases that belong into one table: they have the same figures."""
+    """Cases with the same figures, which form one table."""
 
     key: str
     title: str
     note: str
     cases: tuple[Case, ...]
-    # What muxs shows is 1, and the others are a part of that.
+    # Whether the table shows the figures of the peers as parts of those of muxs.
     parts_of_muxs: bool = False
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything."""
+    """The sizes and counts of all works."""
 
-    # The sizes of the file that one reader reads, each of several; and the same for writers.
+    # The size of the file for one reader, and for each of several; the same for writers.
     read: int
     read_each: int
     write: int
     write_each: int
     several: int
-    # What is written to warm up.
+    # The bytes that are written to warm up.
     warm_up_size: int
-    # How long a client sends messages.
+    # How long a client sends messages, in seconds.
     seconds: float
-    # Connections and streams of the unary calls, and how many calls, in flags of h2load.
+    # The connections and streams of unary calls, and the number of calls or their duration, in flags of h2load.
     grid: tuple[int, ...]
     calls: tuple[str, ...]
     calls_for_latency: tuple[str, ...]
@@ -79,7 +79,7 @@ class Scale:
     stream_connections: int
     streams: int
     growing_sizes: tuple[int, ...]
-    # How many connections, and for how long: the more, the longer until all are busy.
+    # The numbers of connections, each with a duration: more connections take longer until all are busy.
     growing_connections: dict[int, tuple[str, ...]]
 
 
@@ -111,7 +111,7 @@ FULL = Scale(
     },
 )
 
-# Shows that everything works, however long that takes, and nothing else.
+# Only shows that everything works.
 SMOKE = Scale(
     read=8 * MIB,
     read_each=2 * MIB,
@@ -178,7 +178,7 @@ def writing(scale: Scale, in_memory: bool) -> Work:
 
     def case(streams: int, size: int) -> Case:
         task = Write(size=size, streams=streams, warm_up_size=scale.warm_up_size, files=Files(in_memory=in_memory))
-        # A disk is slow.
+        # Disks are slow.
         rounds = 100 if in_memory else 3
         return Case(f"{streams} × {bytes_in_words(size)}", peers, task, rounds_at_most=rounds, plotted=True)
 
@@ -188,15 +188,15 @@ def writing(scale: Scale, in_memory: bool) -> Work:
         f"WriteStream {place}",
         "Files are written at once, each over a connection of its own, and made durable as each server does it. "
         "muxs also makes what it has durable every 64 MiB, so that an upload can be resumed; the others cannot do "
-        "that. `recv-pwrite` takes bytes from bare TCP and does not sync. What was written is deleted after each run, and "
-        "the disk is in sync before the next.",
+        "that. `recv-pwrite` takes bytes from bare TCP and does not sync. What was written is deleted after each run, "
+        "and the disk is in sync before the next.",
         (case(1, scale.write), case(scale.several, scale.write_each)),
     )
 
 
 def unary(scale: Scale) -> Work:
     def case(connections: int, streams: int) -> Case:
-        # The slow ones say little at the edges, and take long to say it.
+        # Slow peers take long, and show little at the edges of the grid.
         middle = connections == streams == 10
         task = Unary(connections=connections, streams=streams, amount=scale.calls)
         return Case(
@@ -252,9 +252,9 @@ def latency(scale: Scale) -> Work:
     return Work(
         "latency",
         "Latency of SayHello",
-        "h2load sends over 10 connections at a fixed rate, one call at a time on each: one that is due waits, uncounted, "
-        "for the answer to the last. Half of its own: of the calls per second that the peer can answer over 10 × 1. "
-        "The same for all: half of the less of what tonic and gRPC C++ can.",
+        "h2load sends over 10 connections at a fixed rate, one call at a time on each: one that is due waits, "
+        "uncounted, for the answer to the last. Half of its own: of the calls per second that the peer can answer over "
+        "10 × 1. The same for all: half of the less of what tonic and gRPC C++ can.",
         (
             case("half of its own"),
             case("the same for all", "tonic-default", "cpp"),
@@ -341,20 +341,21 @@ def layers(scale: Scale) -> Work:
 
     def indexed(connections: int) -> Case:
         how = ("hellos", "--connections", str(connections), "--streams", "10")
-        return Case(f"indexed, {connections} × 10", ("constant", *LAYERED), IndexedUnary(how=how, seconds=scale.seconds))
+        task = IndexedUnary(how=how, seconds=scale.seconds)
+        return Case(f"indexed, {connections} × 10", ("constant", *LAYERED), task)
 
-    # One connection says little of a server that needs tokens.
+    # One connection shows little of a server with tokens.
     connections = [many for many in scale.grid if many > 1]
     return Work(
         "layers",
         "What access tokens and metrics cost: SayHello",
         "muxs beside itself: with `--admin-listen`, so that calls are counted; with `--auth-issuer`, so that each call "
         "needs an access token (RFC 9068, RS256 with 2048 bits); with both. All calls bring the same token, whose "
-        "signature muxs checks the first time and remembers. *Token not looked at* is muxs without all that, called with "
-        "the same header: what HTTP/2 itself takes for it. h2load never lets a server index that header, so that each "
-        "call brings all of it. *Indexed* is our own client, which lets HTTP/2 index it, as gRPC's C core and Go do: it "
-        "comes once on a connection; `constant`, which does nothing but HTTP/2, is called without it and shows how far "
-        "that client goes. Connections × calls at a time on each. In the last column muxs is 1.",
+        "signature muxs checks the first time and remembers. *Token not looked at* is muxs without all that, called "
+        "with the same header: what HTTP/2 itself takes for it. h2load never lets a server index that header, so that "
+        "each call brings all of it. *Indexed* is our own client, which lets HTTP/2 index it, as gRPC's C core and Go "
+        "do: it comes once on a connection; `constant`, which does nothing but HTTP/2, is called without it and shows how "
+        "far that client goes. Connections × calls at a time on each. In the last column muxs is 1.",
         tuple(case(many) for case in (h2load, indexed) for many in connections),
         parts_of_muxs=True,
     )
@@ -372,7 +373,7 @@ def layers_of_reading(scale: Scale) -> Work:
 
 
 def ablation(scale: Scale, levers: Sequence[str]) -> tuple[Work, ...]:
-    """muxs beside itself without each lever, where that shows: the first word of a lever's name says where."""
+    """muxs beside builds without each lever. The first word of a lever's name selects the works that show it."""
 
     def beside(*kinds: str) -> tuple[str, ...]:
         return ("muxs", *(lever for lever in levers if lever.split("-")[0] in (*kinds, "all")))
