@@ -5,8 +5,7 @@
 //!
 //! * [`pb`]: the contract, generated from `proto/`. Wire types are always spelled `pb::X`, so that the layer
 //!   shows.
-//! * [`app`]: muxs put together. [`app::run`] is the only entry point: the program, the examples and the tests
-//!   all use it.
+//! * [`app`]: muxs put together. [`app::run`] is its entry point, for the program, the examples and the tests.
 //! * [`server`]: serves any tonic service, with limits, deadlines, TLS, tokens, metrics and a drain. It knows
 //!   nothing of muxs.
 //! * [`files`]: the file service over one root directory, [`files::Store`].
@@ -15,7 +14,7 @@
 //!   nothing of the server.
 //! * `failure`, `codec`, `oauth`, `metric_family`, `counter` and [`checksum`] are the ground floor.
 //!
-//! Imports point down that list. The greeter and the files never see each other.
+//! Imports point down that list. The greeter and the files do not import each other.
 //!
 //! # Features
 //!

@@ -31,8 +31,8 @@ impl Default for ScopeNames {
 }
 
 impl ScopeNames {
-    /// The scope of each method, or of a service, whose path ends with a slash. A method that is not listed
-    /// requires a token without a particular scope.
+    /// The required scope by path. A path that ends with a slash is that of a whole service. Other methods accept
+    /// a valid token of any scope.
     pub(super) fn by_path(&self) -> [(&'static str, Access); 8] {
         let scope = |scope: &Scope| Access::Scope(scope.clone());
         [
@@ -52,12 +52,15 @@ impl ScopeNames {
 pub(super) fn principal_hook(folder_claim: Option<String>) -> ClaimsHook {
     ClaimsHook::new(move |claims| {
         let mut extensions = Extensions::new();
-        extensions.insert(principal(claims, folder_claim.as_deref())?);
+        extensions.insert(parse_principal(claims, folder_claim.as_deref())?);
         Ok(extensions)
     })
 }
 
-fn principal(claims: &Claims, folder_claim: Option<&str>) -> Result<Principal, InvalidClaims> {
+fn parse_principal(
+    claims: &Claims,
+    folder_claim: Option<&str>,
+) -> Result<Principal, InvalidClaims> {
     let owner = claims.get("sub").and_then(Value::as_str);
     let folder = match folder_claim.and_then(|name| claims.get(name)) {
         None => None,

@@ -8,7 +8,7 @@ use crate::{
     server::{Auth, Heartbeat, Limits, Reflection, Tls},
 };
 
-/// How to serve.
+/// The configuration of a muxs server.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The files to serve.
@@ -23,10 +23,10 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Requires access tokens. Off by default: every client may call.
     pub auth: Option<Auth>,
-    /// The scopes that methods require.
+    /// The scopes that methods require. No effect without `auth`.
     pub scopes: ScopeNames,
     /// The claim with the directory that a token's caller is restricted to. A token without the claim gives
-    /// access to the whole root. None by default.
+    /// access to the whole root. None by default. No effect without `auth`.
     pub folder_claim: Option<String>,
     /// Who may use reflection. Every client by default.
     pub reflection: Reflection,

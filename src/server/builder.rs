@@ -100,14 +100,16 @@ impl Server {
     ///
     /// From them the server knows each method's name, for metrics, and its shape, to require exactly one
     /// request message where there is one. A method without a descriptor and without a policy of its own is
-    /// counted as unknown.
+    /// counted as unknown, and may get any number of messages.
     pub fn descriptors(mut self, descriptors: &'static [u8]) -> Self {
         self.services.add_descriptors(descriptors);
         self
     }
 
     /// Sets the policy of a method, `/package.Service/Method`, or of all methods of a service,
-    /// `/package.Service/`. The policy of a method takes precedence over that of its service.
+    /// `/package.Service/`. The policy of a method replaces that of its service.
+    ///
+    /// [`Server::serve`] fails if the service is not there, or if its descriptor lacks the method.
     pub fn method(mut self, path: impl Into<String>, policy: MethodPolicy) -> Self {
         self.services.set_policy(path.into(), policy);
         self
@@ -133,7 +135,7 @@ impl Server {
     }
 
     /// Requires an access token for every method whose [`MethodPolicy::access`] is not public. Health is
-    /// public.
+    /// public, and reflection by default.
     pub fn auth(self, auth: Auth) -> Self {
         Self {
             auth: Some(auth),
@@ -146,7 +148,8 @@ impl Server {
         self.auth(auth.with_claims_hook(hook))
     }
 
-    /// Serves connections on `count` threads, each with a runtime of its own. One for each core by default.
+    /// Serves connections on `count` threads, each with a runtime of its own. One for each core by default. Replaces
+    /// [`Server::runtime`].
     pub fn workers(self, count: NonZero<usize>) -> Self {
         Self {
             threads: Threads::Own(count),
@@ -154,7 +157,9 @@ impl Server {
         }
     }
 
-    /// Serves connections on an existing runtime instead of threads of their own.
+    /// Serves connections on an existing runtime, which needs time and I/O enabled. Replaces [`Server::workers`].
+    ///
+    /// See [the module's documentation](super#a-shared-runtime).
     pub fn runtime(self, runtime: Handle) -> Self {
         Self {
             threads: Threads::Runtime(runtime),
@@ -171,7 +176,7 @@ impl Server {
         }
     }
 
-    /// Sets the work that outlives calls, for the server to wait for when it stops.
+    /// Sets the tasks that outlive their calls. A server that stops waits for them.
     pub fn background(self, background: Background) -> Self {
         Self { background, ..self }
     }
@@ -186,7 +191,7 @@ impl Server {
 
     /// Adds metrics to `/metrics`, such as `move || registry.gather()` with a `prometheus::Registry`.
     ///
-    /// The function runs at each scrape, on a blocking thread, and not twice at the same time. If it takes
+    /// The function runs at each scrape of an admin listener, on a blocking thread, and not twice at the same time. If it takes
     /// more than 2 s, its metrics are left out, as are families with the name of an existing one.
     pub fn metrics(
         mut self,

@@ -35,7 +35,7 @@ use super::{
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
 /// The flow-control window of a connection: the sum of the windows of 128 streams, so that a call that does
-/// not read cannot block another. Half of it is also h2's budget for small frames, each counted as 256
+/// not read cannot block another. Half of the window is also h2's budget for small frames, each counted as 256
 /// bytes, that have been received and not yet taken by a call.
 const CONNECTION_WINDOW: u32 = 128 * 1024 * 1024;
 
@@ -57,7 +57,7 @@ const MAX_PENDING_RESETS: usize = 50;
 /// The largest header list of a request, in bytes.
 const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
-/// Lifetime of a connection beyond the limit, whose calls are answered with BUSY.
+/// Age at which a connection beyond the limit gets GOAWAY, and time for its calls, which are answered with BUSY.
 const REFUSED_CONNECTION_AGE: Duration = Duration::from_secs(1);
 
 /// Time without a byte in either direction after which a draining connection without calls is closed.
@@ -298,7 +298,7 @@ async fn wait_until_idle(calls: &TaskTracker, bytes: &ByteCounters) {
     }
 }
 
-/// Varies an age by a tenth, so that connections which began together do not end together.
+/// Varies an age by up to a tenth in both directions, so that connections which began together do not end together.
 fn jitter(age: Duration) -> Duration {
     let random = RandomState::new().hash_one(()) % 201;
     age.mul_f64(0.9 + random as f64 / 1000.0)

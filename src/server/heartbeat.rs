@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 /// Calls a function periodically while every thread of the server makes progress.
 ///
-/// These are the runtime that [`Server::serve`](super::Server::serve) runs on, which accepts connections,
+/// The threads are the runtime that [`Server::serve`](super::Server::serve) runs on, which accepts connections,
 /// and each thread that serves them. If one of them is stuck, the calls stop. Disks are not checked: a
 /// restart does not cure a disk that hangs.
 #[derive(Clone)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Limits on what clients may take, and on how long they may keep the server waiting.
 ///
-/// What each limit stops, and what a client gets that reaches one, is in `docs/limits.md`.
+/// `docs/limits.md` says what each limit prevents, and what a client gets that exceeds it.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Maximum number of open connections. 10,000 by default.
@@ -15,8 +15,8 @@ pub struct Limits {
     /// Maximum number of concurrent calls on one connection; further calls wait at the client. 128 by
     /// default.
     pub max_streams: u32,
-    /// Maximum number of concurrent calls of all clients. A call counts from the first byte of its request
-    /// to the last of its response. Methods with [`MethodPolicy::uncounted`](super::MethodPolicy::uncounted),
+    /// Maximum number of concurrent calls of all clients. A call counts from its admission until its
+    /// response is sent or dropped. Methods with [`MethodPolicy::uncounted`](super::MethodPolicy::uncounted),
     /// such as health checks, do not count. 4,096 by default.
     pub max_calls: usize,
     /// Timeout of the TLS handshake, and again of the first bytes of HTTP/2. 5 s by default.
@@ -34,7 +34,7 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// Maximum duration of a call, whatever deadline its client sets. Unlimited by default.
     pub max_deadline: Option<Duration>,
-    /// Age at which a connection takes no further calls, varied by a tenth. Unlimited by default.
+    /// Age at which a connection takes no further calls, varied by up to a tenth. Unlimited by default.
     pub max_connection_age: Option<Duration>,
 }
 

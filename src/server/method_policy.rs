@@ -1,4 +1,4 @@
-//! What a server needs to know of a method and its descriptor does not say.
+//! Settings of a method that its descriptor does not contain.
 
 use super::auth::Access;
 
@@ -30,7 +30,7 @@ impl Default for MethodPolicy {
 }
 
 impl MethodPolicy {
-    /// Sets the largest request message, in bytes, as it is transferred. A larger one ends the call with
+    /// Sets the largest request message, in bytes, before decompression. A larger one ends the call with
     /// RESOURCE_EXHAUSTED, reason TOO_LARGE, before it is read.
     ///
     /// tonic's generated servers have a limit of their own for decoded messages, 4 MiB by default:
@@ -43,9 +43,9 @@ impl MethodPolicy {
         }
     }
 
-    /// Applies [`Limits::idle_timeout`](super::Limits::idle_timeout) to the request stream: its client
-    /// always has something to send, or ends the stream. Methods with a single request message need no
-    /// such setting.
+    /// Applies [`Limits::idle_timeout`](super::Limits::idle_timeout) to the request stream: the client must send
+    /// without longer pauses until it ends the stream. Methods with a single request message need no such
+    /// setting.
     #[must_use]
     pub fn active_requests(self) -> Self {
         Self {
@@ -54,7 +54,8 @@ impl MethodPolicy {
         }
     }
 
-    /// Accepts calls however many are running. For short calls only: nothing else bounds their number.
+    /// Excludes the calls from [`Limits::max_calls`](super::Limits::max_calls). For short calls only: nothing else
+    /// bounds their number.
     #[must_use]
     pub fn uncounted(self) -> Self {
         Self {

@@ -21,7 +21,7 @@
 //! # }
 //! ```
 //!
-//! `examples/own_service.rs` is a whole program around it.
+//! `examples/own_service.rs` is a complete program.
 //!
 //! # What a handler can rely on
 //!
@@ -29,21 +29,23 @@
 //!   polled there, in the task of its connection, as soon as the request's headers are accepted. If it is not
 //!   ready at once, it continues in a task of its own on the same thread. The response stream is polled there,
 //!   too, and only while the client's flow-control window has room: backpressure needs no channel.
-//! * **Blocking.** A handler that blocks delays all connections of its thread. Blocking work belongs into
-//!   `tokio::task::spawn_blocking`, long computations into a thread pool.
+//! * **Blocking.** A handler that blocks delays all connections of its thread. Blocking work belongs in
+//!   `tokio::task::spawn_blocking`, long computations in a thread pool.
 //! * **Requests.** The server receives at most 1 MiB of a request ahead of the handler. Messages that are too
 //!   large, or too many for a method with one message, never reach the handler.
 //! * **The end.** When the client resets the call, or its deadline or its token expires, the handler's future and
-//!   its response stream are dropped at that moment; cleanup belongs into `Drop`. Work that must go on is
+//!   its response stream are dropped at that moment; cleanup belongs in `Drop`. Work that must go on is
 //!   spawned with [`Background`].
 //! * **Panics.** A panic ends its own call with INTERNAL, and no other.
-//! * **The caller.** With [`Server::auth`], the request's extensions contain an `Arc<`[`Identity`]`>`.
+//! * **The caller.** With [`Server::auth`], the extensions of a request contain an `Arc<`[`Identity`]`>`, except for
+//!   public methods.
 //!
 //! # A shared runtime
 //!
 //! Threads of their own are fastest for small calls, but one slow handler delays its neighbours.
 //! [`Server::runtime`] serves all connections on an existing runtime instead; on a multi-thread runtime any
-//! thread may then poll any handler:
+//! thread may then poll any handler. The drain, the limits and the metrics are the same. The heartbeat and `/healthz`
+//! then show only that the runtime still polls tasks, not that each of its threads does.
 //!
 //! ```
 //! # fn build() -> muxs::server::Server {
@@ -56,10 +58,9 @@
 //!
 //! # Why not `tonic::transport::Server`
 //!
-//! It leaves a server to the goodwill of its clients: it waits forever for the first byte, does not end a
-//! stream at its deadline, has no limit on connections, and its drain ends when the last client agrees. hyper,
-//! below it, keeps unread data in slices of larger buffers, so that a few bytes can hold gigabytes. This server
-//! uses h2, the crate below hyper, directly.
+//! tonic's server waits forever for the first byte, does not end a stream at its deadline, has no limit on
+//! connections, and drains until the last client agrees. hyper, below it, keeps unread data in slices of larger
+//! buffers, so that a few bytes can hold gigabytes. This server uses h2, the crate below hyper, directly.
 
 mod accept;
 mod admin;

@@ -26,11 +26,12 @@ impl Server {
     ///
     /// The drain: health reports NOT_SERVING and ends its watches, the listeners are closed, each client is
     /// asked to open no further calls (GOAWAY), and running calls get [`Server::shutdown_grace`] to end. Then
-    /// the [`Background`] tasks are asked to stop, and get 10 s. Then all that is left is aborted. So this
-    /// returns soon after that time at the latest, whatever clients do.
+    /// the [`Background`](super::Background) tasks are asked to stop, and get 10 s. Then the connections are
+    /// aborted; background tasks that still run end with their threads. So this returns at the latest some seconds
+    /// after these times, whatever clients do.
     ///
     /// Requires a Tokio runtime with time and I/O enabled, which accepts the connections. Dropping the future
-    /// aborts everything at once.
+    /// aborts the connections at once.
     ///
     /// # Errors
     ///

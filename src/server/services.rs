@@ -16,17 +16,18 @@ use super::{
     method_policy::MethodPolicy,
 };
 
+/// The paths of health.
 const HEALTH: &str = "/grpc.health.v1.Health/";
 const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
-/// Newer clients ask for v1, older ones for v1alpha.
+/// The paths of reflection: v1 for newer clients, v1alpha for older ones.
 const REFLECTION: [&str; 2] = [
     "/grpc.reflection.v1.ServerReflection/",
     "/grpc.reflection.v1alpha.ServerReflection/",
 ];
 
 /// The descriptors of health and reflection.
-const OWN_DESCRIPTORS: [&[u8]; 3] = [
+const BUILT_IN_DESCRIPTORS: [&[u8]; 3] = [
     tonic_health::pb::FILE_DESCRIPTOR_SET,
     tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
     tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
@@ -38,7 +39,7 @@ pub enum Reflection {
     /// Every client.
     #[default]
     Public,
-    /// Callers with a valid access token, on a server that requires tokens.
+    /// Callers with a valid access token. Every client, on a server that requires no tokens.
     Authenticated,
     /// Nobody: reflection is not served.
     Off,
@@ -92,7 +93,7 @@ impl Services {
 
     /// Adds health and reflection, and resolves the policy of each method.
     pub(super) async fn build(mut self) -> Result<BuiltServices, InvalidServices> {
-        let descriptors = [&self.descriptors[..], &OWN_DESCRIPTORS].concat();
+        let descriptors = [&self.descriptors[..], &BUILT_IN_DESCRIPTORS].concat();
         let health = Health::serving(self.services.iter().map(|(name, _)| *name)).await;
         self.add(HealthServer::new(HealthService::from_health_reporter(
             health.reporter.clone(),

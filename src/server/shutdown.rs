@@ -17,7 +17,8 @@ pub(super) const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Work that outlives the call that started it.
 ///
 /// A handler spawns such work with `tasks.spawn(..)`. When the server stops, it waits for the calls first,
-/// then cancels `stop`, and waits up to 10 s for the tasks. Clones are handles to the same work.
+/// then cancels `stop`, and waits up to 10 s for the tasks. Clones are handles to the same work, which belongs to
+/// one server.
 #[derive(Clone, Debug, Default)]
 pub struct Background {
     /// The tasks.
@@ -59,13 +60,14 @@ impl Shutdown {
         self.background.tasks.close();
     }
 
-    /// Returns a guard that ends everything when it is dropped.
+    /// Returns a guard that begins the drain, stops the background tasks and aborts the connections when it is
+    /// dropped.
     pub(super) fn abort_on_drop(&self) -> AbortOnDrop {
         AbortOnDrop(self.clone())
     }
 }
 
-/// Ends everything when it is dropped.
+/// See [`Shutdown::abort_on_drop`].
 pub(super) struct AbortOnDrop(Shutdown);
 
 impl Drop for AbortOnDrop {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::{sync::Mutex, task::JoinHandle, time::timeout};
 
-/// Runs at most one instance of a task at a time; concurrent callers wait for its result in turn. A caller
-/// that times out leaves the task running for the next one.
+/// Runs at most one instance of a task at a time. A caller that times out leaves the task running, and the next
+/// one takes its result.
 #[derive(Debug)]
 pub(super) struct SingleFlight<T>(Mutex<Option<JoinHandle<T>>>);
 

@@ -10,7 +10,7 @@ use crate::{
     metric_family::{Distribution, Family, Label, Sample},
     server::{
         calls::{Method, metric_name},
-        metrics::{CODES, LATENCY_BUCKETS, Limit, MethodCounters, WorkerCounters},
+        metrics::{CODE_COUNT, LATENCY_BUCKETS, Limit, MethodCounters, WorkerCounters},
     },
 };
 
@@ -42,7 +42,8 @@ pub(super) fn calls(collector: &Collector) -> Vec<Family> {
         Family::counters(name, help, samples.collect())
     };
     let handled = methods.iter().flat_map(|(method, summed)| {
-        let codes = (0..CODES).map(|code| (code, summed.sum(|counters| &counters.handled[code])));
+        let codes =
+            (0..CODE_COUNT).map(|code| (code, summed.sum(|counters| &counters.handled[code])));
         codes
             .filter(|(code, count)| *count > 0 || (method.is_known() && *code == Code::Ok as usize))
             .map(|(code, value)| {

@@ -45,9 +45,10 @@ const LIVENESS_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 
 /// The content type of Prometheus's text format.
-const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const METRICS_CONTENT_TYPE: HeaderValue =
+    HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const PLAIN_CONTENT_TYPE: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Answers the requests of one admin listener.
 pub(super) struct Admin {
@@ -123,7 +124,7 @@ impl Admin {
             "/healthz" => health_response(self.check_liveness().await, "ok"),
             "/readyz" => health_response(self.check_readiness(), "ready"),
             _ => match scrape::scrape(&self.collector).await {
-                Ok(text) => response(StatusCode::OK, METRICS, text),
+                Ok(text) => response(StatusCode::OK, METRICS_CONTENT_TYPE, text),
                 Err(error) => {
                     tracing::error!(%error, "cannot write the metrics down");
                     plain(StatusCode::INTERNAL_SERVER_ERROR, "failed")
@@ -132,7 +133,7 @@ impl Admin {
         }
     }
 
-    /// Fails if a thread is stuck, which only a restart cures.
+    /// Fails if a worker does not answer in time.
     async fn check_liveness(&self) -> Result<(), &'static str> {
         let workers = self.workers.clone();
         let ping = || tokio::spawn(async move { workers.ping_all().await });
@@ -162,7 +163,7 @@ fn health_response(result: Result<(), &'static str>, ok: &'static str) -> Respon
 }
 
 fn plain(code: StatusCode, text: &str) -> Response<Full<Bytes>> {
-    response(code, PLAIN, format!("{text}\n"))
+    response(code, PLAIN_CONTENT_TYPE, format!("{text}\n"))
 }
 
 fn response(code: StatusCode, content_type: HeaderValue, text: String) -> Response<Full<Bytes>> {

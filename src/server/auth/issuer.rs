@@ -25,10 +25,10 @@ impl Auth {
     ///
     /// See [`AuthError`].
     pub fn load(settings: AuthSettings) -> Result<Self, AuthError> {
-        // Without a provider, jsonwebtoken panics at the first token. It fails if the program has installed
-        // one already.
+        // Without a provider, jsonwebtoken panics at the first token. An error means that the program has
+        // installed one already.
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
-        let algorithms = settings.algorithms.iter().map(|name| algorithm(name));
+        let algorithms = settings.algorithms.iter().map(|name| parse_algorithm(name));
         let algorithms: Vec<_> = algorithms.collect::<Result<_, _>>()?;
         if algorithms.is_empty() {
             return Err(AuthError::NoAlgorithm);
@@ -57,7 +57,7 @@ impl Auth {
     }
 }
 
-fn algorithm(name: &str) -> Result<Algorithm, AuthError> {
+fn parse_algorithm(name: &str) -> Result<Algorithm, AuthError> {
     use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
     match name.parse() {
         Ok(algorithm @ (RS256 | RS384 | RS512 | PS256 | PS384 | PS512 | ES256 | ES384 | EdDSA)) => {

@@ -123,7 +123,7 @@ impl KeyStore {
                         file: file.clone(),
                         why,
                     })?;
-                current.usable = Some(usable(jwks, settings.keys_max_age));
+                current.usable = Some(usable_until(jwks, settings.keys_max_age));
                 KeyLocation::File(file.clone())
             }
         };
@@ -224,7 +224,7 @@ impl KeyStore {
                     tracing::info!("the keys of the issuer can be read again");
                 }
                 *failures = 0;
-                Some(usable(jwks, inner.max_age))
+                Some(usable_until(jwks, inner.max_age))
             }
             Err(error) => {
                 // One line for the whole outage.
@@ -274,7 +274,7 @@ fn parse(document: &[u8], algorithms: &[Algorithm]) -> Result<Jwks, String> {
     Jwks::parse(document, algorithms).map_err(|error| error.to_string())
 }
 
-fn usable(jwks: Jwks, max_age: Duration) -> UsableKeys {
+fn usable_until(jwks: Jwks, max_age: Duration) -> UsableKeys {
     UsableKeys {
         jwks: Arc::new(jwks),
         until: deadline_after(max_age),

@@ -39,7 +39,7 @@ pub(super) struct TokenValidator {
     claims_hook: Option<ClaimsHook>,
 }
 
-/// The caller of a method, by a valid access token.
+/// The caller of a method, as a valid access token identifies it.
 ///
 /// A handler finds it in its request: `request.extensions().get::<Arc<Identity>>()`.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ pub(in crate::server) enum InvalidToken {
     Claims,
 }
 
-/// The claims that every token has.
+/// The claims that the server reads itself.
 #[derive(Deserialize)]
 struct RegisteredClaims {
     iss: String,

@@ -31,7 +31,7 @@ use crate::server::{
 };
 
 /// The content type of gRPC.
-const GRPC: &[u8] = b"application/grpc";
+const GRPC_CONTENT_TYPE: &[u8] = b"application/grpc";
 
 const GRPC_ENCODING: &str = "grpc-encoding";
 const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
@@ -80,7 +80,7 @@ impl PendingCall {
         Self {
             method_id,
             telemetry: CallTelemetry::new(context, context.methods.counter_id(method_id), &head),
-            deadline: deadline(&head.headers, &context.limits),
+            deadline: parse_deadline(&head.headers, &context.limits),
             head,
             stream,
             respond,
@@ -240,7 +240,7 @@ fn effective_expiry(deadline: Option<Deadline>, identity: Option<&Identity>) -> 
 }
 
 /// Returns the client's deadline or the server's, whichever is earlier.
-fn deadline(headers: &HeaderMap, limits: &Limits) -> Result<Option<Deadline>, Status> {
+fn parse_deadline(headers: &HeaderMap, limits: &Limits) -> Result<Option<Deadline>, Status> {
     let requested = grpc_timeout(headers).map_err(|_| status::invalid_timeout())?;
     let (timeout, limit) = match (requested, limits.max_deadline) {
         (Some(requested), Some(max)) if max < requested => (max, Some(Limit::MaxDeadline)),
@@ -263,7 +263,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(header::CONTENT_TYPE) else {
         return false;
     };
-    match content_type.as_bytes().strip_prefix(GRPC) {
+    match content_type.as_bytes().strip_prefix(GRPC_CONTENT_TYPE) {
         Some(rest) => {
             let rest = rest.strip_prefix(b"+proto").unwrap_or(rest);
             rest.is_empty() || rest.starts_with(b";")

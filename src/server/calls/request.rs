@@ -151,7 +151,7 @@ impl RecvBuffer {
     }
 
     fn push(&mut self, bytes: Bytes) {
-        // The last frame of a request is not copied: there is one of these, however small.
+        // A request has one last frame only, so leaving it uncopied holds at most one read buffer.
         if bytes.len() < COPY_THRESHOLD && !self.stream.is_end_stream() {
             self.copied.extend_from_slice(&bytes);
             if self.copied.len() >= COPIED_CHUNK_BYTES {

@@ -179,7 +179,7 @@ impl ActiveCall {
                     span.in_scope(|| Pin::new(body).poll_frame(cx))
                 }));
                 match frame {
-                    Ok(Poll::Ready(frame)) => return Poll::Ready(event(frame)),
+                    Ok(Poll::Ready(frame)) => return Poll::Ready(to_event(frame)),
                     Ok(Poll::Pending) => {}
                     Err(_panic) => {
                         return Poll::Ready(BodyEvent::Failed(status::handler_panicked()));
@@ -216,7 +216,7 @@ fn poll_capacity(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Poll<b
     Poll::Ready(true)
 }
 
-fn event(frame: Option<Result<Frame<Bytes>, Status>>) -> BodyEvent {
+fn to_event(frame: Option<Result<Frame<Bytes>, Status>>) -> BodyEvent {
     match frame {
         None => BodyEvent::End,
         Some(Err(status)) => BodyEvent::Failed(status),

@@ -24,15 +24,15 @@ use crate::server::{
 };
 
 /// The target of log lines about calls.
-const TARGET: &str = "muxs::call";
+const LOG_TARGET: &str = "muxs::call";
 
 /// The header with the id of a call. A client may choose it.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// What is recorded of one call. It is logged when this is dropped; without a recorded end, as cancelled: the
-/// client or the connection is gone.
+/// The record of one call. Dropping it logs the call; without a recorded end, as cancelled, since the client or
+/// the connection is gone.
 pub(super) struct CallTelemetry {
     context: Arc<CallContext>,
     method_id: usize,
@@ -92,9 +92,9 @@ impl CallTelemetry {
             sent_bytes: 0,
             scanner: MessageScanner::default(),
         };
-        if tracing::enabled!(target: TARGET, Level::DEBUG) {
+        if tracing::enabled!(target: LOG_TARGET, Level::DEBUG) {
             let id = telemetry.request_id().to_str().ok();
-            let span = tracing::debug_span!(target: TARGET, "call", request_id = id);
+            let span = tracing::debug_span!(target: LOG_TARGET, "call", request_id = id);
             telemetry.span = span;
             telemetry.started_at.get_or_insert_with(Instant::now);
         }
@@ -142,8 +142,7 @@ impl CallTelemetry {
         })
     }
 
-    /// Adds the request id to headers or trailers, once, if the call has one. A call that ends with a fault
-    /// of the server gets one.
+    /// Adds the request id to headers or trailers, at most once. Generates one if the server is at fault.
     pub(super) fn attach_request_id(&mut self, headers: &mut HeaderMap, code: Option<Code>) {
         if self.request_id.is_none() && code.is_some_and(is_server_fault) {
             self.request_id();
@@ -208,10 +207,10 @@ impl CallTelemetry {
         let subject = self.identity.as_ref().map(|identity| identity.subject());
         let (peer, code) = (self.context.peer, log_name(self.code));
         if is_server_fault(self.code) {
-            tracing::warn!(target: TARGET, call, request_id, trace_id, %peer, subject, code, "failed");
+            tracing::warn!(target: LOG_TARGET, call, request_id, trace_id, %peer, subject, code, "failed");
         }
         tracing::debug!(
-            target: TARGET,
+            target: LOG_TARGET,
             call,
             request_id,
             trace_id,
@@ -279,7 +278,7 @@ fn is_valid_request_id(id: &HeaderValue) -> bool {
     (1..=MAX_REQUEST_ID_BYTES).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
 }
 
-/// Returns an id that no other call of this or another server has.
+/// Returns a unique id: a random number of this process, then the number of the call.
 fn random_request_id() -> HeaderValue {
     static SERVER: OnceLock<u64> = OnceLock::new();
     static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -11,7 +11,7 @@ use super::limit::{Limit, LimitHits};
 use crate::counter::Counter;
 
 /// The number of gRPC status codes, 0 to 16.
-pub(in crate::server) const CODES: usize = 17;
+pub(in crate::server) const CODE_COUNT: usize = 17;
 
 /// The upper bounds of the latency histogram, in seconds: those of other servers' dashboards, and longer ones
 /// for streams.
@@ -53,7 +53,7 @@ pub(in crate::server) struct MethodCounters {
     pub(in crate::server) messages_received: Counter,
     pub(in crate::server) messages_sent: Counter,
     /// Indexed by status code.
-    pub(in crate::server) handled: [Counter; CODES],
+    pub(in crate::server) handled: [Counter; CODE_COUNT],
     /// Indexed by the first of [`LATENCY_BUCKETS`] that fits; the last is for longer calls.
     pub(in crate::server) latencies: [Counter; LATENCY_BUCKETS.len() + 1],
     pub(in crate::server) nanoseconds: Counter,

@@ -2,8 +2,8 @@
 
 use crate::counter::Counter;
 
-/// The limits that this server enforces. h2 enforces further ones and does not report them; `docs/limits.md`
-/// lists all.
+/// The limits that the serving layer enforces. Services count their own. h2 enforces further ones and does not
+/// report them; `docs/limits.md` lists all.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server) enum Limit {
     MaxConnections,
@@ -52,7 +52,7 @@ impl Limit {
     }
 }
 
-/// The number of times that each limit was reached. All workers share it, since that is rare.
+/// The number of calls and connections that each limit rejected or ended. All workers share it, since that is rare.
 #[derive(Debug, Default)]
 pub(in crate::server) struct LimitHits([Counter; Limit::ALL.len()]);
 

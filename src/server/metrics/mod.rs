@@ -4,6 +4,6 @@ mod counters;
 mod limit;
 
 pub(super) use self::{
-    counters::{CODES, LATENCY_BUCKETS, MethodCounters, WorkerCounters},
+    counters::{CODE_COUNT, LATENCY_BUCKETS, MethodCounters, WorkerCounters},
     limit::{Limit, LimitHits},
 };

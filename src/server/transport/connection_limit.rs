@@ -29,7 +29,7 @@ pub(in crate::server) struct ConnectionLimit {
 #[derive(Debug, Default)]
 struct Counts {
     open: usize,
-    /// Including those that were closed since.
+    /// The connections that were ever admitted.
     total: u64,
     answered_busy: usize,
     by_network: HashMap<IpAddr, usize>,
@@ -38,7 +38,7 @@ struct Counts {
 /// A place among the open connections, released when it is dropped.
 #[derive(Debug)]
 pub(in crate::server) struct ConnectionPermit {
-    /// Whether the connection is served. Calls of one that is not are answered with BUSY.
+    /// False beyond the limit: all calls are answered with BUSY.
     pub(in crate::server) is_admitted: bool,
     network: Option<IpAddr>,
     counts: Arc<Mutex<Counts>>,
@@ -59,7 +59,7 @@ impl ConnectionLimit {
         &self,
         address: Option<IpAddr>,
     ) -> Option<ConnectionPermit> {
-        let network = address.map(network);
+        let network = address.map(network_of);
         let mut counts = self.counts.lock();
         let from_network = network.and_then(|network| counts.by_network.get(&network));
         let reached = if counts.open >= self.max {
@@ -122,7 +122,7 @@ impl Drop for ConnectionPermit {
 }
 
 /// The unit that an address limit counts: an IPv4 address, or the first 64 bits of an IPv6 address.
-fn network(address: IpAddr) -> IpAddr {
+fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

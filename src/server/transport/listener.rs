@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use super::peer::{Peer, Stream};
 
 /// The prefix of addresses that are paths of Unix domain sockets.
-const UNIX: &str = "unix:";
+const UNIX_PREFIX: &str = "unix:";
 
 /// Pause after a failed accept. The usual cause, no free file descriptors, does not pass at once.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -66,7 +66,7 @@ impl Listener {
     ///
     /// Those of the operating system; [`ErrorKind::AddrInUse`] if another server listens there.
     pub async fn bind(address: &str) -> io::Result<Self> {
-        match address.strip_prefix(UNIX) {
+        match address.strip_prefix(UNIX_PREFIX) {
             Some(path) => bind_unix(Path::new(path)).await,
             None => Ok(TcpListener::bind(address).await?.into()),
         }
@@ -212,8 +212,8 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
-            Self::Unix(Some(path)) => write!(f, "{UNIX}{}", path.display()),
-            Self::Unix(None) => write!(f, "{UNIX}(unnamed)"),
+            Self::Unix(Some(path)) => write!(f, "{UNIX_PREFIX}{}", path.display()),
+            Self::Unix(None) => write!(f, "{UNIX_PREFIX}(unnamed)"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sockets: listening, accepting, encrypting, and how long each client is waited for.
+//! Sockets: listeners, TLS, timeouts, and the limit on connections.
 
 mod connection_limit;
 mod listener;

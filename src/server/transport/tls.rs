@@ -49,7 +49,7 @@ pub enum ClientAuth {
     Off,
     /// A client needs a certificate signed by an authority in this file.
     Required(PathBuf),
-    /// A client needs such a certificate or none.
+    /// A client may have such a certificate, or none. Other certificates are rejected.
     Optional(PathBuf),
 }
 
@@ -67,7 +67,7 @@ impl Tls {
     ///
     /// See [`TlsError`].
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let config = Arc::new(RwLock::new(read(&files)?));
+        let config = Arc::new(RwLock::new(read_config(&files)?));
         Ok(Self {
             files: Some(files),
             config,
@@ -93,7 +93,7 @@ impl Tls {
         let key = rcgen::KeyPair::generate().map_err(failed)?;
         let cert = params.self_signed(&key).map_err(failed)?;
         let private = PrivateKeyDer::try_from(key.serialize_der()).expect("the key is PKCS #8");
-        let config = config(vec![cert.der().clone()], private, None)
+        let config = build_config(vec![cert.der().clone()], private, None)
             .expect("the key belongs to the certificate");
         let tls = Self {
             files: None,
@@ -110,7 +110,7 @@ impl Tls {
     /// See [`TlsError`].
     pub fn reload(&self) -> Result<(), TlsError> {
         if let Some(files) = &self.files {
-            let config = read(files)?;
+            let config = read_config(files)?;
             *self.config.write() = config;
         }
         Ok(())
@@ -143,25 +143,25 @@ impl fmt::Debug for Tls {
     }
 }
 
-fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
-    let certs = certificates(&files.cert)?;
+fn read_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+    let certs = read_certificates(&files.cert)?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| match error {
         pem::Error::NoItemsFound => TlsError::NoKey(files.key.clone()),
-        error => unreadable(&files.key)(error),
+        error => read_error(&files.key)(error),
     })?;
     let clients = match &files.clients {
         ClientAuth::Off => None,
-        ClientAuth::Required(ca) => Some(verifier(ca, true)?),
-        ClientAuth::Optional(ca) => Some(verifier(ca, false)?),
+        ClientAuth::Required(ca) => Some(build_verifier(ca, true)?),
+        ClientAuth::Optional(ca) => Some(build_verifier(ca, false)?),
     };
-    config(certs, key, clients).map_err(|error| TlsError::Pair {
+    build_config(certs, key, clients).map_err(|error| TlsError::Pair {
         cert: files.cert.clone(),
         key: files.key.clone(),
         error,
     })
 }
 
-fn config(
+fn build_config(
     certs: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
@@ -176,13 +176,13 @@ fn config(
     Ok(Arc::new(config))
 }
 
-fn verifier(ca: &Path, required: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+fn build_verifier(ca: &Path, required: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let authority = |reason| TlsError::Authority {
         file: ca.to_owned(),
         reason,
     };
     let mut roots = RootCertStore::empty();
-    for cert in certificates(ca)? {
+    for cert in read_certificates(ca)? {
         roots
             .add(cert)
             .map_err(|error| authority(error.to_string()))?;
@@ -197,17 +197,17 @@ fn verifier(ca: &Path, required: bool) -> Result<Arc<dyn ClientCertVerifier>, Tl
         .map_err(|error| authority(error.to_string()))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certs = CertificateDer::pem_file_iter(path).map_err(unreadable(path))?;
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certs = CertificateDer::pem_file_iter(path).map_err(read_error(path))?;
     let certs = certs.collect::<Result<Vec<_>, _>>();
-    let certs = certs.map_err(unreadable(path))?;
+    let certs = certs.map_err(read_error(path))?;
     match certs.is_empty() {
         true => Err(TlsError::Empty(path.to_owned())),
         false => Ok(certs),
     }
 }
 
-fn unreadable(path: &Path) -> impl Fn(pem::Error) -> TlsError {
+fn read_error(path: &Path) -> impl Fn(pem::Error) -> TlsError {
     let file = path.to_owned();
     move |error| TlsError::Unreadable {
         file: file.clone(),
