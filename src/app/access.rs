@@ -1,4 +1,4 @@
-//! Who may call which method, and on whose behalf.
+//! The scope that each method requires, and the principal that a token identifies.
 
 use http::Extensions;
 use serde_json::Value;

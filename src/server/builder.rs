@@ -191,8 +191,9 @@ impl Server {
 
     /// Adds metrics to `/metrics`, such as `move || registry.gather()` with a `prometheus::Registry`.
     ///
-    /// The function runs at each scrape of an admin listener, on a blocking thread, and not twice at the same time. If it takes
-    /// more than 2 s, its metrics are left out, as are families with the name of an existing one.
+    /// The function runs at each scrape of an admin listener, on a blocking thread, and not twice at the same
+    /// time. If it takes more than 2 s, its metrics are left out, as are families with the name of an existing
+    /// one.
     pub fn metrics(
         mut self,
         collect: impl Fn() -> Vec<MetricFamily> + Send + Sync + 'static,

@@ -41,7 +41,7 @@ pub enum Reflection {
     Public,
     /// Callers with a valid access token. Every client, on a server that requires no tokens.
     Authenticated,
-    /// Nobody: reflection is not served.
+    /// No client: reflection is not served.
     Off,
 }
 
