@@ -4,11 +4,13 @@
 //! never checked, and no response is read beyond 1 MiB. The server's certificate must be signed by an
 //! authority that the machine trusts. No default cryptographic provider is installed for the process.
 
-use std::{error::Error as _, iter, net::IpAddr, time::Duration};
+use std::{error::Error as _, iter, time::Duration};
 
 use reqwest::{Client, Proxy, RequestBuilder, StatusCode, Url, redirect::Policy};
 use serde::Deserialize;
 use tokio::sync::OnceCell;
+
+use crate::loopback::is_loopback;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,7 +49,7 @@ impl HttpClient {
     }
 
     /// Posts `form`, authenticated as the client `id` (RFC 6749 2.3.1). The caller interprets the status.
-    #[cfg(feature = "client")]
+    #[cfg(feature = "client-oauth")]
     pub(crate) async fn post(
         &self,
         url: &Url,
@@ -93,7 +95,7 @@ pub(crate) struct ServerMetadata {
     issuer: String,
     #[cfg(feature = "server")]
     jwks_uri: Option<String>,
-    #[cfg(feature = "client")]
+    #[cfg(feature = "client-oauth")]
     token_endpoint: Option<String>,
 }
 
@@ -105,7 +107,7 @@ impl ServerMetadata {
     }
 
     /// The URL of the token endpoint.
-    #[cfg(feature = "client")]
+    #[cfg(feature = "client-oauth")]
     pub(crate) fn token_endpoint(&self) -> Result<Url, Error> {
         endpoint("token_endpoint", self.token_endpoint.as_deref())
     }
@@ -125,18 +127,6 @@ pub(crate) fn require_secure(address: &str) -> Result<Url, Error> {
         "https" => Ok(url),
         "http" if url.host_str().is_some_and(is_loopback) => Ok(url),
         _ => Err(Error::Plaintext(redact(&url))),
-    }
-}
-
-/// Whether `host`, as written in a URL, is this machine.
-pub(crate) fn is_loopback(host: &str) -> bool {
-    // URLs write IPv6 addresses in brackets.
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    match bare.unwrap_or(host).parse::<IpAddr>() {
-        Ok(address) => address.is_loopback(),
-        Err(_) => host.eq_ignore_ascii_case("localhost"),
     }
 }
 

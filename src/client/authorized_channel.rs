@@ -10,7 +10,7 @@ use http::{Request, Response, header::AUTHORIZATION, uri::Scheme};
 use tonic::{
     Code, Status,
     body::Body,
-    transport::{self, Channel, ClientTlsConfig, Endpoint},
+    transport::{self, Channel, Endpoint},
 };
 use tower::{BoxError, Service};
 
@@ -18,7 +18,7 @@ use super::{
     credentials::{Credentials, TokenError},
     error::Error,
 };
-use crate::oauth::is_loopback;
+use crate::loopback::is_loopback;
 
 /// A channel that adds an access token to each call, for use with any generated client.
 ///
@@ -52,7 +52,8 @@ impl AuthorizedChannel {
     /// # Errors
     ///
     /// [`TokenError::Plaintext`]: others could read the token in transit, because the endpoint is neither
-    /// https, nor a Unix socket, nor on a loopback host.
+    /// https, nor a Unix socket, nor on a loopback host. Without the feature `client-tls`, Unix sockets are
+    /// refused, too.
     pub fn new(
         endpoint: &Endpoint,
         channel: Channel,
@@ -153,9 +154,16 @@ fn is_secure(endpoint: &Endpoint) -> bool {
 
 /// Whether `endpoint` is a Unix socket. tonic gives those an address that a network server could have as
 /// well, but only a Unix socket refuses TLS settings.
+#[cfg(feature = "client-tls")]
 fn is_unix_socket(endpoint: &Endpoint) -> bool {
-    endpoint.uri() == "http://tonic/"
-        && endpoint.clone().tls_config(ClientTlsConfig::new()).is_err()
+    let tls = tonic::transport::ClientTlsConfig::new();
+    endpoint.uri() == "http://tonic/" && endpoint.clone().tls_config(tls).is_err()
+}
+
+/// Without TLS settings, a Unix socket cannot be distinguished.
+#[cfg(not(feature = "client-tls"))]
+fn is_unix_socket(_: &Endpoint) -> bool {
+    false
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use http::uri::Scheme;
-use tonic::transport::{ClientTlsConfig, Endpoint, Error};
+use tonic::transport::{Endpoint, Error};
 
 /// The flow-control window of one call: what a link of 1 Gbit/s and 60 ms holds.
 const STREAM_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
@@ -25,7 +24,8 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// gone without closing the connection.
 ///
 /// An `https` address is connected to with TLS, and the server must have a certificate of an authority
-/// that this machine trusts. [`Endpoint::tls_config`] replaces these settings.
+/// that this machine trusts. `Endpoint::tls_config` replaces these settings. Without the feature `client-tls`,
+/// connecting to such an address fails.
 ///
 /// [`Endpoint::connect_lazy`] leaves a failure of the first connection to the transfer's
 /// [`Retry`](super::Retry).
@@ -35,10 +35,9 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// The address is not a URI such as `http://127.0.0.1:50051`, `https://example.com` or
 /// `unix:/run/muxs.sock`, or the authorities of this machine cannot be read.
 pub fn endpoint(address: impl Into<String>) -> Result<Endpoint, Error> {
-    let mut endpoint = Endpoint::from_shared(address.into())?;
-    if endpoint.uri().scheme() == Some(&Scheme::HTTPS) {
-        endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots())?;
-    }
+    let endpoint = Endpoint::from_shared(address.into())?;
+    #[cfg(feature = "client-tls")]
+    let endpoint = with_tls(endpoint)?;
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -46,4 +45,14 @@ pub fn endpoint(address: impl Into<String>) -> Result<Endpoint, Error> {
         .max_frame_size(MAX_FRAME_BYTES)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE))
+}
+
+#[cfg(feature = "client-tls")]
+fn with_tls(endpoint: Endpoint) -> Result<Endpoint, Error> {
+    use tonic::transport::ClientTlsConfig;
+
+    match endpoint.uri().scheme_str() {
+        Some("https") => endpoint.tls_config(ClientTlsConfig::new().with_native_roots()),
+        _ => Ok(endpoint),
+    }
 }

@@ -65,9 +65,11 @@ use std::path::PathBuf;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::Channel;
 
+#[cfg(feature = "client-oauth")]
+pub use self::credentials::ClientCredentials;
 pub use self::{
     authorized_channel::AuthorizedChannel,
-    credentials::{ClientCredentials, Credentials, TokenError},
+    credentials::{Credentials, TokenError},
     download::Download,
     endpoint::endpoint,
     error::Error,

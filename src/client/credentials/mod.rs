@@ -8,6 +8,7 @@
 
 mod command;
 mod error;
+#[cfg(feature = "client-oauth")]
 mod grant;
 mod token;
 
@@ -26,12 +27,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+pub use self::error::TokenError;
+#[cfg(feature = "client-oauth")]
+pub use self::grant::ClientCredentials;
+#[cfg(feature = "client-oauth")]
+use self::grant::ClientCredentialsGrant;
 pub(super) use self::token::Token;
-pub use self::{error::TokenError, grant::ClientCredentials};
-use self::{
-    grant::ClientCredentialsGrant,
-    token::{InvalidTokenText, MAX_TOKEN_BYTES},
-};
+use self::token::{InvalidTokenText, MAX_TOKEN_BYTES};
 
 /// The time between two attempts to refresh a token that is still valid.
 const REFRESH_RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -75,6 +77,7 @@ enum TokenSource {
     Fixed(String),
     File(PathBuf),
     Command(String),
+    #[cfg(feature = "client-oauth")]
     Grant(Box<ClientCredentialsGrant>),
 }
 
@@ -98,7 +101,9 @@ impl Credentials {
         Self::new(TokenSource::Command(command.into()))
     }
 
-    /// Requests tokens from an authorization server by the client credentials grant (RFC 6749 4.4).
+    /// Requests tokens from an authorization server by the client credentials grant (RFC 6749 4.4). Needs the feature
+    /// `client-oauth`.
+    #[cfg(feature = "client-oauth")]
     pub fn client_credentials(client: ClientCredentials) -> Self {
         Self::new(TokenSource::Grant(Box::new(ClientCredentialsGrant::new(
             client,
@@ -172,6 +177,7 @@ impl fmt::Debug for Credentials {
             TokenSource::Fixed(_) => output.field(&"token"),
             TokenSource::File(path) => output.field(path),
             TokenSource::Command(_) => output.field(&"command"),
+            #[cfg(feature = "client-oauth")]
             TokenSource::Grant(grant) => output.field(grant.client()),
         };
         output.finish()
@@ -196,6 +202,7 @@ impl TokenSource {
                     token.map_err(|InvalidTokenText| malformed(" that the command printed"))?;
                 Ok(token.expiry_from_jwt())
             }
+            #[cfg(feature = "client-oauth")]
             Self::Grant(grant) => grant.request_token().await,
         }
     }

@@ -50,6 +50,7 @@ impl Token {
     }
 
     /// Sets the lifetime that the issuer returned, which starts when the token was requested.
+    #[cfg(feature = "client-oauth")]
     pub(super) fn expires_in(mut self, lifetime: Duration, requested_at: Instant) -> Self {
         self.lifetime = TokenLifetime::new(requested_at, lifetime, lifetime);
         self
