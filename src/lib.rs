@@ -18,8 +18,8 @@
 //!
 //! # Features
 //!
-//! * `client`: [`client`] alone, without a server's dependencies. `client-tls` adds `https://`, `client-oauth` tokens that
-//!   the client requests from an authorization server.
+//! * `client`: [`client`] alone, without a server's dependencies. `client-tls` adds `https://`, `client-oauth`
+//!   tokens that the client requests from an authorization server.
 //! * `server`: [`server`], [`app`] and [`files`].
 //! * `program`, `cli`: what the program and the examples need. Both are enabled by default.
 //! * `otel`: a span for each call, exported by OTLP.
