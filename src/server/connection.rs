@@ -19,7 +19,7 @@ use tokio::{
     task::{coop::consume_budget, unconstrained},
     time::{sleep, timeout},
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::BoxError;
 
 use super::{
@@ -157,33 +157,58 @@ impl ConnectionContext {
         let Some(connection) = draining.run_until_cancelled(handshake).await else {
             return Ok(());
         };
-        let mut connection = connection?;
-        let pings = connection.ping_pong().expect("taken once");
         // A context of this connection alone, so its reference count stays on this core.
         let calls = self.calls.for_connection(peer, is_admitted);
-        let mut pending_calls = PendingCalls::default();
-        let (max_age, age_grace) = match is_admitted {
-            true => (limits.max_connection_age.map(jitter), self.grace),
+        let served = self.serve_calls(connection?, &calls, &bytes, &draining, call_tasks);
+        let Some(limit) = served.await? else {
+            return Ok(());
+        };
+        if let Some(counters) = counters {
+            counters.hit(limit);
+        }
+        Err(match limit {
+            Limit::ShutdownGrace => "its calls did not end in time",
+            Limit::Silence => "the client did not close it",
+            _ => "the client does not answer pings",
+        }
+        .into())
+    }
+
+    /// Accepts calls until the client closes the connection. Returns the limit that ends it before.
+    async fn serve_calls<S>(
+        &self,
+        mut connection: server::Connection<S, Bytes>,
+        calls: &Arc<CallContext>,
+        bytes: &ByteCounters,
+        draining: &CancellationToken,
+        call_tasks: &TaskTracker,
+    ) -> Result<Option<Limit>, h2::Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let pings = connection.ping_pong().expect("taken once");
+        let (max_age, age_grace) = match calls.is_admitted {
+            true => (self.limits.max_connection_age.map(jitter), self.grace),
             false => (Some(REFUSED_CONNECTION_AGE), REFUSED_CONNECTION_AGE),
         };
-
         // The timers are unconstrained: a client that keeps the connection busy would otherwise use up the
         // task's budget before they are polled.
-        let mut keepalive = pin!(unconstrained(self.keepalive(pings, &bytes)));
+        let mut keepalive = pin!(unconstrained(self.keepalive(pings, bytes)));
         let mut too_old = pin!(unconstrained(sleep_or_pending(max_age)));
         let mut drained = pin!(draining.cancelled());
-        let mut idle = pin!(unconstrained(wait_until_idle(call_tasks, &bytes)));
+        let mut idle = pin!(unconstrained(wait_until_idle(call_tasks, bytes)));
         let mut grace = LazyTimeout::default();
+        let mut pending_calls = PendingCalls::default();
         let mut phase = Phase::Open;
-        let ended_by = loop {
+        loop {
             tokio::select! {
                 biased;
                 accepted = connection.accept() => match accepted {
                     Some(call) => pending_calls.push(call?),
-                    None => return Ok(()),
+                    None => return Ok(None),
                 },
                 () = ready(()), if !pending_calls.is_empty() => {
-                    pending_calls.begin(&calls, call_tasks).await;
+                    pending_calls.begin(calls, call_tasks).await;
                 }
                 // The shutdown has a grace of its own for all connections, and aborts them.
                 () = &mut drained, if phase == Phase::Open => {
@@ -195,20 +220,13 @@ impl ConnectionContext {
                     grace.arm(age_grace);
                     connection.graceful_shutdown();
                 }
-                () = unconstrained(poll_fn(|cx| grace.poll(cx))) => break Limit::ShutdownGrace,
-                () = &mut idle, if phase == Phase::Draining => break Limit::Silence,
-                () = &mut keepalive => break Limit::KeepaliveTimeout,
+                () = unconstrained(poll_fn(|cx| grace.poll(cx))) => {
+                    return Ok(Some(Limit::ShutdownGrace));
+                }
+                () = &mut idle, if phase == Phase::Draining => return Ok(Some(Limit::Silence)),
+                () = &mut keepalive => return Ok(Some(Limit::KeepaliveTimeout)),
             }
-        };
-        if let Some(counters) = counters {
-            counters.hit(ended_by);
         }
-        Err(match ended_by {
-            Limit::ShutdownGrace => "its calls did not end in time",
-            Limit::Silence => "the client did not close it",
-            _ => "the client does not answer pings",
-        }
-        .into())
     }
 
     /// The counters of connections that are cut. A connection beyond the limit was counted already.

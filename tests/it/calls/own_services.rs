@@ -69,16 +69,17 @@ impl Greeter for Stub {
         Err(Status::unimplemented("not here"))
     }
 
-    /// Starts a task that saves only when it is asked to stop.
+    /// Starts a task that saves when it is asked to stop and `gate` opens.
     async fn lots_of_greetings(
         &self,
         _: Request<Streaming<HelloRequest>>,
     ) -> Result<Response<HelloReply>, Status> {
-        let (stop, has_saved) = (self.background.stop.clone(), Arc::clone(&self.has_saved));
+        let stub = self.clone();
         self.background.tasks.spawn(async move {
-            stop.cancelled().await;
-            tokio::task::yield_now().await;
-            has_saved.store(true, Ordering::Relaxed);
+            stub.background.stop.cancelled().await;
+            stub.entered.notify_one();
+            stub.gate.notified().await;
+            stub.has_saved.store(true, Ordering::Relaxed);
         });
         Ok(Response::new(HelloReply::default()))
     }
@@ -244,9 +245,16 @@ async fn drain_waits_for_background_tasks_to_save() {
     let mut greeter = server.greeter().await;
     let requests = tokio_stream::iter([hello("you")]);
     greeter.lots_of_greetings(requests).await.unwrap();
-    assert!(!stub.has_saved.load(Ordering::Relaxed));
     drop(greeter);
-    server.stop().await;
+    server.stop.send(()).unwrap();
+    with_timeout(stub.entered.notified()).await;
+    // A server that did not wait would end during these turns.
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!server.served.is_finished());
+    stub.gate.notify_one();
+    with_timeout(server.served).await.unwrap().unwrap();
     assert!(stub.has_saved.load(Ordering::Relaxed));
 }
 
