@@ -48,17 +48,20 @@ impl<T> Sample<T> {
 }
 
 impl Family {
-    pub(crate) fn counters(
-        name: &'static str,
-        help: &'static str,
-        samples: Vec<Sample<u64>>,
-    ) -> Self {
-        let samples = Samples::Counters(samples);
+    fn new(name: &'static str, help: &'static str, samples: Samples) -> Self {
         Self {
             name,
             help,
             samples,
         }
+    }
+
+    pub(crate) fn counters(
+        name: &'static str,
+        help: &'static str,
+        samples: Vec<Sample<u64>>,
+    ) -> Self {
+        Self::new(name, help, Samples::Counters(samples))
     }
 
     pub(crate) fn gauges(
@@ -66,12 +69,7 @@ impl Family {
         help: &'static str,
         samples: Vec<Sample<f64>>,
     ) -> Self {
-        let samples = Samples::Gauges(samples);
-        Self {
-            name,
-            help,
-            samples,
-        }
+        Self::new(name, help, Samples::Gauges(samples))
     }
 
     pub(crate) fn histograms(
@@ -79,12 +77,7 @@ impl Family {
         help: &'static str,
         samples: Vec<Sample<Distribution>>,
     ) -> Self {
-        let samples = Samples::Histograms(samples);
-        Self {
-            name,
-            help,
-            samples,
-        }
+        Self::new(name, help, Samples::Histograms(samples))
     }
 
     /// Adds the counters of `other`. Those with the same labels are summed.

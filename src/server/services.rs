@@ -12,7 +12,7 @@ use tonic_reflection::server::Builder as ReflectionBuilder;
 
 use super::{
     auth::Access,
-    calls::{InvalidMethods, Methods, Policies, Route, Routes},
+    calls::{InvalidMethods, Methods, Policies, Route, Routes, split_path},
     method_policy::MethodPolicy,
 };
 
@@ -99,8 +99,8 @@ impl Services {
             health.reporter.clone(),
         )));
         if self.reflection != Reflection::Off {
-            self.add(reflection(&descriptors)?.build_v1()?);
-            self.add(reflection(&descriptors)?.build_v1alpha()?);
+            self.add(reflection(&descriptors).build_v1()?);
+            self.add(reflection(&descriptors).build_v1alpha()?);
         }
         self.check_names()?;
         let methods = Methods::new(&descriptors, &self.with_own_policies())?;
@@ -113,8 +113,7 @@ impl Services {
 
     fn check_names(&self) -> Result<(), InvalidServices> {
         let is_served = |path: &str| {
-            let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
-            service
+            split_path(path)
                 .is_some_and(|(service, _)| self.services.iter().any(|(name, _)| *name == service))
         };
         if let Some(path) = self.policies.keys().find(|path| !is_served(path)) {
@@ -194,15 +193,13 @@ impl Health {
 }
 
 /// Reflection of all services and of itself, and of the error details, which tools can then print.
-fn reflection(
-    descriptors: &[&'static [u8]],
-) -> Result<ReflectionBuilder<'static>, InvalidServices> {
+fn reflection(descriptors: &[&'static [u8]]) -> ReflectionBuilder<'static> {
     let descriptors = descriptors
         .iter()
         .copied()
         .chain([tonic_types::pb::FILE_DESCRIPTOR_SET]);
-    Ok(descriptors.fold(
+    descriptors.fold(
         ReflectionBuilder::configure().include_reflection_service(false),
         ReflectionBuilder::register_encoded_file_descriptor_set,
-    ))
+    )
 }

@@ -128,14 +128,18 @@ impl Authenticator {
             *cache = TokenCache::new(self.keys.current());
         }
         let now = Instant::now();
-        let usable = cache.keys.usable.as_ref();
         // Keys that are too old are not used for cached tokens either.
-        let usable = usable.filter(|usable| now < usable.until);
-        let jwks = Arc::clone(&usable.ok_or(Denied::NoKeys)?.jwks);
-        let generation = cache.keys.generation;
-        Ok(match cache.get(token, now) {
-            Some(identity) => Lookup::Found(identity),
-            None => Lookup::Missing { generation, jwks },
+        if !cache.has_keys(now) {
+            return Err(Denied::NoKeys);
+        }
+        if let Some(identity) = cache.get(token, now) {
+            return Ok(Lookup::Found(identity));
+        }
+        // Cloned for a new token only: all workers share the reference count.
+        let usable = cache.keys.usable.as_ref().ok_or(Denied::NoKeys)?;
+        Ok(Lookup::Missing {
+            generation: cache.keys.generation,
+            jwks: Arc::clone(&usable.jwks),
         })
     }
 }
@@ -157,6 +161,11 @@ impl TokenCache {
             last: None,
             by_digest: HashMap::new(),
         }
+    }
+
+    fn has_keys(&self, now: Instant) -> bool {
+        let usable = self.keys.usable.as_ref();
+        usable.is_some_and(|usable| now < usable.until)
     }
 
     fn get(&mut self, token: &str, now: Instant) -> Option<Arc<Identity>> {

@@ -232,7 +232,7 @@ impl Methods {
 }
 
 /// Splits a path into service and method.
-pub(super) fn split_path(path: &str) -> Option<(&str, &str)> {
+pub(in crate::server) fn split_path(path: &str) -> Option<(&str, &str)> {
     path.strip_prefix('/')?.split_once('/')
 }
 

@@ -28,7 +28,7 @@ use http::Request;
 pub(super) use self::{
     call_limit::CallLimit,
     context::CallContext,
-    methods::{InvalidMethods, Method, Methods, Policies},
+    methods::{InvalidMethods, Method, Methods, Policies, split_path},
     routes::{Route, Routes},
     status::metric_name,
 };
