@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use crate::checksum::Crc32c;
+
 /// Identifies one version of a file.
 ///
 /// Each write through the store makes a new version. So does a change by another program, unless the program
@@ -14,4 +16,6 @@ pub struct Version {
     pub etag: String,
     /// When the content last changed.
     pub modified_at: SystemTime,
+    /// The checksum of the content, if it is known without reading the file.
+    pub crc32c: Option<Crc32c>,
 }

@@ -105,7 +105,9 @@ impl Committer {
     pub(super) fn is_committed(&self, path: &FilePath, version: &Version) -> Result<bool, Error> {
         let mut guard = self.rename_lock.lock();
         let target = ResolvedPath::resolve(&self.root, path)?;
-        let found = target.version().is_some_and(|found| found == *version);
+        let found = target
+            .version()
+            .is_some_and(|found| found.etag == version.etag);
         if found {
             let dir = self.create_dir(&target, &mut guard)?;
             fsync_dir(&dir).map_err(|error| Error::io("make the folder durable", error))?;

@@ -28,6 +28,7 @@ pub(super) fn version(metadata: &Metadata) -> Version {
             .ok()
             .filter(|time| is_wire_timestamp(*time))
             .unwrap_or(SystemTime::UNIX_EPOCH),
+        crc32c: None,
     }
 }
 

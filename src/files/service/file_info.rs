@@ -1,6 +1,7 @@
 //! Converts the version of a file to its message.
 
 use crate::{
+    checksum::Crc32c,
     files::{path::FilePath, version::Version},
     pb,
 };
@@ -11,5 +12,6 @@ pub(super) fn file_info(path: &FilePath, version: Version) -> pb::FileInfo {
         size: version.size,
         etag: version.etag,
         modified_at: Some(version.modified_at.into()),
+        crc32c: version.crc32c.map(Crc32c::value),
     }
 }

@@ -140,6 +140,8 @@ impl World {
                     }
                 } else {
                     assert_failure(aborted, Code::NotFound, "NOT_FOUND");
+                    // The result of a finished upload is forgotten.
+                    self.model.remove(&id);
                 }
             }
             Step::Restart => {

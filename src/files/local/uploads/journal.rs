@@ -223,6 +223,7 @@ impl Entry {
                     size,
                     etag,
                     modified_at,
+                    crc32c: Some(crc32c.into()),
                 }));
             }
             (Self::Committed, Some(state)) => match state.outcome.take()? {

@@ -234,6 +234,7 @@ impl Uploads {
         if let Some(outcome) = state.outcome
             && resolve_outcome(committer, path, outcome, &mut journal)?.is_some()
         {
+            self.dir.remove(&slot.key);
             return Err(Error::UploadNotFound);
         }
         ownership.take_over(None);

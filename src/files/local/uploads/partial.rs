@@ -147,7 +147,10 @@ impl PartialUpload {
             })?;
             // The file is durable. Without this entry, the previous one still leads to the result.
             let _ = durable.journal.record_committed();
-            Ok(committed)
+            Ok(Version {
+                crc32c: Some(accepted.crc32c),
+                ..committed
+            })
         });
         self.discard_if_final(committed)
     }
