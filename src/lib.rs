@@ -12,7 +12,8 @@
 //! * `greeter`: the greeter. It is private, since there is nothing to configure.
 //! * [`client`]: transfers files, and resumes interrupted transfers. It knows the contract and OAuth 2.0, and
 //!   nothing of the server.
-//! * `failure`, `codec`, `oauth`, `loopback`, `metric_family`, `counter` and [`checksum`] are the ground floor.
+//! * `failure`, `codec`, `oauth`, `loopback`, `metric_family`, `counter`, `commit_point` and [`checksum`] are the
+//!   ground floor.
 //!
 //! Imports point down that list. The greeter and the files do not import each other.
 //!
@@ -58,6 +59,8 @@ pub mod checksum;
 pub mod client;
 #[cfg(any(feature = "client", feature = "server"))]
 mod codec;
+#[cfg(feature = "server")]
+mod commit_point;
 #[cfg(feature = "server")]
 mod counter;
 #[cfg(feature = "server")]

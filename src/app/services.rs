@@ -15,6 +15,9 @@ use crate::{
     server::{Background, MethodPolicy, Server},
 };
 
+/// The method that discards an unfinished upload.
+const ABORT_UPLOAD: &str = "/muxs.FileController/AbortUpload";
+
 /// Returns a server with all services of muxs.
 pub(super) fn server(config: Config) -> Server {
     let background = Background::default();
@@ -82,5 +85,8 @@ fn policies(config: &Config) -> HashMap<&'static str, MethodPolicy> {
     adjust(WRITE, |policy| policy.max_message_bytes(u64::MAX));
     // A client that uploads always has something to send.
     adjust(WRITE_STREAM, MethodPolicy::active_requests);
+    for path in [WRITE, WRITE_STREAM, ABORT_UPLOAD] {
+        adjust(path, MethodPolicy::commits);
+    }
     policies
 }

@@ -15,6 +15,7 @@ pub struct MethodPolicy {
     pub(super) max_message_bytes: u64,
     pub(super) active_requests: bool,
     pub(super) uncounted: bool,
+    pub(super) commits: bool,
     pub(super) access: Access,
 }
 
@@ -24,6 +25,7 @@ impl Default for MethodPolicy {
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
             active_requests: false,
             uncounted: false,
+            commits: false,
             access: Access::Authenticated,
         }
     }
@@ -60,6 +62,22 @@ impl MethodPolicy {
     pub fn uncounted(self) -> Self {
         Self {
             uncounted: true,
+            ..self
+        }
+    }
+
+    /// Gives the handler a [`CommitPoint`](super::CommitPoint), in the extensions of its request, to pass directly
+    /// before its change is visible to others. For methods that change something.
+    ///
+    /// At the deadline of the call, or when its token expires, the server ends a call that has not passed the
+    /// point, and the handler cannot pass it any more: the status then means that nothing was changed. It waits for
+    /// the answer of a call that has passed, at most 10 s more. A status that comes after those says in its
+    /// message that the call may have had its effect. A call that its client resets, or that is lost with its
+    /// connection, does not pass any more either.
+    #[must_use]
+    pub fn commits(self) -> Self {
+        Self {
+            commits: true,
             ..self
         }
     }

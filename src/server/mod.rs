@@ -36,9 +36,12 @@
 //! * **The end.** When the client resets the call, or its deadline or its token expires, the handler's future and
 //!   its response stream are dropped at that moment; cleanup belongs in `Drop`. Work that must go on is
 //!   spawned with [`Background`].
+//! * **Changes.** Work on another thread goes on when the handler is dropped, and could make its change after the
+//!   client was told that the time was over. A method with [`MethodPolicy::commits`] has a [`CommitPoint`]: either the
+//!   handler passes it, makes its change and answers, or the call ends without one.
 //! * **Panics.** A panic ends its own call with INTERNAL, and no other.
-//! * **The caller.** With [`Server::auth`], the extensions of a request contain an `Arc<`[`Identity`]`>`, except for
-//!   public methods.
+//! * **Extensions.** The extensions of a request contain an `Arc<`[`Identity`]`>` with [`Server::auth`], except for
+//!   public methods, and a [`CommitPoint`] where the method's policy asks for one.
 //!
 //! # A shared runtime
 //!
@@ -93,3 +96,4 @@ pub use self::{
     shutdown::Background,
     transport::{Address, ClientAuth, Listener, Tls, TlsError, TlsFiles},
 };
+pub use crate::commit_point::{CallEnded, CommitPoint};

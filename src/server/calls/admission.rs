@@ -17,17 +17,21 @@ use tonic::{Code, Status, body::Body};
 use super::{
     call_limit::CallPermit,
     context::CallContext,
+    expiry::Expiry,
     grpc_timeout::grpc_timeout,
     request::{self, RequestLimits},
-    response::{ActiveCall, Expiry},
+    response::ActiveCall,
     status,
     telemetry::CallTelemetry,
 };
-use crate::server::{
-    auth::Identity,
-    limits::Limits,
-    metrics::Limit,
-    timer::{LazyTimeout, deadline_after},
+use crate::{
+    commit_point::CommitPoint,
+    server::{
+        auth::Identity,
+        limits::Limits,
+        metrics::Limit,
+        timer::{LazyTimeout, deadline_after},
+    },
 };
 
 /// The content type of gRPC.
@@ -101,11 +105,11 @@ impl PendingCall {
         let mut expiry = effective_expiry(deadline, None);
         let admitted = tokio::select! {
             () = keys => self.admit(),
-            () = poll_fn(|cx| expiry.timer.poll(cx)) => {
+            () = poll_fn(|cx| expiry.poll(cx)) => {
                 if let Some(limit) = expiry.limit {
                     self.telemetry.hit(limit);
                 }
-                Err((expiry.status)().into())
+                Err(expiry.status().into())
             }
             _ = poll_fn(|cx| self.respond.poll_reset(cx)) => return,
         };
@@ -145,10 +149,14 @@ impl PendingCall {
             idle_timeout: context.limits.idle_timeout,
             counter: self.telemetry.inbound_counter(),
         };
+        let commit_point = method.commits.then(CommitPoint::default);
         let (receiver, body) = request::channel(self.stream, limits);
         let deadline = self.deadline.unwrap_or_default();
         if let Some(identity) = &admitted.identity {
             identity.attach_to(&mut self.head.extensions);
+        }
+        if let Some(commit_point) = &commit_point {
+            self.head.extensions.insert(commit_point.clone());
         }
         let request = Request::from_parts(match_client_encoding(self.head), Body::new(body));
         let span = self.telemetry.span();
@@ -160,7 +168,10 @@ impl PendingCall {
             .unwrap_or_else(|_panic| ready(Ok(status::handler_panicked().into_http())).boxed());
         let call = ActiveCall {
             receiver,
-            expiry: effective_expiry(deadline, admitted.identity.as_deref()),
+            expiry: Expiry {
+                commit_point,
+                ..effective_expiry(deadline, admitted.identity.as_deref())
+            },
             respond: self.respond,
             telemetry: self.telemetry,
             _permit: admitted.permit,
@@ -227,6 +238,8 @@ fn effective_expiry(deadline: Option<Deadline>, identity: Option<&Identity>) -> 
                 timer: LazyTimeout::at(expires_at),
                 status: status::unauthenticated,
                 limit: None,
+                commit_point: None,
+                is_in_grace: false,
             }
         }
         (deadline, _) => Expiry {
@@ -235,6 +248,8 @@ fn effective_expiry(deadline: Option<Deadline>, identity: Option<&Identity>) -> 
                 .map(|deadline| LazyTimeout::at(deadline.instant))
                 .unwrap_or_default(),
             status: status::deadline_exceeded,
+            commit_point: None,
+            is_in_grace: false,
         },
     }
 }

@@ -32,6 +32,7 @@ pub(in crate::server) struct Method {
     pub(super) request_kind: RequestKind,
     pub(super) max_message_bytes: u64,
     pub(super) is_counted: bool,
+    pub(super) commits: bool,
     pub(super) access: Access,
 }
 
@@ -84,6 +85,7 @@ impl Method {
             },
             max_message_bytes: policy.max_message_bytes,
             is_counted: !policy.uncounted,
+            commits: policy.commits,
             access: policy.access.clone(),
         }
     }

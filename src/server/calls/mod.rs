@@ -5,6 +5,7 @@
 mod admission;
 mod call_limit;
 mod context;
+mod expiry;
 mod framing;
 mod grpc_timeout;
 mod methods;

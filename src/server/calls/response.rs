@@ -18,15 +18,13 @@ use tonic::{Code, Status, body::Body};
 
 use super::{
     call_limit::CallPermit,
+    expiry::Expiry,
     request::RequestReceiver,
     routes::ResponseFuture,
     status::{self, code_in},
     telemetry::CallTelemetry,
 };
-use crate::{
-    failure::trailers,
-    server::{metrics::Limit, timer::LazyTimeout},
-};
+use crate::failure::trailers;
 
 /// Time for a client to read the trailers of an expired call, which are queued behind unread data.
 const LINGER: Duration = Duration::from_millis(500);
@@ -42,16 +40,12 @@ pub(super) struct ActiveCall {
 
 impl Drop for ActiveCall {
     fn drop(&mut self) {
+        // Work that is still queued for the call must not begin, however it ended.
+        if let Some(commit_point) = &self.expiry.commit_point {
+            commit_point.end();
+        }
         self.telemetry.received_bytes = self.receiver.bytes_read();
     }
-}
-
-/// When the server ends a call, and with which status.
-pub(super) struct Expiry {
-    pub(super) timer: LazyTimeout,
-    pub(super) status: fn() -> Status,
-    /// The limit that sets the time, if it is the server's.
-    pub(super) limit: Option<Limit>,
 }
 
 /// What happens next to a response body.
@@ -72,7 +66,7 @@ impl ActiveCall {
             let mut response = AssertUnwindSafe(response).catch_unwind();
             let responded = poll_fn(|cx| {
                 self.receiver.poll(cx);
-                if self.expiry.timer.has_elapsed() {
+                if self.expiry.has_elapsed() {
                     return Poll::Ready(Some(self.expire().into_http()));
                 }
                 let span = self.telemetry.span();
@@ -85,7 +79,7 @@ impl ActiveCall {
                 if self.respond.poll_reset(cx).is_ready() {
                     return Poll::Ready(None);
                 }
-                let expired = self.expiry.timer.poll(cx);
+                let expired = self.expiry.poll(cx);
                 expired.map(|()| Some(self.expire().into_http()))
             });
             responded.await
@@ -95,18 +89,17 @@ impl ActiveCall {
         }
     }
 
-    /// Counts the expiry, and returns its status.
+    /// Counts the expiry, ends the request, and returns the status of both.
     fn expire(&self) -> Status {
         if let Some(limit) = self.expiry.limit {
             self.telemetry.hit(limit);
         }
-        (self.expiry.status)()
+        let status = self.expiry.status();
+        self.receiver.close(status.clone());
+        status
     }
 
     async fn send(&mut self, response: Response<Body>) {
-        if self.expiry.timer.has_elapsed() {
-            self.receiver.close((self.expiry.status)());
-        }
         let (mut head, body) = response.into_parts();
         let is_end = body.is_end_stream();
         let code = is_end.then(|| code_in(&head.headers));
@@ -141,10 +134,9 @@ impl ActiveCall {
                 BodyEvent::Trailers(trailers) => break trailers,
                 BodyEvent::Failed(status) => break trailers(&status),
                 BodyEvent::Expired => {
-                    let status = self.expire();
                     // What the handler holds is released now, even if the client does not read.
                     drop(body);
-                    self.receiver.close(status.clone());
+                    let status = self.expire();
                     if stream.send_trailers(trailers(&status)).is_ok() {
                         self.telemetry.finish(status.code());
                     }
@@ -169,7 +161,7 @@ impl ActiveCall {
     ) -> Poll<BodyEvent> {
         self.receiver.poll(cx);
         // Checked first: a body that is always ready would never let the timer be polled.
-        if self.expiry.timer.has_elapsed() {
+        if self.expiry.has_elapsed() {
             return Poll::Ready(BodyEvent::Expired);
         }
         match poll_capacity(stream, cx) {
@@ -192,7 +184,7 @@ impl ActiveCall {
             Poll::Ready(false) => return Poll::Ready(BodyEvent::ClientGone),
             Poll::Pending => {}
         }
-        self.expiry.timer.poll(cx).map(|()| BodyEvent::Expired)
+        self.expiry.poll(cx).map(|()| BodyEvent::Expired)
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tonic::{Code, Status, metadata::MetadataValue};
+use tonic_types::StatusExt;
 
 use crate::{
     failure::{BAD_REQUEST, Failure},
@@ -52,6 +53,18 @@ fn with_challenge(mut status: Status, challenge: &str) -> Status {
 
 pub(super) fn deadline_exceeded() -> Status {
     Failure::new(Code::DeadlineExceeded, "DEADLINE").status("the time for the call is over")
+}
+
+/// The status of a call that is ended although its handler has passed the commit point.
+pub(super) fn after_commit(status: &Status) -> Status {
+    let message = format!("{}; the call may have had its effect", status.message());
+    let details = status.get_error_details();
+    Status::with_error_details_and_metadata(
+        status.code(),
+        message,
+        details,
+        status.metadata().clone(),
+    )
 }
 
 pub(super) fn invalid_timeout() -> Status {

@@ -32,6 +32,7 @@ const FLOORS: &[Floor] = &[
     Floor { room: "files::error", modules: &[], words: DOMAIN },
     Floor { room: "client", modules: &["server", "app", "files", "greeter", "failure"], words: METRICS },
     Floor { room: "counter", modules: &[""], words: METRICS },
+    Floor { room: "commit_point", modules: &[""], words: &["tonic", "tokio", "crate::"] },
     Floor { room: "loopback", modules: &[""], words: &["crate::"] },
     Floor { room: "oauth", modules: ABOVE_OAUTH, words: &["tonic", "tokio::net", "prost", "pb::"] },
 ];
@@ -49,6 +50,7 @@ const ABOVE_OAUTH: &[&str] = &[
     "failure",
     "codec",
     "checksum",
+    "commit_point",
     "counter",
     "metric_family",
 ];
