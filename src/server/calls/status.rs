@@ -147,3 +147,25 @@ fn names(code: Code) -> (&'static str, &'static str) {
         Code::Unauthenticated => ("UNAUTHENTICATED", "Unauthenticated"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_after_the_commit_differs_in_its_message_only() {
+        for status in [deadline_exceeded(), unauthenticated()] {
+            let after = after_commit(&status);
+            let message = format!("{}; the call may have had its effect", status.message());
+            assert_eq!(after.message(), message);
+            assert_eq!(after.code(), status.code());
+            let (reason, before) = (
+                after.get_details_error_info(),
+                status.get_details_error_info(),
+            );
+            assert_eq!(reason.unwrap().reason, before.unwrap().reason);
+            let challenge = |status: &Status| status.metadata().get(WWW_AUTHENTICATE).cloned();
+            assert_eq!(challenge(&after), challenge(&status));
+        }
+    }
+}

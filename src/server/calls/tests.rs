@@ -1,5 +1,7 @@
 //! Calls over an in-memory pipe with a paused clock, so that deadlines can be checked exactly.
 
+mod commits;
+
 use std::{
     future::pending,
     sync::{
@@ -22,8 +24,15 @@ use tonic_types::StatusExt;
 
 use super::{methods::RequestKind, *};
 use crate::{
-    pb::{self, HelloReply, HelloRequest, Number, greeter_server::GreeterServer},
-    server::{limits::Limits, method_policy::MethodPolicy, metrics::WorkerCounters},
+    pb::{
+        self, HelloReply, HelloRequest, Number,
+        greeter_server::{Greeter, GreeterServer},
+    },
+    server::{
+        limits::Limits,
+        method_policy::MethodPolicy,
+        metrics::{LimitHits, WorkerCounters},
+    },
 };
 
 const SAY_HELLO: &str = "/muxs.Greeter/SayHello";
@@ -62,7 +71,7 @@ impl Stubborn {
 type Replies = BoxStream<'static, Result<HelloReply, Status>>;
 
 #[tonic::async_trait]
-impl pb::greeter_server::Greeter for Stubborn {
+impl Greeter for Stubborn {
     async fn say_hello(
         &self,
         _: tonic::Request<HelloRequest>,
@@ -132,9 +141,10 @@ impl pb::greeter_server::Greeter for Stubborn {
 /// A client that enforces no rules by itself, and its server.
 struct Pipe {
     client: client::SendRequest<Bytes>,
-    handlers: Stubborn,
+    held: Arc<AtomicUsize>,
     calls: TaskTracker,
     context: Arc<CallContext>,
+    hits: Arc<LimitHits>,
 }
 
 impl Pipe {
@@ -145,12 +155,26 @@ impl Pipe {
     /// A client with this flow-control window for each stream, in bytes.
     async fn with_window(limits: Limits, window: u32) -> Self {
         let handlers = Stubborn::default();
+        let held = Arc::clone(&handlers.held);
+        Self {
+            held,
+            ..Self::serving(handlers, methods(), limits, window).await
+        }
+    }
+
+    /// A client of these handlers.
+    async fn serving(
+        handlers: impl Greeter,
+        methods: Methods,
+        limits: Limits,
+        window: u32,
+    ) -> Self {
         let (near, far) = tokio::io::duplex(1 << 20);
         let calls = TaskTracker::new();
         let running = calls.clone();
-        let methods = methods();
-        let counters = WorkerCounters::new(methods.all().len(), Arc::default());
-        let greeter = GreeterServer::new(handlers.clone());
+        let hits = Arc::new(LimitHits::default());
+        let counters = WorkerCounters::new(methods.all().len(), Arc::clone(&hits));
+        let greeter = GreeterServer::new(handlers);
         let context = Arc::new(CallContext {
             counters: Some(Arc::new(counters)),
             ..CallContext::new(
@@ -175,9 +199,10 @@ impl Pipe {
         tokio::spawn(connection);
         Self {
             client,
-            handlers,
+            held: Arc::default(),
             calls,
             context,
+            hits,
         }
     }
 
@@ -214,7 +239,7 @@ impl Pipe {
     }
 
     fn held(&self) -> usize {
-        self.handlers.held.load(Ordering::Relaxed)
+        self.held.load(Ordering::Relaxed)
     }
 }
 

@@ -5,10 +5,11 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use http::Response as HttpResponse;
@@ -18,7 +19,7 @@ use muxs::{
         greeter_client::GreeterClient,
         greeter_server::{Greeter, GreeterServer},
     },
-    server::{Background, Listener, MethodPolicy, Server},
+    server::{Background, CallEnded, CommitPoint, Limits, Listener, MethodPolicy, Server},
 };
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 use tokio::{
@@ -37,13 +38,21 @@ use tonic_health::pb::{
 };
 use tower::{BoxError, ServiceBuilder, layer::layer_fn, service_fn};
 
-use crate::support::{connect, hello, methods::SAY_HELLO, scrape::Scrape, with_timeout};
+use crate::support::{
+    connect, hello,
+    methods::{SAY_HELLO, SQUARE},
+    scrape::Scrape,
+    with_timeout,
+};
 
-/// SayHello returns the name of its thread. Square waits for `gate`.
+/// SayHello returns the name of its thread. Square passes its commit point, unless the number is zero, and waits
+/// for `gate`.
 #[derive(Clone, Default)]
 struct Stub {
     entered: Arc<Notify>,
     gate: Arc<Notify>,
+    /// That of the last Square.
+    commit_point: Arc<Mutex<Option<CommitPoint>>>,
     background: Background,
     has_saved: Arc<AtomicBool>,
 }
@@ -58,9 +67,15 @@ impl Greeter for Stub {
     }
 
     async fn square(&self, request: Request<Number>) -> Result<Response<Number>, Status> {
+        let point = request.extensions().get::<CommitPoint>().cloned();
+        let number = request.into_inner();
+        if let Some(point) = point.as_ref().filter(|_| number.value != 0.0) {
+            assert_eq!(point.pass(), Ok(()));
+        }
+        *self.commit_point.lock().unwrap() = point;
         self.entered.notify_one();
         self.gate.notified().await;
-        Ok(Response::new(request.into_inner()))
+        Ok(Response::new(number))
     }
 
     type LotsOfRepliesStream = Replies;
@@ -280,6 +295,52 @@ async fn policy_of_a_method_bounds_its_messages() {
     assert_eq!(reached.code(), Code::Unimplemented);
     drop(greeter);
     server.stop().await;
+}
+
+/// The deadline is the server's: a client that sets one gives up by itself.
+#[tokio::test]
+async fn deadline_ends_a_call_before_its_commit_point_only() {
+    let stub = Stub::default();
+    let server = Server::builder()
+        .service(GreeterServer::new(stub.clone()))
+        .method(SQUARE, MethodPolicy::default().commits())
+        .limits(Limits {
+            max_deadline: Some(Duration::from_millis(500)),
+            ..Limits::default()
+        });
+    let server = RunningServer::start(server).await;
+    let mut greeter = server.greeter().await;
+    let mut passing = greeter.clone();
+    let passing = tokio::spawn(async move { passing.square(Number { value: 2.0 }).await });
+    with_timeout(stub.entered.notified()).await;
+    // It begins later, so the time of the other call is over, too, when it ends.
+    let ended = with_timeout(greeter.square(Number { value: 0.0 })).await;
+    assert_eq!(ended.unwrap_err().code(), Code::DeadlineExceeded);
+    let point = stub.commit_point.lock().unwrap().take().unwrap();
+    assert_eq!(point.pass(), Err(CallEnded));
+    assert!(!passing.is_finished());
+    stub.gate.notify_one();
+    let passed = with_timeout(passing).await.unwrap().unwrap();
+    assert_eq!(passed.into_inner().value, 2.0);
+    drop(greeter);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn call_that_a_shutdown_aborts_does_not_pass_its_commit_point() {
+    let stub = Stub::default();
+    let server = Server::builder()
+        .service(GreeterServer::new(stub.clone()))
+        .method(SQUARE, MethodPolicy::default().commits())
+        .shutdown_grace(Duration::ZERO);
+    let server = RunningServer::start(server).await;
+    let mut greeter = server.greeter().await;
+    let call = tokio::spawn(async move { greeter.square(Number { value: 0.0 }).await });
+    with_timeout(stub.entered.notified()).await;
+    server.stop().await;
+    assert!(with_timeout(call).await.unwrap().is_err());
+    let point = stub.commit_point.lock().unwrap().take().unwrap();
+    assert_eq!(point.pass(), Err(CallEnded));
 }
 
 #[tokio::test]
