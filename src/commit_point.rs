@@ -55,6 +55,15 @@ impl CommitPoint {
     }
 }
 
+/// Ends a call when it is dropped: nobody waits for the call any more.
+pub(crate) struct EndOnDrop(pub(crate) CommitPoint);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{sync::Barrier, thread};

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use rustix::io::Errno;
+
 use super::{path::InvalidPath, upload::InvalidUploadId};
 
 /// Why a file operation failed. The texts are safe to send to clients: they contain no path of the host.
@@ -108,6 +110,20 @@ pub enum Error {
     /// The disk or a quota is full, or the filesystem's limit for the size of a file is exceeded.
     #[error("no space left for the file")]
     DiskFull,
+    /// The call has ended, and changed nothing. Nobody hears this.
+    #[error("the call has ended")]
+    CallEnded,
+    /// The folder lies on another filesystem or mount than the root, into which no file can be renamed.
+    #[error("the folder is on another filesystem than the server's root, and can only be read")]
+    OtherFilesystem,
+    /// The server has no memory or no file descriptors left.
+    #[error("the server is short of memory or of open files")]
+    Exhausted {
+        /// The operation that failed, as a verb and its object.
+        operation: &'static str,
+        /// The cause, for the log. It is not sent to clients.
+        source: io::Error,
+    },
     /// The operating system returned an error.
     #[error("the server could not {operation}")]
     Io {
@@ -122,11 +138,20 @@ impl Error {
     /// Classifies an error of the operating system. Callers handle the kinds that have a meaning of their own
     /// there, such as `NotFound`, beforehand.
     pub(crate) fn io(operation: &'static str, source: io::Error) -> Self {
-        use io::ErrorKind::{FileTooLarge, InvalidFilename, QuotaExceeded, StorageFull};
+        use io::ErrorKind::{
+            CrossesDevices, FileTooLarge, InvalidFilename, OutOfMemory, QuotaExceeded,
+            ReadOnlyFilesystem, StorageFull,
+        };
         match source.kind() {
             StorageFull | QuotaExceeded | FileTooLarge => Self::DiskFull,
             InvalidFilename => Self::FilenameInvalid(InvalidPath::NotStorable),
-            _ => Self::Io { operation, source },
+            ReadOnlyFilesystem => Self::ReadOnly,
+            CrossesDevices => Self::OtherFilesystem,
+            OutOfMemory => Self::Exhausted { operation, source },
+            _ => match Errno::from_io_error(&source) {
+                Some(Errno::MFILE | Errno::NFILE) => Self::Exhausted { operation, source },
+                _ => Self::Io { operation, source },
+            },
         }
     }
 }
@@ -144,6 +169,10 @@ pub enum OpenError {
     /// Another server holds the lock of the root.
     #[error("the root {} is in use by another server", .0.display())]
     InUse(PathBuf),
+    /// The root's filesystem has neither extended attributes nor times in nanoseconds.
+    #[error("the filesystem of the root {} cannot tell two versions of a file apart: it keeps neither extended \
+             attributes nor times in nanoseconds", .0.display())]
+    NoVersions(PathBuf),
     /// The root cannot be read.
     #[error("the root {} cannot be opened", .root.display())]
     NotReadable {

@@ -25,6 +25,12 @@ pub struct Settings {
     pub max_upload_bytes: u64,
     /// The maximum number of open uploads. Each has two file descriptors. 256 by default.
     pub max_open_uploads: usize,
+    /// The maximum number of unfinished uploads: those that are open, and those with bytes on the disk. 10,000
+    /// by default.
+    pub max_unfinished_uploads: usize,
+    /// The maximum number of unfinished uploads of one owner, on a server that requires access tokens. 1,000
+    /// by default.
+    pub max_unfinished_uploads_per_owner: usize,
 }
 
 impl Default for Settings {
@@ -35,6 +41,8 @@ impl Default for Settings {
             checkpoint_bytes: 64 * 1024 * 1024,
             max_upload_bytes: i64::MAX as u64,
             max_open_uploads: 256,
+            max_unfinished_uploads: 10_000,
+            max_unfinished_uploads_per_owner: 1_000,
         }
     }
 }

@@ -1,118 +1,216 @@
 //! The commit: the only way a staged file becomes visible.
 
-use std::{io, time::SystemTime};
+use std::{fs, io};
 
 use cap_std::fs::{Dir, MetadataExt};
-use parking_lot::Mutex;
 
-use crate::files::{
-    error::Error,
-    local::{
-        fsync::{fsync_dir, rename_noreplace, syncfs},
-        resolve::ResolvedPath,
-        staged::StagedFile,
-        version::version,
+use crate::{
+    checksum::Crc32c,
+    files::{
+        error::Error,
+        local::{
+            closer::Closer,
+            disk,
+            folders::{Folder, Folders},
+            resolve::ResolvedPath,
+            staged::{Attributes, StagedFile},
+            turn::{Target, Turn},
+            version::Versions,
+        },
+        path::FilePath,
+        upload::Precondition,
+        version::Version,
     },
-    path::FilePath,
-    upload::Precondition,
-    version::Version,
 };
+
+/// The bit of a folder's mode that gives its files the folder's group.
+const SET_GROUP_ID: u32 = 0o2000;
+
+/// How often a commit begins again because another program changed the folder or the target meanwhile.
+const MAX_ATTEMPTS: usize = 8;
 
 /// Moves staged files into place below a root.
 #[derive(Debug)]
 pub(super) struct Committer {
-    root: Dir,
-    /// Serializes renames. Held from the check of the precondition to the rename, and while directories are
-    /// created, until they are durable.
-    rename_lock: Mutex<RenameGuard>,
+    pub(super) root: Dir,
+    pub(super) folders: Folders,
+    pub(super) versions: Versions,
+    pub(super) closer: Closer,
+    /// The mount and the device of the staged files.
+    pub(super) mount: (u64, u64),
+    /// The permissions of new files.
+    pub(super) new_mode: u32,
 }
 
-#[derive(Debug, Default)]
-struct RenameGuard {
-    /// Whether there are new directories whose names could not be made durable.
-    unsynced_dirs: bool,
+/// A file that is to be committed, with everything that decides whether it may be.
+pub(super) struct Candidate<'a> {
+    pub(super) staged: &'a StagedFile,
+    pub(super) crc32c: Crc32c,
+    pub(super) target: &'a Target,
+    pub(super) turn: &'a Turn,
+    pub(super) precondition: &'a Precondition,
+}
+
+/// The steps around the one that makes the file visible.
+pub(super) trait CommitRecord {
+    /// The file is about to become this version, and is not durable yet. A record of that is begun.
+    fn begin(&mut self, version: &Version) -> Result<(), Error>;
+
+    /// The file is durable. The record has to be, too, before the file is visible.
+    fn sync(&mut self) -> Result<(), Error>;
+
+    /// The file is not put in place.
+    fn cancel(&mut self);
+}
+
+/// No record: after a crash nobody asks.
+pub(super) struct Unrecorded;
+
+impl CommitRecord for Unrecorded {
+    fn begin(&mut self, _version: &Version) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn cancel(&mut self) {}
+}
+
+/// What became of a file that is committed.
+pub(super) struct Committed {
+    pub(super) version: Version,
+    /// Whether a later call had replaced the target before: then the file was never visible.
+    pub(super) is_overtaken: bool,
+    folder: Folder,
+    change: u64,
+}
+
+impl Committed {
+    /// Makes the name durable. After a failure it may be or not.
+    pub(super) fn sync(&self) -> Result<(), Error> {
+        let synced = self.folder.sync(self.change);
+        synced.map_err(|error| Error::io("make the folder durable", error))
+    }
 }
 
 impl Committer {
-    pub(super) fn new(root: Dir) -> Self {
-        Self {
-            root,
-            rename_lock: Mutex::default(),
-        }
-    }
-
-    /// Moves a staged file into place, atomically and durably.
+    /// Moves a staged file into place, atomically. It is durable once [`Committed::sync`] returns.
     ///
-    /// After a power cut the file has the new content if this function returned, and the old content if the
-    /// function failed before the rename.
-    ///
-    /// `on_durable` is called with the new version when the staged file is durable and not yet visible. Its
-    /// failure ends the commit.
+    /// After a power cut the file has the new content if the sync succeeded, and the old content if this
+    /// function failed.
     pub(super) fn commit(
         &self,
-        staged: &StagedFile,
-        path: &FilePath,
-        precondition: &Precondition,
-        on_durable: impl FnOnce(&Version) -> Result<(), Error>,
-    ) -> Result<Version, Error> {
+        candidate: &Candidate<'_>,
+        record: &mut impl CommitRecord,
+    ) -> Result<Committed, Error> {
+        let committed = self.try_commit(candidate, record);
+        if committed.is_err() {
+            record.cancel();
+            candidate.staged.reset_mode();
+        }
+        committed
+    }
+
+    fn try_commit(
+        &self,
+        candidate: &Candidate<'_>,
+        record: &mut impl CommitRecord,
+    ) -> Result<Committed, Error> {
+        for _ in 0..MAX_ATTEMPTS {
+            if let Some(committed) = self.attempt(candidate, record)? {
+                return Ok(committed);
+            }
+            record.cancel();
+            candidate.staged.reset_mode();
+        }
+        let changing = io::Error::other("another program keeps changing the folder");
+        Err(Error::io("put the file in its place", changing))
+    }
+
+    /// None if another program has changed the folder or the attributes of the target meanwhile.
+    fn attempt(
+        &self,
+        candidate: &Candidate<'_>,
+        record: &mut impl CommitRecord,
+    ) -> Result<Option<Committed>, Error> {
+        let Candidate { staged, turn, .. } = candidate;
         // A first check, before the expensive syncs.
-        let target = ResolvedPath::resolve(&self.root, path)?;
-        target.check(precondition)?;
-        if let Some(existing) = target.existing_file()? {
-            staged.set_mode(existing.mode())?;
-        }
-        staged.set_mtime(SystemTime::now())?;
+        let target = self.resolve(candidate.target.path())?;
+        target.check(candidate.precondition)?;
+        turn.check_live()?;
+        let folder = self.folders.make(&target)?;
+        let attributes = self.attributes(&target, &folder)?;
+        let marked = self.versions.mark(staged.file(), candidate.crc32c);
+        let version = marked.map_err(|error| Error::io("stamp the file", error))?;
+        // Last, because a read-only file cannot be marked.
+        staged.set_attributes(attributes)?;
+        record.begin(&version)?;
         staged.sync_all()?;
-        let version = version(&staged.metadata()?);
-        on_durable(&version)?;
-        let dir = {
-            // The lock keeps the result of this check valid until the rename. A directory that exists now may
-            // have been created a moment ago, by a holder of the lock: it is durable, or `unsynced_dirs` is
-            // set.
-            let mut guard = self.rename_lock.lock();
-            let target = ResolvedPath::resolve(&self.root, path)?;
-            target.check(precondition)?;
-            let dir = self.create_dir(&target, &mut guard)?;
-            let renamed = match precondition {
-                Precondition::Absent => {
-                    rename_noreplace(staged.dir(), staged.name(), &dir, target.name())
-                }
-                _ => staged.dir().rename(staged.name(), &dir, target.name()),
-            };
-            renamed.map_err(|error| match error.kind() {
-                // Another program created the file after the check.
-                io::ErrorKind::AlreadyExists => Error::Exists { etag: None },
-                io::ErrorKind::IsADirectory => Error::NotAFile,
-                _ => Error::io("put the file in its place", error),
-            })?;
-            dir
+        record.sync()?;
+        let (change, is_overtaken, replaced) = {
+            let _lock = folder.lock();
+            // The lock keeps the results of these checks valid until the rename.
+            let target = self.resolve(candidate.target.path())?;
+            target.check(candidate.precondition)?;
+            let is_same = target.missing().is_empty()
+                && is_current(&folder, &target)?
+                && self.attributes(&target, &folder)? == attributes;
+            if !is_same {
+                return Ok(None);
+            }
+            turn.act()?;
+            let is_overtaken = *candidate.precondition == Precondition::Anything
+                && candidate.target.is_overtaken(turn);
+            let mut replaced = None;
+            if !is_overtaken {
+                replaced = self.rename(candidate, &target, &folder)?;
+                candidate.target.replaced_by(turn);
+            }
+            (folder.changed(), is_overtaken, replaced)
         };
-        fsync_dir(&dir).map_err(|error| Error::io("make the folder durable", error))?;
-        Ok(version)
+        if let Some(replaced) = replaced {
+            self.closer.close(replaced);
+        }
+        Ok(Some(Committed {
+            version,
+            is_overtaken,
+            folder,
+            change,
+        }))
     }
 
-    /// Opens the parent directory of a path, and creates the missing directories, durably.
-    fn create_dir(&self, target: &ResolvedPath, guard: &mut RenameGuard) -> Result<Dir, Error> {
-        if guard.unsynced_dirs {
-            let synced = syncfs(&self.root);
-            synced.map_err(|error| Error::io("make the folder durable", error))?;
-            guard.unsynced_dirs = false;
+    /// Renames the staged file. Returns the file that it replaced, which is to be closed without the lock.
+    fn rename(
+        &self,
+        candidate: &Candidate<'_>,
+        target: &ResolvedPath,
+        folder: &Folder,
+    ) -> Result<Option<fs::File>, Error> {
+        let Candidate { staged, .. } = candidate;
+        let replaced = match target.existing_file()? {
+            // What cannot be held is only freed under the lock.
+            Some(_) => disk::hold(&folder.dir, target.name()).ok(),
+            None => None,
+        };
+        let renamed = match candidate.precondition {
+            Precondition::Absent => {
+                disk::rename_noreplace(staged.dir(), staged.name(), &folder.dir, target.name())
+            }
+            _ => disk::rename(staged.dir(), staged.name(), &folder.dir, target.name()),
+        };
+        match renamed {
+            Ok(()) => Ok(replaced),
+            // Another program created the file after the check.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Error::Exists { etag: None })
+            }
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => Err(Error::NotAFile),
+            // A network filesystem may have done it, and lost the answer.
+            Err(_) if staged.is_staged().is_ok_and(|staged| !staged) => Ok(replaced),
+            Err(error) => Err(Error::io("put the file in its place", error)),
         }
-        target.create_dir(&mut guard.unsynced_dirs)
-    }
-
-    /// Whether `path` now has that version. A version that is found is made durable.
-    pub(super) fn is_committed(&self, path: &FilePath, version: &Version) -> Result<bool, Error> {
-        let mut guard = self.rename_lock.lock();
-        let target = ResolvedPath::resolve(&self.root, path)?;
-        let found = target
-            .version()
-            .is_some_and(|found| found.etag == version.etag);
-        if found {
-            let dir = self.create_dir(&target, &mut guard)?;
-            fsync_dir(&dir).map_err(|error| Error::io("make the folder durable", error))?;
-        }
-        Ok(found)
     }
 
     /// Checks whether a file could be committed to `path` now.
@@ -121,6 +219,55 @@ impl Committer {
         path: &FilePath,
         precondition: &Precondition,
     ) -> Result<(), Error> {
-        ResolvedPath::resolve(&self.root, path)?.check(precondition)
+        self.resolve(path)?.check(precondition)
     }
+
+    /// Makes everything durable, after a sync that failed: its repetition would prove nothing.
+    pub(super) fn sync_filesystem(&self) -> Result<(), Error> {
+        let synced = disk::syncfs(&self.root);
+        synced.map_err(|error| Error::io("make the folder durable", error))
+    }
+
+    /// Finds the place of a file, on the filesystem of the staged ones: a rename does not reach another.
+    fn resolve(&self, path: &FilePath) -> Result<ResolvedPath, Error> {
+        let target = ResolvedPath::resolve(&self.root, path)?;
+        match mount(target.dir()) {
+            Ok(mount) if mount == self.mount => Ok(target),
+            Ok(_) => Err(Error::OtherFilesystem),
+            Err(error) => Err(Error::io("look at the folder", error)),
+        }
+    }
+
+    /// The attributes that a file gets at its place: those of the file that it replaces, without setuid, setgid
+    /// and sticky bits. Rights that were granted to a program must not pass to other content.
+    fn attributes(&self, target: &ResolvedPath, folder: &Folder) -> Result<Attributes, Error> {
+        if let Some(existing) = target.existing_file()? {
+            return Ok(Attributes {
+                mode: existing.mode() & 0o777,
+                owner: Some(existing.uid()),
+                group: existing.gid(),
+            });
+        }
+        let found = disk::fstat_dir(&folder.dir);
+        let found = found.map_err(|error| Error::io("look at the folder", error))?;
+        Ok(Attributes {
+            mode: self.new_mode,
+            owner: None,
+            group: match found.mode() & SET_GROUP_ID {
+                0 => rustix::process::getegid().as_raw(),
+                _ => found.gid(),
+            },
+        })
+    }
+}
+
+/// The mount and the device of a directory.
+pub(super) fn mount(dir: &Dir) -> io::Result<(u64, u64)> {
+    Ok((disk::mount(dir)?, disk::fstat_dir(dir)?.dev()))
+}
+
+/// Whether the folder is still where the path leads.
+fn is_current(folder: &Folder, target: &ResolvedPath) -> Result<bool, Error> {
+    let current = folder.is(target.dir());
+    current.map_err(|error| Error::io("look at the folder", error))
 }

@@ -2,11 +2,12 @@
 
 use std::{
     fs::{File, TryLockError},
-    io::{self, Write},
-    process,
+    io, process,
 };
 
-use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, OpenOptions};
+use cap_std::fs::{Dir, OpenOptions};
+
+use crate::files::local::disk;
 
 const LOCK: &str = "lock";
 
@@ -21,9 +22,7 @@ impl RootLock {
     pub(super) fn acquire(private: &Dir) -> Result<Self, TryLockError> {
         let mut options = OpenOptions::new();
         options.create(true).read(true).write(true);
-        let file = private
-            .open_with(LOCK, &options)
-            .map_err(TryLockError::Error)?;
+        let file = disk::open(private, LOCK, &options).map_err(TryLockError::Error)?;
         let file = file.into_std();
         file.try_lock()?;
         Ok(Self(file))
@@ -34,9 +33,11 @@ impl RootLock {
         Ok(self.0.metadata()?.len() > 0)
     }
 
+    /// Records this process, durably: after a power cut the next start has to know.
     pub(super) fn write_pid(&self) -> io::Result<()> {
-        self.0.set_len(0)?;
-        writeln!(&self.0, "{}", process::id())
+        disk::truncate(&self.0, 0)?;
+        disk::write_at(&self.0, format!("{}\n", process::id()).as_bytes(), 0)?;
+        disk::fsync(&self.0)
     }
 }
 
@@ -49,15 +50,13 @@ impl Drop for RootLock {
 
 /// Opens a directory that only the server's user may enter, and creates it if it is missing.
 pub(super) fn private_dir(parent: &Dir, name: &str) -> io::Result<Dir> {
-    let mut builder = DirBuilder::new();
-    builder.mode(0o700);
-    match parent.create_dir_with(name, &builder) {
+    match disk::mkdir_private(parent, name) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
     // A link would make the server keep its private files in another directory.
-    if parent.symlink_metadata(name)?.is_symlink() {
+    if disk::lstat(parent, name)?.is_symlink() {
         return Err(io::ErrorKind::NotADirectory.into());
     }
-    parent.open_dir(name)
+    disk::open_dir(parent, name)
 }

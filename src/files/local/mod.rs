@@ -1,11 +1,16 @@
 //! The blocking side of the store: files below a directory handle of the root.
 
+mod clock;
+mod closer;
 mod commit;
-mod fsync;
+mod disk;
+mod folders;
 mod lock;
 mod resolve;
+mod slots;
 mod snapshot;
 mod staged;
+mod turn;
 mod uploads;
 mod version;
 
@@ -19,19 +24,27 @@ use std::{
     },
 };
 
-use cap_std::{ambient_authority, fs::Dir};
+use cap_std::{
+    ambient_authority,
+    fs::{Dir, MetadataExt, OpenOptions},
+};
 
 use self::{
-    commit::Committer,
-    fsync::{fsync_dir, syncfs},
+    clock::RunningClock,
+    closer::Closer,
+    commit::{Candidate, Committer, Unrecorded, mount},
+    folders::Folders,
     lock::{RootLock, private_dir},
     resolve::ResolvedPath,
     staged::StagedFile,
-    uploads::Uploads,
+    turn::Turns,
+    uploads::{UploadDirs, Uploads},
+    version::Versions,
 };
 pub(super) use self::{
     snapshot::FileSnapshot,
-    uploads::{OnSuperseded, OpenedUpload, UploadHandle},
+    turn::{Target, Turn},
+    uploads::{OnSuperseded, OpenedUpload, UploadHandle, UploadRef},
 };
 use super::{
     error::{Error, OpenError},
@@ -41,15 +54,19 @@ use super::{
     upload::{Precondition, UploadId, UploadSpec},
     version::Version,
 };
-use crate::checksum::Crc32c;
+use crate::{checksum::Crc32c, commit_point::CommitPoint};
 
 const WRITES: &str = "writes";
 const UPLOADS: &str = "uploads";
+const COMMITS: &str = "commits";
+const RESULTS: &str = "results";
 
 /// The files below one directory of this machine.
 #[derive(Debug)]
 pub(super) struct Local {
     root: Dir,
+    closer: Closer,
+    turns: Turns,
     /// None in a read-only store.
     writer: Option<Writer>,
     pub(super) stats: Arc<StoreStats>,
@@ -87,15 +104,31 @@ impl Local {
                 }
             })?;
         let stats = Arc::<StoreStats>::default();
+        let closer = Closer::start().map_err(|source| OpenError::NotReadable {
+            root: root.into(),
+            source,
+        })?;
         let writer = match settings.access {
-            AccessMode::ReadWrite => Some(Writer::open(&dir, root, settings, &stats)?),
+            AccessMode::ReadWrite => Some(Writer::open(&dir, root, settings, &stats, &closer)?),
             AccessMode::ReadOnly => None,
         };
         Ok(Self {
             root: dir,
+            closer,
+            turns: Turns::default(),
             writer,
             stats,
         })
+    }
+
+    /// Gives a call its place in the order.
+    pub(super) fn next_turn(&self, point: CommitPoint) -> Turn {
+        self.turns.next(point)
+    }
+
+    /// Takes the name that a call is about to replace. To be called before [`Local::next_turn`].
+    pub(super) fn target(&self, path: FilePath) -> Target {
+        self.turns.target(path)
     }
 
     pub(super) fn stat(&self, path: &FilePath) -> Result<Version, Error> {
@@ -116,50 +149,66 @@ impl Local {
 
     /// Opens the current version of a file.
     pub(super) fn open_file(&self, path: &FilePath) -> Result<FileSnapshot, Error> {
-        FileSnapshot::new(ResolvedPath::resolve(&self.root, path)?.open()?)
+        FileSnapshot::new(
+            ResolvedPath::resolve(&self.root, path)?.open()?,
+            &self.closer,
+        )
     }
 
     /// Replaces or creates a file, and creates missing directories. Returns when the content is durable.
-    pub(super) fn write(&self, path: &FilePath, content: &[u8]) -> Result<(), Error> {
-        self.writer()?.write(path, content)
+    pub(super) fn write(&self, target: &Target, content: &[u8], turn: &Turn) -> Result<(), Error> {
+        self.writer()?.write(target, content, turn)
+    }
+
+    /// Takes a reference to the upload of a stream.
+    pub(super) fn open_ref(&self, spec: &UploadSpec) -> Result<UploadRef, Error> {
+        self.writer()?.uploads.open_ref(spec)
     }
 
     /// Opens a new or existing upload, and takes it over from the stream that owns it.
     pub(super) fn open_upload(
         &self,
+        upload: UploadRef,
         spec: UploadSpec,
+        turn: &Turn,
         on_superseded: OnSuperseded,
     ) -> Result<OpenedUpload, Error> {
         let Writer {
             uploads, committer, ..
         } = self.writer()?;
-        uploads.open(committer, spec, on_superseded)
+        uploads.open(committer, upload, spec, turn, on_superseded)
     }
 
     /// Commits an upload. Returns when the file is durable.
     pub(super) fn finish_upload(
         &self,
         upload: &UploadHandle,
+        turn: (&Target, &Turn),
         size: u64,
         crc32c: Option<Crc32c>,
     ) -> Result<Version, Error> {
         let Writer {
             uploads, committer, ..
         } = self.writer()?;
-        uploads.finish(committer, upload, size, crc32c)
+        uploads.finish(committer, upload, turn, size, crc32c)
     }
 
-    /// Removes an unfinished upload.
-    pub(super) fn abort_upload(
+    /// Takes a reference to an upload that is to be aborted.
+    pub(super) fn abort_ref(
         &self,
         path: &FilePath,
         id: &UploadId,
         owner: Option<&str>,
-    ) -> Result<(), Error> {
+    ) -> Result<UploadRef, Error> {
+        Ok(self.writer()?.uploads.abort_ref(path, id, owner))
+    }
+
+    /// Removes an unfinished upload.
+    pub(super) fn abort_upload(&self, upload: &UploadRef, turn: &Turn) -> Result<(), Error> {
         let Writer {
             uploads, committer, ..
         } = self.writer()?;
-        uploads.abort(committer, path, id, owner)
+        uploads.abort(committer, upload, turn)
     }
 
     /// Removes expired uploads that are not in use.
@@ -190,12 +239,13 @@ impl Local {
 }
 
 impl Writer {
-    /// Locks the root, removes unfinished Writes and expired uploads, and recovers from a crash.
+    /// Locks the root, removes unfinished Writes, and recovers from a crash.
     fn open(
         root: &Dir,
         root_path: &Path,
         settings: &Settings,
         stats: &Arc<StoreStats>,
+        closer: &Closer,
     ) -> Result<Self, OpenError> {
         let not_writable = |source| OpenError::NotWritable {
             root: root_path.into(),
@@ -206,46 +256,90 @@ impl Writer {
             TryLockError::WouldBlock => OpenError::InUse(root_path.into()),
             TryLockError::Error(source) => not_writable(source),
         })?;
-        let crashed = lock.found_crash().map_err(not_writable)?;
-        if crashed {
+        if lock.found_crash().map_err(not_writable)? {
             // The crash may have come between the creation of a directory and its sync, anywhere in the root.
-            syncfs(root).map_err(not_writable)?;
+            disk::syncfs(root).map_err(not_writable)?;
         }
         lock.write_pid().map_err(not_writable)?;
-        let writes = match private.remove_dir_all(WRITES) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => private_dir(&private, WRITES),
+        let clock = RunningClock::resume(&private).map_err(not_writable)?;
+        match disk::remove_tree(&private, WRITES) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(not_writable(error));
+            }
+            _ => {}
+        }
+        let private_dir = |name| private_dir(&private, name).map_err(not_writable);
+        let writes = private_dir(WRITES)?;
+        let dirs = UploadDirs {
+            uploads: private_dir(UPLOADS)?,
+            commits: private_dir(COMMITS)?,
+            results: private_dir(RESULTS)?,
         };
-        let uploads = private_dir(&private, UPLOADS).map_err(not_writable)?;
-        let writer = Self {
-            committer: Committer::new(root.try_clone().map_err(not_writable)?),
-            uploads: Uploads::new(uploads, settings, Arc::clone(stats)),
-            writes: Arc::new(writes.map_err(not_writable)?),
+        for dir in [&private, root] {
+            disk::fsync_dir(dir).map_err(not_writable)?;
+        }
+        let (versions, new_mode) = probe(&writes).map_err(not_writable)?;
+        let versions = versions.ok_or_else(|| OpenError::NoVersions(root_path.into()))?;
+        let committer = Committer {
+            root: root.try_clone().map_err(not_writable)?,
+            folders: Folders::new(root.try_clone().map_err(not_writable)?),
+            versions,
+            closer: closer.clone(),
+            mount: mount(&private).map_err(not_writable)?,
+            new_mode,
+        };
+        let uploads =
+            Uploads::recover(dirs, &committer.folders, clock, settings, Arc::clone(stats));
+        Ok(Self {
+            uploads: uploads.map_err(|error| not_writable(io::Error::other(error)))?,
+            committer,
+            writes: Arc::new(writes),
             next_write: AtomicU64::new(0),
             _lock: lock,
-        };
-        let mut recovered = writer.uploads.sweep();
-        if crashed {
-            let recover = || writer.uploads.recover_outcomes(&writer.committer);
-            recovered = recovered.and_then(|()| recover());
-        }
-        recovered.map_err(|error| not_writable(io::Error::other(error)))?;
-        Ok(writer)
+        })
     }
 
-    fn write(&self, path: &FilePath, content: &[u8]) -> Result<(), Error> {
-        let any = &Precondition::Anything;
-        self.committer.check_precondition(path, any)?;
+    fn write(&self, target: &Target, content: &[u8], turn: &Turn) -> Result<(), Error> {
+        turn.check_live()?;
+        let precondition = &Precondition::Anything;
+        self.committer
+            .check_precondition(target.path(), precondition)?;
         let name = self.next_write.fetch_add(1, Ordering::Relaxed).to_string();
         let staged = StagedFile::create(&self.writes, name)?;
+        let candidate = Candidate {
+            staged: &staged,
+            crc32c: Crc32c::of(content),
+            target,
+            turn,
+            precondition,
+        };
         let written = staged
             .write(content, 0)
-            .and_then(|()| self.committer.commit(&staged, path, any, |_| Ok(())));
-        if written.is_err() {
-            staged.remove();
+            .and_then(|()| self.committer.commit(&candidate, &mut Unrecorded));
+        match written {
+            Ok(committed) => {
+                if committed.is_overtaken {
+                    staged.remove();
+                }
+                committed.sync()
+            }
+            Err(error) => {
+                staged.remove();
+                Err(error)
+            }
         }
-        written.map(drop)
     }
+}
+
+/// Finds out how the filesystem tells versions apart, and which permissions new files get.
+fn probe(dir: &Dir) -> io::Result<(Option<Versions>, u32)> {
+    const NAME: &str = "probe";
+    let mut options = OpenOptions::new();
+    let file = disk::open(dir, NAME, options.create_new(true).write(true))?.into_std();
+    let mode = disk::fstat(&file)?.mode() & 0o777;
+    let versions = Versions::probe(&file);
+    disk::unlink(dir, NAME)?;
+    Ok((versions?, mode))
 }
 
 /// Creates a directory and its missing ancestors, durably.
@@ -255,7 +349,7 @@ fn create_root(root: &Path) -> io::Result<()> {
     std::fs::create_dir_all(root)?;
     for dir in missing {
         let parent = Dir::open_ambient_dir(dir.join(".."), ambient_authority())?;
-        fsync_dir(&parent)?;
+        disk::fsync_dir(&parent)?;
     }
     Ok(())
 }

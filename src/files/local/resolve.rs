@@ -5,19 +5,22 @@
 
 use std::{
     ffi::{OsStr, OsString},
+    fs::File,
     io,
     path::Path,
 };
 
-use cap_std::fs::{Dir, File, Metadata, MetadataExt, OpenOptions, OpenOptionsExt};
+use cap_std::fs::{Dir, Metadata, OpenOptions, OpenOptionsExt};
 use rustix::{fs::OFlags, io::Errno};
 
 use crate::files::{
     error::Error,
-    local::{fsync::fsync_dir, version::version},
+    local::{
+        disk::{self, inode_of},
+        version::version,
+    },
     path::{FilePath, InvalidPath, PRIVATE_DIR},
     upload::Precondition,
-    version::Version,
 };
 
 /// The directory entry of a filename, which need not exist.
@@ -38,10 +41,7 @@ pub(super) struct ResolvedPath {
 impl ResolvedPath {
     /// Follows the links of a filename.
     pub(super) fn resolve(root: &Dir, path: &FilePath) -> Result<Self, Error> {
-        let whole = Sandbox {
-            dir: root,
-            is_root: true,
-        };
+        let whole = Sandbox { root, dir: root };
         let (Some(allowed), rest) = path.split() else {
             return whole.resolve(path.as_str().as_ref());
         };
@@ -50,16 +50,7 @@ impl ResolvedPath {
         if !missing.is_empty() {
             return whole.resolve(path.as_str().as_ref());
         }
-        // Links may make it the root itself, which holds the server's private directory.
-        let identity = |dir: &Dir| {
-            let found = dir.dir_metadata();
-            let found = found.map_err(|error| Error::io("look at the folder", error))?;
-            Ok::<_, Error>((found.dev(), found.ino()))
-        };
-        let below = Sandbox {
-            dir: &opened,
-            is_root: identity(&opened)? == identity(root)?,
-        };
+        let below = Sandbox { root, dir: &opened };
         below.resolve(rest).map_err(|error| match error {
             Error::OutsideRoot => Error::OutsideFolder,
             error => error,
@@ -84,13 +75,10 @@ impl ResolvedPath {
         options
             .read(true)
             .custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits() as i32);
-        let file = self
-            .dir
-            .open_with(&self.name, &options)
-            .map_err(|error| classify("open the file", error))?;
-        let opened = file
-            .metadata()
-            .map_err(|error| Error::io("look at the file", error))?;
+        let file = disk::open(&self.dir, &self.name, &options)
+            .map_err(|error| classify("open the file", error))?
+            .into_std();
+        let opened = disk::fstat(&file).map_err(|error| Error::io("look at the file", error))?;
         if !opened.is_file() {
             return Err(Error::NotAFile);
         }
@@ -114,53 +102,65 @@ impl ResolvedPath {
         }
     }
 
-    /// The version of the file, if it exists.
-    pub(super) fn version(&self) -> Option<Version> {
-        self.existing_file().ok().flatten().map(version)
+    /// The etag of the file. None if there is no file, or the server may not read it.
+    fn etag(&self) -> Result<Option<String>, Error> {
+        if self.existing_file()?.is_none() {
+            return Ok(None);
+        }
+        let found = match self.open() {
+            Ok(file) => match disk::fstat(&file) {
+                Ok(found) => version(&file, &found),
+                Err(error) => Err(Error::io("look at the file", error)),
+            },
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(version) => Ok(Some(version.etag)),
+            Err(Error::NotFound) => Ok(None),
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Checks that the entry may be replaced under `precondition`, and can be.
     pub(super) fn check(&self, precondition: &Precondition) -> Result<(), Error> {
-        let etag = self.existing_file()?.map(|found| version(found).etag);
+        let existing = self.existing_file()?;
         match precondition {
             Precondition::Anything => Ok(()),
-            Precondition::Absent if etag.is_none() => Ok(()),
-            Precondition::Absent => Err(Error::Exists { etag }),
-            Precondition::Version(wanted) if etag.as_ref() == Some(wanted) => Ok(()),
-            Precondition::Version(_) => Err(Error::EtagMismatch { etag }),
+            Precondition::Absent if existing.is_some() => Err(Error::Exists { etag: self.etag()? }),
+            // A link that leads nowhere is an entry all the same.
+            Precondition::Absent if self.found.is_some() => Err(Error::Exists { etag: None }),
+            Precondition::Absent => Ok(()),
+            Precondition::Version(wanted) => match self.etag()? {
+                Some(etag) if etag == *wanted => Ok(()),
+                etag => Err(Error::EtagMismatch { etag }),
+            },
         }
     }
 
-    /// Opens the parent directory, and creates the missing directories, durably.
-    ///
-    /// `unsynced` is set after a failure if a new directory is not durable.
-    pub(super) fn create_dir(&self, unsynced: &mut bool) -> Result<Dir, Error> {
-        let cannot = |error| Error::io("create the folder", error);
-        let mut dir = self.dir.try_clone().map_err(cannot)?;
-        for component in &self.missing {
-            match dir.create_dir(component) {
-                Ok(()) => *unsynced = true,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(cannot(error)),
-            }
-            // An existing directory is synced, too: another program may have created it and not synced it
-            // yet.
-            fsync_dir(&dir).map_err(|error| Error::io("make the folder durable", error))?;
-            *unsynced = false;
-            dir = match dir.open_dir(component) {
-                Err(error) if is_missing(&error) => return Err(Error::NotAFile),
-                opened => opened.map_err(|error| classify("open the folder", error))?,
-            };
-        }
-        Ok(dir)
+    /// The directories that are missing on the way, outermost first.
+    pub(super) fn missing(&self) -> &[OsString] {
+        &self.missing
+    }
+
+    /// Another handle of the deepest directory that exists on the way.
+    pub(super) fn clone_dir(&self) -> Result<Dir, Error> {
+        disk::clone_dir(&self.dir).map_err(|error| Error::io("open the folder", error))
+    }
+
+    /// The deepest directory that exists on the way.
+    pub(super) fn dir(&self) -> &Dir {
+        &self.dir
     }
 }
 
 /// A directory that no path leads out of.
 struct Sandbox<'a> {
+    /// The root, which holds the server's private directory.
+    root: &'a Dir,
     dir: &'a Dir,
-    /// Whether the directory is the root, which holds the server's private directory.
-    is_root: bool,
 }
 
 impl Sandbox<'_> {
@@ -170,12 +170,12 @@ impl Sandbox<'_> {
         if !entry.found.as_ref().is_some_and(Metadata::is_symlink) {
             return Ok(entry);
         }
-        match self.dir.metadata(path) {
+        match disk::stat(self.dir, path) {
             Err(error) if is_missing(&error) => Ok(entry),
             Err(error) => Err(classify("follow the link", error)),
             Ok(found) if !found.is_file() => Err(Error::NotAFile),
             Ok(_) => {
-                let real = self.dir.canonicalize(path);
+                let real = disk::canonicalize(self.dir, path);
                 self.resolve_parent(&real.map_err(|error| classify("follow the link", error))?)
             }
         }
@@ -203,9 +203,9 @@ impl Sandbox<'_> {
         let mut existing = path;
         let mut missing = Vec::new();
         while let (Some(parent), Some(last)) = (existing.parent(), existing.file_name()) {
-            match self.dir.open_dir(existing) {
+            match disk::open_dir(self.dir, existing) {
                 Ok(dir) => {
-                    self.refuse_private_dir(existing)?;
+                    self.refuse_private_dir(&dir)?;
                     return Ok((dir, missing));
                 }
                 Err(error) if is_missing(&error) => missing.insert(0, last.to_owned()),
@@ -213,31 +213,36 @@ impl Sandbox<'_> {
             }
             existing = parent;
         }
-        let dir = self.dir.try_clone();
+        let dir = disk::clone_dir(self.dir);
         let dir = dir.map_err(|error| classify("open the folder", error))?;
         Ok((dir, missing))
     }
 
-    /// Refuses a path into the server's private directory, by the identity of the directory: links lead
-    /// there, and some filesystems equate names that differ in case or Unicode form.
-    fn refuse_private_dir(&self, path: &Path) -> Result<(), Error> {
-        if !self.is_root {
+    /// Refuses a directory in the server's private one. The handle is looked at, and not the path that led to
+    /// it: meanwhile a link on it may lead elsewhere.
+    fn refuse_private_dir(&self, opened: &Dir) -> Result<(), Error> {
+        let cannot = |error| Error::io("look at the folder", error);
+        let root = inode_of(&disk::fstat_dir(self.root).map_err(cannot)?);
+        let mut below = disk::inode_above(opened, 0).map_err(cannot)?;
+        if below == root {
             return Ok(());
         }
-        let real = self
-            .dir
-            .canonicalize(path)
-            .map_err(|error| classify("find the folder", error))?;
-        let identity = |name: &Path| {
-            let found = self.dir.symlink_metadata(name).ok()?;
-            Some((found.dev(), found.ino()))
+        let private = match disk::lstat(self.root, PRIVATE_DIR) {
+            Ok(found) => Some(inode_of(&found)),
+            Err(error) if is_missing(&error) => None,
+            Err(error) => return Err(cannot(error)),
         };
-        let first = real
-            .iter()
-            .next()
-            .and_then(|first| identity(first.as_ref()));
-        if first.is_some() && first == identity(PRIVATE_DIR.as_ref()) {
-            return Err(InvalidPath::Reserved.into());
+        for height in 1.. {
+            if Some(below) == private {
+                return Err(InvalidPath::Reserved.into());
+            }
+            let above = disk::inode_above(opened, height).map_err(cannot)?;
+            match above {
+                _ if above == root => return Ok(()),
+                // Above all directories is the same again: another program has moved this one out of the root.
+                _ if above == below => return Err(Error::OutsideRoot),
+                _ => below = above,
+            }
         }
         Ok(())
     }
@@ -245,14 +250,14 @@ impl Sandbox<'_> {
 
 /// The metadata of a directory entry itself, if it exists.
 fn lstat(dir: &Dir, name: &OsStr) -> Result<Option<Metadata>, Error> {
-    match dir.symlink_metadata(name) {
+    match disk::lstat(dir, name) {
         Ok(found) => Ok(Some(found)),
         Err(error) if is_missing(&error) => Ok(None),
         Err(error) => Err(classify("look at the file", error)),
     }
 }
 
-fn is_missing(error: &io::Error) -> bool {
+pub(super) fn is_missing(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory

@@ -1,31 +1,34 @@
 //! Reads from one version of a file, never a mixture of two.
 
-use std::{io, os::unix::fs::FileExt};
+use std::io;
 
-use cap_std::fs::{File, Metadata};
+use cap_std::fs::Metadata;
 
 use crate::files::{
     error::Error,
-    local::version::{Fingerprint, fingerprint, version},
+    local::{
+        closer::{ClosedElsewhere, Closer},
+        disk,
+        version::{Fingerprint, fingerprint, version},
+    },
     version::Version,
 };
 
 /// An open file. Reads continue on the old version after the file is replaced.
 #[derive(Debug)]
 pub(crate) struct FileSnapshot {
-    file: std::fs::File,
+    file: ClosedElsewhere,
     pub(crate) version: Version,
     fingerprint: Fingerprint,
 }
 
 impl FileSnapshot {
-    pub(super) fn new(file: File) -> Result<Self, Error> {
-        let file = file.into_std();
+    pub(super) fn new(file: std::fs::File, closer: &Closer) -> Result<Self, Error> {
         let metadata = metadata(&file)?;
         Ok(Self {
-            file,
-            version: version(&metadata),
+            version: version(&file, &metadata)?,
             fingerprint: fingerprint(&metadata),
+            file: ClosedElsewhere::new(file, closer),
         })
     }
 
@@ -34,7 +37,7 @@ impl FileSnapshot {
     /// Fails with [`Error::FileChanged`] if the file was changed in place since it was opened, and with
     /// [`Error::Io`] if it ends before `bytes` is full.
     pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
-        let read = self.file.read_exact_at(bytes, offset);
+        let read = disk::read_exact_at(&self.file, bytes, offset);
         self.verify_unchanged()?;
         read.map_err(|error| Error::io("read the file", error))
     }
@@ -77,5 +80,5 @@ fn read_nowait(_: &std::fs::File, _: u64, _: &mut [u8]) -> io::Result<usize> {
 }
 
 fn metadata(file: &std::fs::File) -> Result<Metadata, Error> {
-    Metadata::from_file(file).map_err(|error| Error::io("look at the file", error))
+    disk::fstat(file).map_err(|error| Error::io("look at the file", error))
 }

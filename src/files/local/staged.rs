@@ -1,9 +1,7 @@
 //! A file in the server's private directory, not visible to clients.
 
 use std::{
-    fs,
-    io::{self, Read},
-    os::unix::fs::{FileExt, PermissionsExt},
+    fs, io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,42 +9,68 @@ use std::{
     time::SystemTime,
 };
 
-use cap_std::fs::{Dir, Metadata, OpenOptions};
+use cap_std::fs::{Dir, MetadataExt, OpenOptions, OpenOptionsExt};
 
-use crate::files::error::Error;
+use crate::files::{error::Error, local::disk};
+
+/// The permissions of a staged file. Those of its target would keep a later server from opening it.
+const STAGED_MODE: u32 = 0o600;
 
 /// An open file in the private directory.
 ///
-/// A failed sync removes the file, and every later operation on it fails: the kernel may have dropped the
-/// pages that it could not write, so the success of a second sync would prove nothing.
+/// After a failed sync every later operation on it fails: the kernel may have dropped the pages that it could
+/// not write, so the success of a second sync would prove nothing. Where the disk is full, what was synced
+/// before is still there, and can be opened again; after any other failure the file is removed.
 #[derive(Debug)]
 pub(super) struct StagedFile {
     dir: Arc<Dir>,
     name: String,
     file: fs::File,
-    removed: AtomicBool,
+    unusable: AtomicBool,
+}
+
+/// Who may do what with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Attributes {
+    pub(super) mode: u32,
+    /// None leaves the server's user.
+    pub(super) owner: Option<u32>,
+    pub(super) group: u32,
 }
 
 impl StagedFile {
     /// Creates an empty file. Fails if the name exists.
     pub(super) fn create(dir: &Arc<Dir>, name: String) -> Result<Self, Error> {
         let mut options = OpenOptions::new();
-        options.create_new(true).read(true).write(true);
+        options
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .mode(STAGED_MODE);
         Self::open_with(dir, name, &options).map_err(|error| Error::io("stage the file", error))
     }
 
     /// Opens an existing file.
     pub(super) fn open(dir: &Arc<Dir>, name: String) -> io::Result<Self> {
-        Self::open_with(dir, name, OpenOptions::new().read(true).write(true))
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        match Self::open_with(dir, name.clone(), &options) {
+            // A server was killed between the preparation for a read-only target and the rename.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                disk::set_mode_of(dir, &name, STAGED_MODE)?;
+                Self::open_with(dir, name, &options)
+            }
+            opened => opened,
+        }
     }
 
     fn open_with(dir: &Arc<Dir>, name: String, options: &OpenOptions) -> io::Result<Self> {
-        let file = dir.open_with(&name, options)?.into_std();
+        let file = disk::open(dir, &name, options)?.into_std();
         Ok(Self {
             dir: Arc::clone(dir),
             name,
             file,
-            removed: AtomicBool::new(false),
+            unusable: AtomicBool::new(false),
         })
     }
 
@@ -58,76 +82,102 @@ impl StagedFile {
         &self.name
     }
 
-    pub(super) fn metadata(&self) -> Result<Metadata, Error> {
-        Metadata::from_file(&self.file).map_err(|error| Error::io("look at the file", error))
+    pub(super) fn file(&self) -> &fs::File {
+        &self.file
+    }
+
+    /// Whether the file still has its name.
+    pub(super) fn is_staged(&self) -> io::Result<bool> {
+        match disk::lstat(&self.dir, &self.name) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The size in bytes.
     pub(super) fn size(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.len())
+        Ok(disk::fstat(&self.file)?.len())
     }
 
     pub(super) fn read(&self) -> io::Result<Vec<u8>> {
-        let mut content = Vec::new();
-        (&self.file).read_to_end(&mut content)?;
-        Ok(content)
+        disk::read_all(&self.file)
     }
 
     pub(super) fn write(&self, content: &[u8], offset: u64) -> Result<(), Error> {
-        self.ensure_present()?;
-        let written = self.file.write_all_at(content, offset);
+        self.check_usable()?;
+        let written = disk::write_at(&self.file, content, offset);
         written.map_err(|error| Error::io("write the file", error))
     }
 
     /// Truncates the file to `size` bytes.
     pub(super) fn truncate(&self, size: u64) -> io::Result<()> {
-        self.file.set_len(size)
+        disk::truncate(&self.file, size)
     }
 
-    /// Sets the permissions to those of `mode`, without its setuid, setgid and sticky bits: rights that were
-    /// granted to a program must not pass to other content.
-    pub(super) fn set_mode(&self, mode: u32) -> Result<(), Error> {
-        let permissions = fs::Permissions::from_mode(mode & 0o777);
-        let set = self.file.set_permissions(permissions);
-        set.map_err(|error| Error::io("stage the file", error))
+    /// Gives the file the attributes of its target. A group that cannot be given has no more rights than
+    /// others: another one would get them.
+    pub(super) fn set_attributes(&self, attributes: Attributes) -> Result<(), Error> {
+        let cannot = |error| Error::io("stage the file", error);
+        let found = disk::fstat(&self.file).map_err(cannot)?;
+        let Attributes {
+            mut mode,
+            owner,
+            group,
+        } = attributes;
+        if found.gid() != group && disk::set_owner(&self.file, None, Some(group)).is_err() {
+            mode = mode & !0o070 | (mode & 0o007) << 3 & mode;
+        }
+        if owner.is_some_and(|owner| owner != found.uid()) {
+            // Only root may, and the server's own user is as good an owner.
+            let _ = disk::set_owner(&self.file, owner, None);
+        }
+        disk::set_mode(&self.file, mode).map_err(cannot)
     }
 
-    /// Sets the mtime. The kernel's own timestamps tick every few milliseconds, so two versions could share
-    /// one.
+    /// Takes the attributes of a target back.
+    pub(super) fn reset_mode(&self) {
+        // A failure is mended when the file is opened.
+        let _ = disk::set_mode(&self.file, STAGED_MODE);
+    }
+
     pub(super) fn set_mtime(&self, time: SystemTime) -> Result<(), Error> {
-        let set = self.file.set_modified(time);
+        let set = disk::set_mtime(&self.file, time);
         set.map_err(|error| Error::io("stamp the file", error))
     }
 
     /// Makes the content and the size durable.
     pub(super) fn sync(&self) -> Result<(), Error> {
-        self.ensure_present()?;
-        self.file
-            .sync_data()
-            .map_err(|error| self.sync_failed(error))
+        self.check_usable()?;
+        disk::fdatasync(&self.file).map_err(|error| self.sync_failed(error))
     }
 
     /// Makes the content and all metadata durable: permissions and times, too.
     pub(super) fn sync_all(&self) -> Result<(), Error> {
-        self.ensure_present()?;
-        self.file
-            .sync_all()
-            .map_err(|error| self.sync_failed(error))
+        self.check_usable()?;
+        disk::fsync(&self.file).map_err(|error| self.sync_failed(error))
     }
 
     fn sync_failed(&self, error: io::Error) -> Error {
-        self.remove();
-        Error::io("make the file durable", error)
+        self.unusable.store(true, Ordering::Relaxed);
+        let error = Error::io("make the file durable", error);
+        if !matches!(error, Error::DiskFull) {
+            self.remove();
+        }
+        error
     }
 
     /// Removes the file. If the removal fails, the next start repeats it.
     pub(super) fn remove(&self) {
-        self.removed.store(true, Ordering::Relaxed);
-        let _ = self.dir.remove_file(&self.name);
+        self.unusable.store(true, Ordering::Relaxed);
+        if disk::unlink(&self.dir, &self.name).is_ok() {
+            // The blocks are freed here, and not where the last handle is closed.
+            let _ = disk::truncate(&self.file, 0);
+        }
     }
 
-    fn ensure_present(&self) -> Result<(), Error> {
-        match self.removed.load(Ordering::Relaxed) {
+    fn check_usable(&self) -> Result<(), Error> {
+        match self.unusable.load(Ordering::Relaxed) {
             true => Err(Error::io("use the file", io::ErrorKind::NotFound.into())),
             false => Ok(()),
         }

@@ -15,7 +15,7 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Logs an error of the operating system, which is not sent to clients.
 pub(super) fn log_io_error(path: &FilePath, error: &Error) {
-    if let Error::Io { operation, source } = error {
+    if let Error::Io { operation, source } | Error::Exhausted { operation, source } = error {
         tracing::error!(file = path.as_str(), error = %source, "cannot {operation}");
     }
 }
@@ -36,7 +36,9 @@ impl From<Error> for Status {
         match error {
             Error::FilenameInvalid(_) => failure(&error).bad_field("filename", error.to_string()),
             Error::UploadIdInvalid(_) => failure(&error).bad_field("upload_id", error.to_string()),
-            Error::TooManyUploads => failure(&error).retry_after(RETRY_AFTER, error.to_string()),
+            Error::TooManyUploads | Error::Exhausted { .. } => {
+                failure(&error).retry_after(RETRY_AFTER, error.to_string())
+            }
             _ => failure(&error).status(error.to_string()),
         }
     }
@@ -84,6 +86,9 @@ fn failure(error: &Error) -> Failure {
         }
         Error::DiskFull => Failure::new(Code::ResourceExhausted, "DISK_FULL"),
         Error::TooManyUploads => Failure::new(Code::ResourceExhausted, "BUSY"),
+        Error::CallEnded => Failure::new(Code::Cancelled, "CALL_ENDED"),
+        Error::OtherFilesystem => Failure::new(Code::FailedPrecondition, "OTHER_FILESYSTEM"),
+        Error::Exhausted { .. } => Failure::new(Code::ResourceExhausted, "BUSY"),
         Error::Io { .. } => Failure::new(Code::Internal, "IO"),
     }
 }

@@ -28,7 +28,10 @@ use self::{
     zero_copy::ZeroCopyReads,
 };
 use super::{error::Error, principal::Principal, store::Store, upload::UploadId};
-use crate::pb::{self, file_controller_server::FileControllerServer};
+use crate::{
+    commit_point::CommitPoint,
+    pb::{self, file_controller_server::FileControllerServer},
+};
 
 /// The text of a Read that failed, part of the contract since its first version.
 const READ_FAILED: &str = "Error: read failed";
@@ -76,13 +79,16 @@ impl FileService {
         if let Some(&Oversize { size }) = request.extensions().get() {
             return Err(too_large(size));
         }
-        let principal = principal(&request);
+        let (principal, point) = (principal(&request), commit_point(&request));
         let pb::Files { filename, text } = request.into_inner();
         let path = principal.parse_path(&filename)?;
         if text.len() as u64 > MAX_TEXT_BYTES {
             return Err(too_large(text.len() as u64));
         }
-        let written = self.store.write_text(path.clone(), text).await;
+        let written = self
+            .store
+            .write_text_unless_ended(path.clone(), text, point)
+            .await;
         written.inspect_err(|error| log_io_error(&path, error))
     }
 
@@ -108,13 +114,13 @@ impl FileService {
     }
 
     async fn abort_upload(&self, request: Request<pb::AbortUploadRequest>) -> Result<(), Error> {
-        let principal = principal(&request);
+        let (principal, point) = (principal(&request), commit_point(&request));
         let request = request.into_inner();
         let path = principal.parse_path(&request.filename)?;
         let id: UploadId = request.upload_id.parse()?;
         let aborted = self
             .store
-            .abort_upload(path.clone(), id, principal.owner)
+            .abort_upload(path.clone(), id, principal.owner, point)
             .await;
         aborted.inspect_err(|error| log_io_error(&path, error))
     }
@@ -173,10 +179,10 @@ impl pb::file_controller_server::FileController for FileService {
         &self,
         request: Request<Streaming<pb::WriteStreamRequest>>,
     ) -> Result<Response<Self::WriteStreamStream>, Status> {
-        let principal = principal(&request);
+        let (principal, point) = (principal(&request), commit_point(&request));
         let (store, stop) = (self.store.clone(), self.stop.clone());
-        let responses =
-            UploadStream::spawn(store, principal, request.into_inner(), stop, &self.tasks);
+        let requests = request.into_inner();
+        let responses = UploadStream::spawn(store, principal, point, requests, stop, &self.tasks);
         Ok(Response::new(responses.boxed()))
     }
 
@@ -191,5 +197,10 @@ impl pb::file_controller_server::FileController for FileService {
 
 /// The principal that the server attached to the request, or the default without authentication.
 fn principal<T>(request: &Request<T>) -> Principal {
+    request.extensions().get().cloned().unwrap_or_default()
+}
+
+/// The commit point that the server attached to the request, or one that is never reached from outside.
+fn commit_point<T>(request: &Request<T>) -> CommitPoint {
     request.extensions().get().cloned().unwrap_or_default()
 }

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     checksum::Crc32c,
+    commit_point::{CommitPoint, EndOnDrop},
     failure::{BAD_REQUEST, Failure},
     files::{
         error::Error,
@@ -51,6 +52,8 @@ const STEP_AFTER_FINISH: &str = "nothing comes after finish";
 pub(super) struct UploadStream {
     store: Store,
     principal: Principal,
+    /// Ended when nobody waits for the responses any more.
+    point: CommitPoint,
     requests: Streaming<pb::WriteStreamRequest>,
     responses: mpsc::Sender<Result<pb::WriteStreamResponse, Status>>,
     /// Cancelled when the server stops waiting for uploads.
@@ -77,14 +80,17 @@ impl UploadStream {
     pub(super) fn spawn(
         store: Store,
         principal: Principal,
+        point: CommitPoint,
         requests: Streaming<pb::WriteStreamRequest>,
         stop: CancellationToken,
         tasks: &TaskTracker,
     ) -> impl Stream<Item = Result<pb::WriteStreamResponse, Status>> + use<> {
         let (responses, outgoing) = mpsc::channel(PROGRESS_CAPACITY + FINAL_ANSWERS);
+        let end = EndOnDrop(point.clone());
         let mut upload = Self {
             store,
             principal,
+            point,
             requests,
             responses,
             stop,
@@ -99,7 +105,11 @@ impl UploadStream {
         };
         let task = tasks.spawn(task.in_current_span());
         // A panic closes the channel without a result, which must not look like a pause.
-        let panicked = stream::once(task).filter_map(async |ended| {
+        let ended = async move {
+            let _end = end;
+            task.await
+        };
+        let panicked = stream::once(ended).filter_map(async |ended| {
             let failure = Failure::new(Code::Internal, "IO");
             ended
                 .err()
@@ -113,7 +123,7 @@ impl UploadStream {
         let open = self.recv_open().await?;
         let spec = upload_spec(open, &self.principal)?;
         let (path, id) = (spec.path.clone(), spec.id.clone());
-        let opened = self.store.open_upload(spec).await;
+        let opened = self.store.open_upload(spec, self.point.clone()).await;
         let mut upload = match opened.inspect_err(|error| log_io_error(&path, error))? {
             OpenOutcome::Committed(version) => return Ok(committed_state(&path, version)),
             OpenOutcome::Unfinished(upload, progress) => {

@@ -2,21 +2,58 @@
 
 use std::{io, sync::Arc};
 
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::{
+    sync::Semaphore,
+    task::{JoinError, spawn_blocking},
+};
 
-use crate::files::{error::Error, local::Local};
+use crate::files::error::Error;
 
-/// Runs `work` on a blocking thread.
-pub(super) async fn blocking<T: Send + 'static>(
-    local: &Arc<Local>,
-    work: impl FnOnce(&Local) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let local = Arc::clone(local);
-    join(spawn_blocking(move || work(&local))).await
+/// The number of reads at a time that wait for the disk.
+const MAX_READS: usize = 128;
+
+/// The number of writes, syncs and changes at a time. Many of them share a sync of the disk, so more at a time
+/// are faster. Together with the reads they are fewer than the threads of a runtime, which are 512.
+const MAX_WRITES: usize = 256;
+
+/// The threads of a store: those that read do not wait for those that write. Clones are the same pools.
+#[derive(Clone, Debug)]
+pub(super) struct Pools {
+    pub(super) reads: Pool,
+    pub(super) writes: Pool,
+}
+
+impl Default for Pools {
+    fn default() -> Self {
+        let pool = |threads| Pool(Arc::new(Semaphore::new(threads)));
+        Self {
+            reads: pool(MAX_READS),
+            writes: pool(MAX_WRITES),
+        }
+    }
+}
+
+/// A bounded number of threads.
+#[derive(Clone, Debug)]
+pub(super) struct Pool(Arc<Semaphore>);
+
+impl Pool {
+    /// Runs `work` on a thread. If the future is dropped before there is one, the work is never begun.
+    pub(super) async fn run<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let permit = self.0.acquire_owned().await;
+        let work = move || {
+            let _permit = permit;
+            work()
+        };
+        join(spawn_blocking(work)).await
+    }
 }
 
 /// Waits for the result of work on a blocking thread. A panic there continues here.
-pub(super) async fn join<T>(
+async fn join<T>(
     work: impl Future<Output = Result<Result<T, Error>, JoinError>>,
 ) -> Result<T, Error> {
     match work.await {

@@ -2,9 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use tokio::task::spawn_blocking;
-
-use super::blocking::join;
+use super::blocking::Pool;
 use crate::files::{error::Error, local::FileSnapshot, stats::StoreStats, version::Version};
 
 /// An open file. All reads see the version that was opened. Clones share the file.
@@ -12,12 +10,13 @@ use crate::files::{error::Error, local::FileSnapshot, stats::StoreStats, version
 pub(crate) struct OpenFile {
     file: Arc<FileSnapshot>,
     stats: Arc<StoreStats>,
+    reads: Pool,
 }
 
 impl OpenFile {
-    pub(super) fn new(file: FileSnapshot, stats: Arc<StoreStats>) -> Self {
+    pub(super) fn new(file: FileSnapshot, stats: Arc<StoreStats>, reads: Pool) -> Self {
         let file = Arc::new(file);
-        Self { file, stats }
+        Self { file, stats, reads }
     }
 
     /// The version that was opened.
@@ -53,10 +52,10 @@ impl OpenFile {
             return Ok(buffer);
         }
         let file = Arc::clone(&self.file);
-        join(spawn_blocking(move || {
+        let read = move || {
             file.read(offset + cached as u64, &mut buffer[part])?;
             Ok(buffer)
-        }))
-        .await
+        };
+        self.reads.clone().run(read).await
     }
 }

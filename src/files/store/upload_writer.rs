@@ -4,18 +4,18 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::{
-    task::{JoinHandle, spawn_blocking},
-    time::{Instant, sleep_until},
-};
+use futures::future::BoxFuture;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::blocking::{blocking, join};
+use super::blocking::Pool;
 use crate::{
     checksum::Crc32c,
+    commit_point::CommitPoint,
     files::{
         error::Error,
         local::{Local, UploadHandle},
+        path::FilePath,
         upload::Progress,
         version::Version,
     },
@@ -40,17 +40,28 @@ pub(crate) struct Chunk {
     pub(crate) bytes: Bytes,
 }
 
+/// The call that an upload's stream belongs to, and the file that it is about to replace.
+pub(super) struct UploadCall {
+    pub(super) path: FilePath,
+    pub(super) point: CommitPoint,
+}
+
+/// Work on one of the store's threads.
+type Work<T> = BoxFuture<'static, Result<T, Error>>;
+
 /// Writes an upload that one stream owns.
 pub(crate) struct UploadWriter {
     local: Arc<Local>,
+    writes: Pool,
     checkpoint_bytes: u64,
+    call: UploadCall,
     upload: Arc<UploadHandle>,
     superseded: CancellationToken,
     /// The chunks that are not being written yet.
     batch: Vec<Chunk>,
     batch_bytes: usize,
-    write: Option<JoinHandle<Result<(), Error>>>,
-    checkpoint: Option<JoinHandle<Result<Progress, Error>>>,
+    write: Option<Work<()>>,
+    checkpoint: Option<Work<Progress>>,
     /// The failure of a checkpoint, reported only after the current write succeeds: a chunk that makes the
     /// upload impossible fails the checkpoint as well, and the chunk's failure is the cause.
     checkpoint_error: Option<Error>,
@@ -69,13 +80,17 @@ pub(crate) struct UploadWriter {
 impl UploadWriter {
     pub(super) fn new(
         local: Arc<Local>,
+        writes: Pool,
         checkpoint_bytes: u64,
+        call: UploadCall,
         upload: UploadHandle,
         superseded: CancellationToken,
     ) -> Self {
         Self {
             local,
+            writes,
             checkpoint_bytes,
+            call,
             upload: Arc::new(upload),
             superseded,
             batch: Vec::new(),
@@ -143,7 +158,7 @@ impl UploadWriter {
     pub(crate) async fn pause(&mut self) -> Result<Progress, Error> {
         self.flush().await?;
         let upload = Arc::clone(&self.upload);
-        join(spawn_blocking(move || upload.checkpoint())).await
+        self.run(move || upload.checkpoint()).await
     }
 
     /// Makes durable what is valid after a failure. Fails if a chunk received before the failure is invalid.
@@ -160,12 +175,19 @@ impl UploadWriter {
         size: u64,
         crc32c: Option<Crc32c>,
     ) -> Result<Version, Error> {
+        let target = self.local.target(self.call.path.clone());
+        let turn = self.local.next_turn(self.call.point.clone());
         self.flush().await?;
-        let upload = Arc::clone(&self.upload);
-        blocking(&self.local, move |local| {
-            local.finish_upload(&upload, size, crc32c)
-        })
-        .await
+        let (local, upload) = (Arc::clone(&self.local), Arc::clone(&self.upload));
+        self.run(move || local.finish_upload(&upload, (&target, &turn), size, crc32c))
+            .await
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Work<T> {
+        Box::pin(self.writes.clone().run(work))
     }
 
     /// Whether enough bytes are written for a checkpoint.
@@ -188,7 +210,7 @@ impl UploadWriter {
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         let upload = Arc::clone(&self.upload);
-        self.write = Some(spawn_blocking(move || {
+        self.write = Some(self.run(move || {
             batch
                 .into_iter()
                 .try_for_each(|chunk| upload.append(chunk.offset, chunk.crc32c, &chunk.bytes))
@@ -203,7 +225,7 @@ impl UploadWriter {
             let has_rest = self.received > self.written;
             self.due = has_rest.then(|| Instant::now() + CHECKPOINT_INTERVAL);
             let upload = Arc::clone(&self.upload);
-            self.checkpoint = Some(spawn_blocking(move || upload.checkpoint()));
+            self.checkpoint = Some(self.run(move || upload.checkpoint()));
         }
     }
 
@@ -245,9 +267,9 @@ impl UploadWriter {
 }
 
 /// Waits for the result of a running task. Never completes without one.
-async fn join_or_pending<T>(work: &mut Option<JoinHandle<Result<T, Error>>>) -> Result<T, Error> {
+async fn join_or_pending<T>(work: &mut Option<Work<T>>) -> Result<T, Error> {
     match work {
-        Some(work) => join(work).await,
+        Some(work) => work.await,
         None => std::future::pending().await,
     }
 }

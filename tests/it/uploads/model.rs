@@ -132,7 +132,13 @@ impl World {
                     upload_id: plan.upload_id,
                 };
                 let aborted = self.files.abort_upload(request).await;
-                if self.model.get(&id).is_some_and(|known| !known.finished) {
+                // Nothing is left of a stream that sent no byte.
+                let exists = |known: &Known| known.accepted > 0 || self.streams.contains_key(&id);
+                if self
+                    .model
+                    .get(&id)
+                    .is_some_and(|known| !known.finished && exists(known))
+                {
                     aborted.unwrap();
                     self.model.remove(&id);
                     if let Some(mut stream) = self.streams.remove(&id) {

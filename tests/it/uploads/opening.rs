@@ -250,12 +250,10 @@ async fn committed_result_survives_crash_and_replacement() {
     server.stop();
     server.wait_stopped().await;
     let root = server.into_root();
-    let mut staged = fs::read_dir(root.path().join(".muxs/uploads")).unwrap();
-    let journal = staged.next().unwrap().unwrap().path();
-    let entries = fs::read_to_string(&journal).unwrap();
-    let result = entries.trim_end().rfind('\n').unwrap() + 1;
-    assert!(entries[result..].contains("Committed"));
-    fs::write(&journal, &entries[..result]).unwrap();
+    let mut results = fs::read_dir(root.path().join(".muxs/results")).unwrap();
+    let result = results.next().unwrap().unwrap();
+    let pending = root.path().join(".muxs/commits").join(result.file_name());
+    fs::rename(result.path(), pending).unwrap();
     // A lock file with content marks a crash.
     fs::write(root.path().join(".muxs/lock"), "1").unwrap();
 

@@ -55,6 +55,24 @@ pub(crate) struct FileArgs {
     )]
     max_uploads: usize,
 
+    /// Unfinished uploads that may be there at a time, those included whose client is gone
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "MUXS_MAX_UNFINISHED_UPLOADS",
+        default_value = "10000"
+    )]
+    max_unfinished_uploads: usize,
+
+    /// The same for each caller, on a server that requires access tokens
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "MUXS_MAX_UNFINISHED_UPLOADS_PER_OWNER",
+        default_value = "1000"
+    )]
+    max_unfinished_uploads_per_owner: usize,
+
     /// Send files in chunks of this size, at most 1MiB, to clients that have no wish
     #[arg(
         long,
@@ -81,6 +99,8 @@ impl FileArgs {
                 None => defaults.max_upload_bytes,
             },
             max_open_uploads: self.max_uploads,
+            max_unfinished_uploads: self.max_unfinished_uploads,
+            max_unfinished_uploads_per_owner: self.max_unfinished_uploads_per_owner,
         }
     }
 }

@@ -1,7 +1,6 @@
-//! The files of all uploads, in one directory.
+//! The files of unfinished uploads, in one directory.
 
 use std::{
-    collections::HashSet,
     io,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -13,6 +12,7 @@ use rustix::io::Errno;
 use crate::files::{
     error::Error,
     local::{
+        disk,
         staged::StagedFile,
         uploads::{
             journal::{Journal, JournalState},
@@ -23,8 +23,8 @@ use crate::files::{
     upload::UploadSpec,
 };
 
-/// The directory of the uploads' files.
-#[derive(Debug)]
+/// The directory of the uploads' files. Clones are the same directory.
+#[derive(Clone, Debug)]
 pub(super) struct UploadDir(Arc<Dir>);
 
 impl UploadDir {
@@ -32,24 +32,25 @@ impl UploadDir {
         Self(Arc::new(dir))
     }
 
-    /// Creates the files of an upload, in place of existing ones.
-    pub(super) fn create(
+    /// Creates the file for the bytes of an upload.
+    pub(super) fn create_data(&self, key: &UploadKey) -> Result<StagedFile, Error> {
+        StagedFile::create(&self.0, key.data_name())
+    }
+
+    /// Creates the journal of an upload.
+    pub(super) fn create_journal(
         &self,
         key: &UploadKey,
         spec: &UploadSpec,
-    ) -> Result<(Journal, StagedFile), Error> {
-        self.remove(key);
-        let journal = Journal::create(&self.0, key.journal_name(), spec)?;
-        let data = StagedFile::create(&self.0, key.data_name())?;
-        Ok((journal, data))
+    ) -> Result<Journal, Error> {
+        Journal::create(&self.0, key.journal_name(), spec)
     }
 
     /// Counts the unfinished uploads on the disk and their bytes.
     pub(super) fn staged(&self) -> Result<StagedStats, Error> {
-        let cannot = |error| Error::io("look at the uploads", error);
         let mut staged = StagedStats::default();
-        for entry in self.0.entries().map_err(cannot)? {
-            let entry = entry.map_err(cannot)?;
+        for entry in disk::list(&self.0).map_err(cannot_list)? {
+            let entry = entry.map_err(cannot_list)?;
             let name = entry.file_name();
             // A file that is gone by now belonged to an upload that was committed or aborted meanwhile.
             if name.to_str().and_then(UploadKey::from_data_name).is_some()
@@ -62,18 +63,20 @@ impl UploadDir {
         Ok(staged)
     }
 
-    /// Lists the uploads on the disk, and removes all other files.
-    pub(super) fn keys(&self) -> Result<HashSet<UploadKey>, Error> {
-        let cannot = |error| Error::io("look at the uploads", error);
-        let mut keys = HashSet::new();
-        for entry in self.0.entries().map_err(cannot)? {
-            let name = entry.map_err(cannot)?.file_name();
-            match name.to_str().and_then(UploadKey::from_file_name) {
-                Some(key) => drop(keys.insert(key)),
-                None => remove(&self.0, &name.to_string_lossy()),
+    /// Lists the uploads on the disk, some of them twice, and removes all other files.
+    pub(super) fn keys(&self) -> Result<impl Iterator<Item = Result<UploadKey, Error>>, Error> {
+        let entries = disk::list(&self.0).map_err(cannot_list)?;
+        Ok(entries.filter_map(|entry| match entry {
+            Ok(entry) => {
+                let name = entry.file_name();
+                let key = name.to_str().and_then(UploadKey::from_file_name);
+                if key.is_none() {
+                    remove_entry(&self.0, &name.to_string_lossy());
+                }
+                key.map(Ok)
             }
-        }
-        Ok(keys)
+            Err(error) => Some(Err(cannot_list(error))),
+        }))
     }
 
     /// Replays the journal of an upload. None if it is missing or damaged.
@@ -97,31 +100,62 @@ impl UploadDir {
         }))
     }
 
-    /// Whether both files of the upload exist.
-    pub(super) fn is_unfinished(&self, key: &UploadKey) -> bool {
-        let exists = |name| self.0.symlink_metadata(name).is_ok();
-        exists(key.journal_name()) && exists(key.data_name())
+    /// Whether the bytes of an upload are still staged.
+    pub(super) fn has_data(&self, key: &UploadKey) -> Result<bool, Error> {
+        self.has(&key.data_name())
     }
 
-    /// Whether the upload was last touched more than `ttl` ago, or has no journal.
-    pub(super) fn has_expired(&self, key: &UploadKey, ttl: Duration) -> bool {
-        let journal = self.0.symlink_metadata(key.journal_name());
-        let Ok(touched_at) = journal.and_then(|journal| journal.modified()) else {
-            return true;
+    /// Whether the upload has a journal.
+    pub(super) fn has_journal(&self, key: &UploadKey) -> Result<bool, Error> {
+        self.has(&key.journal_name())
+    }
+
+    fn has(&self, name: &str) -> Result<bool, Error> {
+        match disk::lstat(&self.0, name) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io("look at the upload", error)),
+        }
+    }
+
+    /// Whether the upload was last touched more than `ttl` before `now`, or has no journal.
+    pub(super) fn has_expired(
+        &self,
+        key: &UploadKey,
+        now: SystemTime,
+        ttl: Duration,
+    ) -> Result<bool, Error> {
+        let name = key.journal_name();
+        let cannot = |error| Error::io("look at the upload", error);
+        let journal = match disk::lstat(&self.0, &name) {
+            Ok(journal) => journal,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) => return Err(cannot(error)),
         };
-        let age = SystemTime::now().duration_since(touched_at.into_std());
-        age.is_ok_and(|age| age > ttl)
+        let touched_at = journal.modified().map_err(cannot)?.into_std();
+        match now.duration_since(touched_at) {
+            Ok(age) => Ok(age > ttl),
+            // A stamp of the future would keep the upload until then.
+            Err(_) => {
+                disk::set_mtime_of(&self.0, &name, now).map_err(cannot)?;
+                Ok(false)
+            }
+        }
     }
 
-    /// Removes both files of an upload.
+    /// Removes both files of an upload. A removal that fails is repeated by the next sweep.
     pub(super) fn remove(&self, key: &UploadKey) {
         for name in [key.journal_name(), key.data_name()] {
-            remove(&self.0, &name);
+            remove_entry(&self.0, &name);
         }
     }
 }
 
-/// Treats a missing or permanently unreadable file as None. Other errors may be transient and are returned.
+fn cannot_list(error: io::Error) -> Error {
+    Error::io("look at the uploads", error)
+}
+
+/// Treats a missing file, or one that is no file, as None. Other errors may be transient and are returned.
 fn none_if_damaged<T>(loaded: io::Result<Option<T>>) -> Result<Option<T>, Error> {
     match loaded {
         Ok(loaded) => Ok(loaded),
@@ -134,14 +168,14 @@ fn is_damage(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory
-    ) || matches!(Errno::from_io_error(error), Some(Errno::IO | Errno::LOOP))
+    ) || Errno::from_io_error(error) == Some(Errno::LOOP)
 }
 
-/// Removes a directory entry of any kind. If the removal fails, the next sweep repeats it.
-fn remove(dir: &Dir, name: &str) {
-    if let Err(error) = dir.remove_file(name)
+/// Removes a directory entry of any kind.
+fn remove_entry(dir: &Dir, name: &str) {
+    if let Err(error) = disk::unlink(dir, name)
         && error.kind() == io::ErrorKind::IsADirectory
     {
-        let _ = dir.remove_dir_all(name);
+        let _ = disk::remove_tree(dir, name);
     }
 }

@@ -1,4 +1,4 @@
-//! The journal of an upload: its spec, its durable prefix, and its result.
+//! The journal of an unfinished upload: its spec and its durable prefix.
 //!
 //! Each entry is a line of JSON behind its checksum. A torn or damaged line ends the journal; all entries
 //! before it are valid.
@@ -12,9 +12,8 @@ use crate::{
     checksum::{Crc32c, Prefix},
     files::{
         error::Error,
-        local::{fsync::fsync_dir, staged::StagedFile},
+        local::{disk, staged::StagedFile},
         upload::{Precondition, UploadSpec},
-        version::Version,
     },
 };
 
@@ -33,16 +32,6 @@ pub(super) struct Journal {
 pub(super) struct JournalState {
     pub(super) spec: UploadSpec,
     pub(super) persisted: Prefix,
-    pub(super) outcome: Option<Outcome>,
-}
-
-/// The result of an upload.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// The commit of this version began, and may have reached its rename or not.
-    Committing(Version),
-    /// The file is in place.
-    Committed(Version),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,13 +49,6 @@ enum Entry {
         size: u64,
         crc32c: u32,
     },
-    Committing {
-        size: u64,
-        crc32c: u32,
-        etag: String,
-        modified_at: SystemTime,
-    },
-    Committed,
 }
 
 impl Journal {
@@ -118,32 +100,12 @@ impl Journal {
 
     /// Records that this prefix is durable.
     pub(super) fn record_persisted(&mut self, prefix: Prefix) -> Result<(), Error> {
+        let length_before = self.length;
         self.append(&Entry::Persisted {
             size: prefix.len,
             crc32c: prefix.crc32c.value(),
         })?;
-        self.sync()
-    }
-
-    /// Records that this prefix is durable, is the whole file, and is about to become `version`.
-    pub(super) fn record_committing(
-        &mut self,
-        prefix: Prefix,
-        version: &Version,
-    ) -> Result<(), Error> {
-        self.append(&Entry::Committing {
-            size: prefix.len,
-            crc32c: prefix.crc32c.value(),
-            etag: version.etag.clone(),
-            modified_at: version.modified_at,
-        })?;
-        self.sync()
-    }
-
-    /// Records that the file is in place.
-    pub(super) fn record_committed(&mut self) -> Result<(), Error> {
-        self.append(&Entry::Committed)?;
-        self.sync()
+        self.sync(length_before)
     }
 
     /// Restarts the upload's time to live, which counts from the mtime of the journal.
@@ -164,11 +126,19 @@ impl Journal {
         Ok(())
     }
 
-    /// Makes the entries durable, and the names of the journal and of the files created before it.
-    fn sync(&mut self) -> Result<(), Error> {
-        self.file.sync()?;
+    /// Makes the entries durable, and the names of the journal and of the files created before it. After a
+    /// failure the journal ends before the last entry: it may be in memory only.
+    fn sync(&mut self, length_before: u64) -> Result<(), Error> {
+        let synced = self.file.sync().and_then(|()| self.sync_dir());
+        if synced.is_err() && self.file.truncate(length_before).is_err() {
+            self.file.remove();
+        }
+        synced
+    }
+
+    fn sync_dir(&mut self) -> Result<(), Error> {
         if !self.dir_synced {
-            fsync_dir(self.file.dir()).map_err(|error| {
+            disk::fsync_dir(self.file.dir()).map_err(|error| {
                 // As with a failed sync of a file, the success of a second sync would prove nothing.
                 self.file.remove();
                 Error::io("make the folder durable", error)
@@ -203,44 +173,17 @@ impl Entry {
                 *state = Some(JournalState {
                     spec,
                     persisted: Prefix::default(),
-                    outcome: None,
                 });
             }
             (Self::Persisted { size, crc32c }, Some(state)) => {
-                state.persisted = prefix(size, crc32c);
+                state.persisted = Prefix {
+                    len: size,
+                    crc32c: crc32c.into(),
+                };
             }
-            (
-                Self::Committing {
-                    size,
-                    crc32c,
-                    etag,
-                    modified_at,
-                },
-                Some(state),
-            ) => {
-                state.persisted = prefix(size, crc32c);
-                state.outcome = Some(Outcome::Committing(Version {
-                    size,
-                    etag,
-                    modified_at,
-                    crc32c: Some(crc32c.into()),
-                }));
-            }
-            (Self::Committed, Some(state)) => match state.outcome.take()? {
-                Outcome::Committing(version) | Outcome::Committed(version) => {
-                    state.outcome = Some(Outcome::Committed(version));
-                }
-            },
             (Self::Opened { .. }, Some(_)) | (_, None) => return None,
         }
         Some(())
-    }
-}
-
-fn prefix(len: u64, crc32c: u32) -> Prefix {
-    Prefix {
-        len,
-        crc32c: crc32c.into(),
     }
 }
 

@@ -1,32 +1,41 @@
 //! Resumable uploads on the disk.
 //!
-//! An upload is two files, named by its [`UploadKey`]: `.data` holds the received bytes, `.journal` the spec,
-//! the durable prefix and the result. The journal is created first and removed first, so bytes without a
-//! journal are garbage. Its mtime is the time from which the upload's time to live counts.
+//! An unfinished upload is two files, named by its [`UploadKey`]: `.data` holds the received bytes, `.journal` the
+//! spec and the durable prefix. The journal is removed first, so bytes without a journal are garbage. Its
+//! mtime is the time from which the upload's time to live counts. A finished upload is a record in `outcomes`.
 
 mod directory;
 mod journal;
 mod key;
+mod outcomes;
 mod partial;
 mod registry;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use cap_std::fs::Dir;
 
-pub(crate) use self::registry::OnSuperseded;
+pub(crate) use self::registry::{OnSuperseded, UploadRef};
 use self::{
     directory::UploadDir,
-    journal::{Journal, Outcome},
     key::UploadKey,
+    outcomes::{Outcome, Outcomes, PendingCommit},
     partial::PartialUpload,
-    registry::{SlotRef, UploadRegistry},
+    registry::{UploadLimits, UploadRegistry},
 };
 use crate::{
     checksum::{Crc32c, Prefix},
     files::{
         error::Error,
-        local::{commit::Committer, staged::StagedFile},
+        local::{
+            clock::RunningClock,
+            commit::{Candidate, Committer},
+            folders::Folders,
+            turn::{Target, Turn},
+        },
         path::FilePath,
         settings::Settings,
         stats::{StagedStats, StoreStats},
@@ -38,10 +47,19 @@ use crate::{
 /// Bounds the time to live, so that adding it to the present does not overflow.
 const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
+/// The directories of the uploads.
+pub(super) struct UploadDirs {
+    pub(super) uploads: Dir,
+    pub(super) commits: Dir,
+    pub(super) results: Dir,
+}
+
 /// The uploads below one root.
 #[derive(Debug)]
 pub(super) struct Uploads {
     dir: UploadDir,
+    outcomes: Outcomes,
+    clock: Arc<RunningClock>,
     ttl: Duration,
     max_bytes: u64,
     registry: UploadRegistry,
@@ -60,8 +78,10 @@ pub(crate) enum OpenedUpload {
 ///
 /// Dropping the handle leaves the durable prefix.
 pub(crate) struct UploadHandle {
-    slot: SlotRef,
+    upload: UploadRef,
     epoch: u64,
+    clock: Arc<RunningClock>,
+    ttl: Duration,
 }
 
 impl UploadHandle {
@@ -72,31 +92,111 @@ impl UploadHandle {
         crc32c: Option<Crc32c>,
         bytes: &[u8],
     ) -> Result<(), Error> {
-        let ownership = self.slot.shared();
-        ownership
-            .check_epoch(self.epoch)?
-            .append(offset, crc32c, bytes)
+        let ownership = self.upload.shared();
+        let upload = ownership.check_epoch(self.epoch)?;
+        let was_staged = upload.is_staged();
+        let appended = upload.append(offset, crc32c, bytes);
+        if upload.is_staged() != was_staged {
+            self.upload.set_stored(true);
+        }
+        if appended.as_ref().is_err_and(is_final) {
+            upload.remove();
+            self.upload.set_stored(false);
+        }
+        appended
     }
 
     /// Makes durable at least the prefix that was accepted before the call. Chunks can be appended meanwhile.
     pub(crate) fn checkpoint(&self) -> Result<Progress, Error> {
-        let ownership = self.slot.shared();
+        let ownership = self.upload.shared();
         let upload = ownership.check_epoch(self.epoch)?;
-        upload.checkpoint()?;
-        upload.progress()
+        let persisted = upload.checkpoint(self.clock.now())?;
+        Ok(self.progress(persisted))
+    }
+
+    fn progress(&self, persisted: Prefix) -> Progress {
+        let expires_at = SystemTime::now() + self.ttl;
+        Progress {
+            persisted,
+            expires_at,
+        }
     }
 }
 
 impl Uploads {
-    /// Manages the uploads in `dir`.
-    pub(super) fn new(dir: Dir, settings: &Settings, stats: Arc<StoreStats>) -> Self {
-        Self {
-            dir: UploadDir::new(dir),
+    /// Manages the uploads in `dirs`. Reads the names of the unfinished ones only.
+    pub(super) fn recover(
+        dirs: UploadDirs,
+        folders: &Folders,
+        clock: RunningClock,
+        settings: &Settings,
+        stats: Arc<StoreStats>,
+    ) -> Result<Self, Error> {
+        let cannot = |error| Error::io("look at the uploads", error);
+        let uploads = Self {
+            dir: UploadDir::new(dirs.uploads),
+            outcomes: Outcomes::new(folders, dirs.commits, dirs.results).map_err(cannot)?,
+            clock: Arc::new(clock),
             ttl: settings.upload_ttl.min(MAX_TTL),
             max_bytes: settings.max_upload_bytes,
-            registry: UploadRegistry::new(settings.max_open_uploads),
+            registry: UploadRegistry::new(UploadLimits {
+                open: settings.max_open_uploads,
+                unfinished: settings.max_unfinished_uploads,
+                unfinished_per_owner: settings.max_unfinished_uploads_per_owner,
+            }),
             stats,
+        };
+        for key in uploads.outcomes.all_pending()? {
+            uploads.decide(&key)?;
         }
+        for key in uploads.dir.keys()? {
+            uploads.registry.add_stored(&key?);
+        }
+        Ok(uploads)
+    }
+
+    /// Decides a commit that a crash interrupted.
+    fn decide(&self, key: &UploadKey) -> Result<(), Error> {
+        match self.dir.has_data(key)? {
+            true => self.outcomes.cancel(key),
+            false => self.complete(key),
+        }
+    }
+
+    /// Records that a commit is done.
+    fn complete(&self, key: &UploadKey) -> Result<(), Error> {
+        let completed = self.outcomes.complete(key);
+        completed.map_err(|error| Error::io("record the commit", error))?;
+        self.dir.remove(key);
+        Ok(())
+    }
+
+    /// Takes a reference to the upload of a stream, before it waits for a thread.
+    pub(super) fn open_ref(&self, spec: &UploadSpec) -> Result<UploadRef, Error> {
+        if let Some(size) = spec.size
+            && size > self.max_bytes
+        {
+            self.stats.uploads.too_large.add(1);
+            return Err(Error::UploadTooLarge {
+                limit: self.max_bytes,
+                size,
+            });
+        }
+        let upload = self.registry.open(UploadKey::of_spec(spec));
+        upload.ok_or_else(|| {
+            self.stats.uploads.refused.add(1);
+            Error::TooManyUploads
+        })
+    }
+
+    /// Takes a reference to the upload that a call is about to abort.
+    pub(super) fn abort_ref(
+        &self,
+        path: &FilePath,
+        id: &UploadId,
+        owner: Option<&str>,
+    ) -> UploadRef {
+        self.registry.acquire(UploadKey::of(path, id, owner))
     }
 
     /// Opens a new or existing upload, and takes it over from the stream that owns it.
@@ -106,180 +206,225 @@ impl Uploads {
     pub(super) fn open(
         &self,
         committer: &Committer,
+        upload: UploadRef,
         spec: UploadSpec,
+        turn: &Turn,
         on_superseded: OnSuperseded,
     ) -> Result<OpenedUpload, Error> {
-        let limit = self.max_bytes;
-        if let Some(size) = spec.size
-            && size > limit
-        {
-            self.stats.uploads.too_large.add(1);
-            return Err(Error::UploadTooLarge { limit, size });
+        let mut ownership = upload.exclusive();
+        ownership.check_turn(turn)?;
+        if let Some(outcome) = self.outcome(committer, &upload.key)? {
+            return match outcome.is_of(&spec) {
+                true => Ok(OpenedUpload::Committed(outcome.into_version())),
+                false => Err(Error::UploadMismatch),
+            };
         }
-        let Some(slot) = self.registry.try_acquire(UploadKey::of_spec(&spec)) else {
-            self.stats.uploads.refused.add(1);
-            return Err(Error::TooManyUploads);
-        };
-        let mut ownership = slot.exclusive();
-        if let Some(upload) = &ownership.upload
-            && upload.spec == spec
-        {
-            // Keeps all accepted bytes. A failure has removed the upload, and the client starts again at
-            // zero.
-            let _ = upload.checkpoint();
-        }
-        let mut found = None;
-        if let Some((mut journal, state)) = self.dir.load_journal(&slot.key)? {
-            if state.spec != spec {
+        if let Some(previous) = &ownership.upload {
+            if previous.spec != spec {
                 return Err(Error::UploadMismatch);
             }
-            if let Some(outcome) = state.outcome
-                && let Some(version) =
-                    resolve_outcome(committer, &spec.path, outcome, &mut journal)?
-            {
-                return Ok(OpenedUpload::Committed(version));
-            }
-            found = Some((journal, state.persisted));
+            // Keeps all accepted bytes. After a failure, the client sends them again.
+            let _ = previous.checkpoint(self.clock.now());
+        }
+        let found = self.dir.load_journal(&upload.key)?;
+        if let Some((_, state)) = &found
+            && state.spec != spec
+        {
+            return Err(Error::UploadMismatch);
         }
         committer.check_precondition(&spec.path, &spec.precondition)?;
+        turn.check_live()?;
         let counts = &self.stats.uploads;
-        if ownership.take_over(Some(on_superseded)) {
+        if ownership.take_over(turn, Some(on_superseded)) {
             counts.superseded.add(1);
         }
-        let (upload, count) = match self.resume(&slot.key, found, &spec)? {
-            Some(upload) => (upload, &counts.resumed),
-            None => (self.create(&slot.key, spec)?, &counts.begun),
+        let (key, dir) = (upload.key.clone(), self.dir.clone());
+        let stats = Arc::clone(&self.stats);
+        let mut partial = PartialUpload::new(spec, key, dir, self.max_bytes, stats);
+        let data = match &found {
+            Some((_, state)) => self.dir.load_data(&upload.key, state.persisted.len)?,
+            None => None,
         };
-        let progress = upload.progress()?;
-        count.add(1);
-        ownership.upload = Some(upload);
+        match (found, data) {
+            (Some((journal, state)), Some(data)) => {
+                partial = partial.resumed(state.persisted, data, journal);
+                counts.resumed.add(1);
+            }
+            _ => {
+                self.dir.remove(&upload.key);
+                upload.set_stored(false);
+                counts.begun.add(1);
+            }
+        }
+        let persisted = partial.checkpoint(self.clock.now())?;
+        ownership.upload = Some(partial);
         let epoch = ownership.epoch;
         drop(ownership);
-        Ok(OpenedUpload::Unfinished(
-            UploadHandle { slot, epoch },
-            progress,
-        ))
-    }
-
-    /// Opens the data of an existing upload. None if there is no journal, or the data is missing or damaged.
-    fn resume(
-        &self,
-        key: &UploadKey,
-        found: Option<(Journal, Prefix)>,
-        spec: &UploadSpec,
-    ) -> Result<Option<PartialUpload>, Error> {
-        let Some((journal, persisted)) = found else {
-            return Ok(None);
+        let (clock, ttl) = (Arc::clone(&self.clock), self.ttl);
+        let handle = UploadHandle {
+            upload,
+            epoch,
+            clock,
+            ttl,
         };
-        let data = self.dir.load_data(key, persisted.len)?;
-        Ok(data.map(|data| self.partial_upload(spec.clone(), data, journal, persisted)))
+        let progress = handle.progress(persisted);
+        Ok(OpenedUpload::Unfinished(handle, progress))
     }
 
-    fn create(&self, key: &UploadKey, spec: UploadSpec) -> Result<PartialUpload, Error> {
-        let (journal, data) = self.dir.create(key, &spec)?;
-        Ok(self.partial_upload(spec, data, journal, Prefix::default()))
-    }
-
-    fn partial_upload(
-        &self,
-        spec: UploadSpec,
-        data: StagedFile,
-        journal: Journal,
-        persisted: Prefix,
-    ) -> PartialUpload {
-        let stats = Arc::clone(&self.stats);
-        PartialUpload::new(
-            spec,
-            data,
-            journal,
-            persisted,
-            self.max_bytes,
-            self.ttl,
-            stats,
-        )
+    /// The outcome of a finished upload.
+    fn outcome(&self, committer: &Committer, key: &UploadKey) -> Result<Option<Outcome>, Error> {
+        if let Some(outcome) = self.outcomes.result(key)? {
+            return Ok(Some(outcome));
+        }
+        // A failure came between the rename and the result.
+        match self.outcomes.pending(key)? {
+            Some(outcome) if !self.dir.has_data(key)? => {
+                committer.sync_filesystem()?;
+                self.complete(key)?;
+                Ok(Some(outcome))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Commits an upload if its size and checksum match.
     ///
-    /// When this returns, the file is durable, and its result is in the journal unless the disk failed.
+    /// When this returns, the file is durable, and so is its result.
     pub(super) fn finish(
         &self,
         committer: &Committer,
-        upload: &UploadHandle,
+        handle: &UploadHandle,
+        (target, turn): (&Target, &Turn),
         size: u64,
         crc32c: Option<Crc32c>,
     ) -> Result<Version, Error> {
-        let mut ownership = upload.slot.exclusive();
-        let partial = ownership.check_epoch(upload.epoch)?;
-        let version = partial.finish(committer, size, crc32c)?;
+        let upload = &handle.upload;
+        let mut ownership = upload.exclusive();
+        let partial = ownership.check_epoch(handle.epoch)?;
+        let committed = partial.complete(size, crc32c).and_then(|(staged, crc32c)| {
+            let candidate = Candidate {
+                staged: &staged,
+                crc32c,
+                target,
+                turn,
+                precondition: &partial.spec.precondition,
+            };
+            let mut record = PendingCommit {
+                outcomes: &self.outcomes,
+                key: &upload.key,
+                spec: &partial.spec,
+                now: self.clock.now(),
+                change: None,
+            };
+            committer.commit(&candidate, &mut record)
+        });
+        let committed = match committed {
+            Ok(committed) => committed,
+            Err(error) => {
+                if is_final(&error) {
+                    partial.remove();
+                    upload.set_stored(false);
+                }
+                return Err(error);
+            }
+        };
+        if committed.is_overtaken {
+            // Later than the call that overtook this one, the bytes would come back as an unfinished upload.
+            let completed = self.outcomes.complete(&upload.key);
+            completed.map_err(|error| Error::io("record the commit", error))?;
+            self.outcomes.sync()?;
+            partial.remove();
+        }
+        let synced = committed.sync();
+        if synced.is_ok() && !committed.is_overtaken {
+            // Without the result, the record of the commit still leads to it.
+            let _ = self.outcomes.complete(&upload.key);
+            partial.remove_journal();
+        }
         ownership.upload = None;
+        upload.set_stored(false);
+        synced?;
         self.stats.uploads.committed.add(1);
-        Ok(version)
+        Ok(committed.version)
     }
 
-    /// Removes an unfinished upload, and supersedes the stream that owns it.
+    /// Removes an unfinished upload, and supersedes the stream that owns it. Forgets the result of a finished one.
     pub(super) fn abort(
         &self,
         committer: &Committer,
-        path: &FilePath,
-        id: &UploadId,
-        owner: Option<&str>,
+        upload: &UploadRef,
+        turn: &Turn,
     ) -> Result<(), Error> {
-        let slot = self.registry.acquire(UploadKey::of(path, id, owner));
-        let mut ownership = slot.exclusive();
-        let (mut journal, state) = self
-            .dir
-            .load_journal(&slot.key)?
-            .ok_or(Error::UploadNotFound)?;
-        if let Some(outcome) = state.outcome
-            && resolve_outcome(committer, path, outcome, &mut journal)?.is_some()
-        {
-            self.dir.remove(&slot.key);
+        let mut ownership = upload.exclusive();
+        ownership.check_turn(turn)?;
+        turn.act()?;
+        if self.outcome(committer, &upload.key)?.is_some() {
+            ownership.take_over(turn, None);
+            self.outcomes.forget(&upload.key)?;
             return Err(Error::UploadNotFound);
         }
-        ownership.take_over(None);
-        self.dir.remove(&slot.key);
+        let is_stored = self.dir.has_data(&upload.key)?;
+        if !is_stored && ownership.upload.is_none() {
+            return Err(Error::UploadNotFound);
+        }
+        ownership.take_over(turn, None);
+        self.dir.remove(&upload.key);
+        upload.set_stored(false);
         self.stats.uploads.aborted.add(1);
         Ok(())
     }
 
-    /// Records the results of uploads whose commit a crash interrupted. Once a client replaces such a file,
-    /// its result can no longer be determined.
-    pub(super) fn recover_outcomes(&self, committer: &Committer) -> Result<(), Error> {
+    /// Removes expired uploads that are not in use, expired results, and all files that belong to no upload. One
+    /// that cannot be looked at stays, and the others are removed all the same.
+    pub(super) fn sweep(&self) -> Result<(), Error> {
+        let mut failure = None;
         for key in self.dir.keys()? {
-            if let Ok(Some((mut journal, state))) = self.dir.load_journal(&key)
-                && let Some(outcome) = state.outcome
-            {
-                // A failure occurs again, and is reported, when a client opens the upload.
-                let _ = resolve_outcome(committer, &state.spec.path, outcome, &mut journal);
+            if let Err(error) = self.sweep_upload(self.registry.acquire(key?)) {
+                failure.get_or_insert(error);
             }
+        }
+        for key in self.outcomes.all_results()? {
+            if let Err(error) = self.sweep_result(self.registry.acquire(key?)) {
+                failure.get_or_insert(error);
+            }
+        }
+        let saved = self.clock.save();
+        saved.map_err(|error| Error::io("save the clock", error))?;
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn sweep_upload(&self, upload: UploadRef) -> Result<(), Error> {
+        if !upload.is_only() {
+            return Ok(());
+        }
+        // A stream that opens the upload from here on waits for the result.
+        let ownership = upload.exclusive();
+        let key = &upload.key;
+        if ownership.upload.is_none() && self.dir.has_expired(key, self.clock.now(), self.ttl)? {
+            if self.dir.has_journal(key)? {
+                self.stats.uploads.expired.add(1);
+            }
+            self.dir.remove(key);
+            upload.set_stored(false);
         }
         Ok(())
     }
 
-    /// Removes expired uploads that are not in use, and all files that belong to no upload.
-    pub(super) fn sweep(&self) -> Result<(), Error> {
-        for key in self.dir.keys()? {
-            let slot = self.registry.acquire(key);
-            if !slot.is_only() {
-                continue;
-            }
-            // A stream that opens the upload from here on waits for the result.
-            let ownership = slot.exclusive();
-            if ownership.upload.is_none() && self.dir.has_expired(&slot.key, self.ttl) {
-                // Most expired journals hold the result of a committed upload, which does not count.
-                if self.dir.is_unfinished(&slot.key) {
-                    self.stats.uploads.expired.add(1);
-                }
-                self.dir.remove(&slot.key);
-            }
+    fn sweep_result(&self, upload: UploadRef) -> Result<(), Error> {
+        let _ownership = upload.exclusive();
+        let Some(outcome) = self.outcomes.result(&upload.key)? else {
+            return Ok(());
+        };
+        let age = self.clock.now().duration_since(outcome.begun_at());
+        match age.is_ok_and(|age| age > self.ttl) {
+            true => self.outcomes.forget(&upload.key),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// The number of uploads in use.
     pub(super) fn open_count(&self) -> usize {
-        self.registry.len()
+        self.registry.open_count()
     }
 
     /// Counts the unfinished uploads on the disk.
@@ -288,20 +433,14 @@ impl Uploads {
     }
 }
 
-/// The version that an upload became, if its commit reached the rename.
-fn resolve_outcome(
-    committer: &Committer,
-    path: &FilePath,
-    outcome: Outcome,
-    journal: &mut Journal,
-) -> Result<Option<Version>, Error> {
-    match outcome {
-        Outcome::Committed(version) => Ok(Some(version)),
-        // A crash came between the two entries. The file itself shows whether the rename happened.
-        Outcome::Committing(version) if committer.is_committed(path, &version)? => {
-            let _ = journal.record_committed();
-            Ok(Some(version))
-        }
-        Outcome::Committing(_) => Ok(None),
-    }
+/// Whether the same bytes can never be committed under the same spec.
+fn is_final(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::SizeMismatch { .. }
+            | Error::UploadTooLarge { .. }
+            | Error::ChecksumMismatch
+            | Error::Exists { .. }
+            | Error::EtagMismatch { .. }
+    )
 }

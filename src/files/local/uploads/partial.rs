@@ -1,9 +1,9 @@
 //! An open, unfinished upload: its bytes and its journal.
+//!
+//! Neither is on the disk before there is something to keep: the first byte makes the one, half a mebibyte or the
+//! first checkpoint the other.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use parking_lot::Mutex;
 
@@ -11,49 +11,80 @@ use crate::{
     checksum::{Crc32c, Prefix},
     files::{
         error::Error,
-        local::{commit::Committer, staged::StagedFile, uploads::journal::Journal},
+        local::{
+            staged::StagedFile,
+            uploads::{directory::UploadDir, journal::Journal, key::UploadKey},
+        },
         stats::StoreStats,
-        upload::{Progress, UploadSpec},
-        version::Version,
+        upload::UploadSpec,
     },
 };
+
+/// An upload of this size has a journal before its first checkpoint, so that a disk that becomes full has space
+/// for the record of what came. Most smaller ones never need any.
+const EARLY_JOURNAL_BYTES: u64 = 512 * 1024;
 
 /// An unfinished upload with its open files.
 pub(super) struct PartialUpload {
     pub(super) spec: UploadSpec,
+    key: UploadKey,
+    dir: UploadDir,
     max_bytes: u64,
-    ttl: Duration,
     stats: Arc<StoreStats>,
-    data: StagedFile,
-    /// The prefix that is written. Lock order: never locked while `durable` is.
-    accepted: Mutex<Prefix>,
+    /// Lock order: never locked while `durable` is.
+    accepted: Mutex<Accepted>,
     durable: Mutex<Durable>,
 }
 
+/// The bytes that are written.
+struct Accepted {
+    prefix: Prefix,
+    data: Option<Arc<StagedFile>>,
+}
+
 struct Durable {
-    journal: Journal,
-    persisted: Prefix,
+    prefix: Prefix,
+    journal: Option<Journal>,
 }
 
 impl PartialUpload {
-    /// Wraps the files of an upload whose first `persisted` bytes are durable.
+    /// A new upload, of which nothing is on the disk.
     pub(super) fn new(
         spec: UploadSpec,
-        data: StagedFile,
-        journal: Journal,
-        persisted: Prefix,
+        key: UploadKey,
+        dir: UploadDir,
         max_bytes: u64,
-        ttl: Duration,
         stats: Arc<StoreStats>,
     ) -> Self {
         Self {
             spec,
+            key,
+            dir,
             max_bytes,
-            ttl,
             stats,
-            data,
-            accepted: Mutex::new(persisted),
-            durable: Mutex::new(Durable { journal, persisted }),
+            accepted: Mutex::new(Accepted {
+                prefix: Prefix::default(),
+                data: None,
+            }),
+            durable: Mutex::new(Durable {
+                prefix: Prefix::default(),
+                journal: None,
+            }),
+        }
+    }
+
+    /// The upload with the files of an earlier one, of which `prefix` is durable.
+    pub(super) fn resumed(self, prefix: Prefix, data: StagedFile, journal: Journal) -> Self {
+        Self {
+            accepted: Mutex::new(Accepted {
+                prefix,
+                data: Some(Arc::new(data)),
+            }),
+            durable: Mutex::new(Durable {
+                prefix,
+                journal: Some(journal),
+            }),
+            ..self
         }
     }
 
@@ -64,13 +95,9 @@ impl PartialUpload {
         crc32c: Option<Crc32c>,
         bytes: &[u8],
     ) -> Result<(), Error> {
-        self.discard_if_final(self.accept(offset, crc32c, bytes))
-    }
-
-    fn accept(&self, offset: u64, crc32c: Option<Crc32c>, bytes: &[u8]) -> Result<(), Error> {
         let mut accepted = self.accepted.lock();
-        if offset != accepted.len {
-            let expected = accepted.len;
+        if offset != accepted.prefix.len {
+            let expected = accepted.prefix.len;
             return Err(Error::OffsetMismatch { expected });
         }
         let len = bytes.len() as u64;
@@ -82,10 +109,40 @@ impl PartialUpload {
         if crc32c.is_some_and(|crc32c| crc32c != chunk.crc32c) {
             return Err(Error::ChunkCorrupt { offset });
         }
-        self.data.write(bytes, offset)?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.data(&mut accepted)?.write(bytes, offset)?;
         self.stats.written_bytes.add(len);
-        *accepted = accepted.combine(chunk);
+        accepted.prefix = accepted.prefix.combine(chunk);
+        if accepted.prefix.len >= EARLY_JOURNAL_BYTES {
+            self.begin_journal();
+        }
         Ok(())
+    }
+
+    /// Creates the journal before the disk may be full.
+    fn begin_journal(&self) {
+        // A checkpoint that is under way creates it itself, and reports a failure.
+        if let Some(mut durable) = self.durable.try_lock()
+            && durable.journal.is_none()
+        {
+            durable.journal = self.dir.create_journal(&self.key, &self.spec).ok();
+        }
+    }
+
+    /// Whether there are bytes on the disk.
+    pub(super) fn is_staged(&self) -> bool {
+        self.accepted.lock().data.is_some()
+    }
+
+    fn data(&self, accepted: &mut Accepted) -> Result<Arc<StagedFile>, Error> {
+        if let Some(data) = &accepted.data {
+            return Ok(Arc::clone(data));
+        }
+        let data = Arc::new(self.dir.create_data(&self.key)?);
+        accepted.data = Some(Arc::clone(&data));
+        Ok(data)
     }
 
     /// Checks a size against the announced size and the limit.
@@ -106,88 +163,69 @@ impl PartialUpload {
         }
     }
 
-    /// Makes the accepted prefix durable: the bytes first, then the journal entry that vouches for them.
-    pub(super) fn checkpoint(&self) -> Result<(), Error> {
-        let accepted = *self.accepted.lock();
+    /// Makes the accepted prefix durable: the bytes first, then the journal entry that vouches for them. Returns
+    /// the durable prefix. The upload's time to live begins again at `now`.
+    pub(super) fn checkpoint(&self, now: SystemTime) -> Result<Prefix, Error> {
+        let (accepted, data) = {
+            let accepted = self.accepted.lock();
+            (accepted.prefix, accepted.data.clone())
+        };
         let mut durable = self.durable.lock();
-        if accepted.len > durable.persisted.len {
-            self.data.sync()?;
-            durable.journal.record_persisted(accepted)?;
-            durable.persisted = accepted;
+        if accepted.len > durable.prefix.len
+            && let Some(data) = data
+        {
+            data.sync()?;
+            let mut journal = match durable.journal.take() {
+                Some(journal) => journal,
+                None => self.dir.create_journal(&self.key, &self.spec)?,
+            };
+            let recorded = journal.record_persisted(accepted);
+            durable.journal = Some(journal);
+            recorded?;
+            durable.prefix = accepted;
         }
-        Ok(())
+        if let Some(journal) = &durable.journal {
+            journal.touch(now)?;
+        }
+        Ok(durable.prefix)
     }
 
-    /// Returns the durable prefix and restarts the upload's time to live.
-    pub(super) fn progress(&self) -> Result<Progress, Error> {
-        let durable = self.durable.lock();
-        let now = SystemTime::now();
-        durable.journal.touch(now)?;
-        Ok(Progress {
-            persisted: durable.persisted,
-            expires_at: now + self.ttl,
-        })
-    }
-
-    /// Checks the upload against the announced size and checksum, and commits it.
-    pub(super) fn finish(
+    /// Checks the upload against the announced size and checksum, and returns its bytes and their checksum.
+    pub(super) fn complete(
         &self,
-        committer: &Committer,
         size: u64,
         crc32c: Option<Crc32c>,
-    ) -> Result<Version, Error> {
-        let accepted = *self.accepted.lock();
-        let committed = self.verify(accepted, size, crc32c).and_then(|()| {
-            let UploadSpec {
-                path, precondition, ..
-            } = &self.spec;
-            let mut durable = self.durable.lock();
-            let committed = committer.commit(&self.data, path, precondition, |version| {
-                durable.journal.record_committing(accepted, version)
-            })?;
-            // The file is durable. Without this entry, the previous one still leads to the result.
-            let _ = durable.journal.record_committed();
-            Ok(Version {
-                crc32c: Some(accepted.crc32c),
-                ..committed
-            })
-        });
-        self.discard_if_final(committed)
-    }
-
-    fn verify(&self, accepted: Prefix, size: u64, crc32c: Option<Crc32c>) -> Result<(), Error> {
+    ) -> Result<(Arc<StagedFile>, Crc32c), Error> {
+        let mut accepted = self.accepted.lock();
         for announced in [Some(size), self.spec.size].into_iter().flatten() {
-            if announced != accepted.len {
+            if announced != accepted.prefix.len {
                 return Err(Error::SizeMismatch {
                     announced,
-                    received: accepted.len,
+                    received: accepted.prefix.len,
                 });
             }
         }
-        match crc32c {
-            Some(crc32c) if crc32c != accepted.crc32c => Err(Error::ChecksumMismatch),
-            _ => Ok(()),
+        if crc32c.is_some_and(|crc32c| crc32c != accepted.prefix.crc32c) {
+            return Err(Error::ChecksumMismatch);
+        }
+        // An empty file has had no first byte.
+        let data = self.data(&mut accepted)?;
+        Ok((data, accepted.prefix.crc32c))
+    }
+
+    /// Removes the upload from the disk. Bytes come last: without a journal they are of no upload.
+    pub(super) fn remove(&self) {
+        let data = self.accepted.lock().data.clone();
+        self.remove_journal();
+        if let Some(data) = data {
+            data.remove();
         }
     }
 
-    /// Removes the upload from the disk after a failure that no retry can mend.
-    fn discard_if_final<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        if result.as_ref().is_err_and(is_final) {
-            self.durable.lock().journal.remove();
-            self.data.remove();
+    /// Removes the journal of an upload whose bytes are in place.
+    pub(super) fn remove_journal(&self) {
+        if let Some(journal) = &self.durable.lock().journal {
+            journal.remove();
         }
-        result
     }
-}
-
-/// Whether the same bytes can never be committed under the same spec.
-fn is_final(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::SizeMismatch { .. }
-            | Error::UploadTooLarge { .. }
-            | Error::ChecksumMismatch
-            | Error::Exists { .. }
-            | Error::EtagMismatch { .. }
-    )
 }

@@ -98,9 +98,11 @@ impl Greeter for Committing {
         let replies = async_stream::stream! {
             yield Ok(reply("begun"));
             yield done.await;
-            while name == "endless" {
-                sleep(Duration::from_secs(1)).await;
-                yield Ok(reply("more"));
+            if name == "endless" {
+                loop {
+                    sleep(Duration::from_secs(1)).await;
+                    yield Ok(reply("more"));
+                }
             }
         };
         Ok(Answer::new(Box::pin(replies)))

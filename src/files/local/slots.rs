@@ -1,0 +1,88 @@
+//! Values by key, each of which exists as long as somebody refers to it.
+
+use std::{collections::HashMap, hash::Hash, ops::Deref, sync::Arc};
+
+use parking_lot::Mutex;
+
+/// The values in use.
+#[derive(Debug)]
+pub(super) struct Slots<K, V>(Arc<Mutex<HashMap<K, Arc<V>>>>);
+
+impl<K, V> Default for Slots<K, V> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<K: Clone + Eq + Hash, V: Default> Slots<K, V> {
+    /// Takes a reference to the value of a key, which is the default one if nobody has one.
+    pub(super) fn acquire(&self, key: K) -> SlotRef<K, V> {
+        let mut slots = self.0.lock();
+        SlotRef {
+            value: Arc::clone(slots.entry(key.clone()).or_default()),
+            key,
+            slots: Arc::clone(&self.0),
+        }
+    }
+}
+
+/// A reference to a value.
+#[derive(Debug)]
+pub(super) struct SlotRef<K: Eq + Hash, V> {
+    key: K,
+    value: Arc<V>,
+    slots: Arc<Mutex<HashMap<K, Arc<V>>>>,
+}
+
+impl<K: Eq + Hash, V> SlotRef<K, V> {
+    pub(super) fn key(&self) -> &K {
+        &self.key
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> Clone for SlotRef<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            key: self.key.clone(),
+            value: Arc::clone(&self.value),
+            slots: Arc::clone(&self.slots),
+        }
+    }
+}
+
+impl<K: Eq + Hash, V> Deref for SlotRef<K, V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        &self.value
+    }
+}
+
+impl<K: Eq + Hash, V> Drop for SlotRef<K, V> {
+    fn drop(&mut self) {
+        let mut slots = self.slots.lock();
+        // The map's reference and this one. Others are made from one of them only.
+        if Arc::strong_count(&self.value) == 2 {
+            slots.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn value_lives_as_long_as_a_reference() {
+        let slots = Slots::<_, Mutex<u32>>::default();
+        let first = slots.acquire("a");
+        *first.lock() = 1;
+        let second = slots.acquire("a");
+        drop(first);
+        assert_eq!(*second.clone().lock(), 1);
+        assert_eq!(*slots.acquire("b").lock(), 0);
+        drop(second);
+        assert!(slots.0.lock().is_empty());
+        assert_eq!(*slots.acquire("a").lock(), 0);
+    }
+}
