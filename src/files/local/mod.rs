@@ -10,6 +10,8 @@ mod resolve;
 mod slots;
 mod snapshot;
 mod staged;
+#[cfg(test)]
+mod tests;
 mod turn;
 mod uploads;
 mod version;

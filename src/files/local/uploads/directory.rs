@@ -143,10 +143,22 @@ impl UploadDir {
         }
     }
 
-    /// Removes both files of an upload. A removal that fails is repeated by the next sweep.
-    pub(super) fn remove(&self, key: &UploadKey) {
-        for name in [key.journal_name(), key.data_name()] {
-            remove_entry(&self.0, &name);
+    /// Removes both files of an upload. Bytes whose removal fails are removed by the next sweep.
+    pub(super) fn remove(&self, key: &UploadKey) -> Result<(), Error> {
+        let removed = disk::unlink(&self.0, &key.journal_name());
+        let is_gone = match &removed {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                disk::remove_tree(&self.0, &key.journal_name()).is_ok()
+            }
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+            Ok(()) => true,
+        };
+        match removed {
+            Err(error) if !is_gone => Err(Error::io("remove the upload", error)),
+            _ => {
+                remove_entry(&self.0, &key.data_name());
+                Ok(())
+            }
         }
     }
 }

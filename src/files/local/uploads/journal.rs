@@ -23,7 +23,7 @@ pub(super) struct Journal {
     file: StagedFile,
     /// The size of all valid entries, in bytes.
     length: u64,
-    /// Whether the name of the file is durable.
+    /// Whether the names of the journal and of the bytes are durable.
     dir_synced: bool,
 }
 
@@ -52,18 +52,14 @@ enum Entry {
 }
 
 impl Journal {
-    fn at(file: StagedFile, length: u64) -> Self {
-        Self {
-            file,
-            length,
-            dir_synced: false,
-        }
-    }
-
     /// Creates the journal of a new upload. The next entry makes it durable.
     pub(super) fn create(dir: &Arc<Dir>, name: String, spec: &UploadSpec) -> Result<Self, Error> {
         let file = StagedFile::create(dir, name)?;
-        let mut journal = Self::at(file, 0);
+        let mut journal = Self {
+            file,
+            length: 0,
+            dir_synced: false,
+        };
         journal.append(&Entry::Opened {
             filename: spec.path.as_str().to_owned(),
             upload_id: spec.id.as_str().to_owned(),
@@ -95,7 +91,15 @@ impl Journal {
         if length < text.len() as u64 {
             file.truncate(length)?;
         }
-        Ok(state.map(|state| (Self::at(file, length), state)))
+        Ok(state.map(|state| {
+            let journal = Self {
+                file,
+                length,
+                // Its first record of durable bytes came after that.
+                dir_synced: state.persisted.len > 0,
+            };
+            (journal, state)
+        }))
     }
 
     /// Records that this prefix is durable.
@@ -139,9 +143,12 @@ impl Journal {
     fn sync_dir(&mut self) -> Result<(), Error> {
         if !self.dir_synced {
             disk::fsync_dir(self.file.dir()).map_err(|error| {
-                // As with a failed sync of a file, the success of a second sync would prove nothing.
-                self.file.remove();
-                Error::io("make the folder durable", error)
+                let error = Error::io("make the folder durable", error);
+                if !matches!(error, Error::DiskFull) {
+                    // As with a failed sync of a file, the success of a second sync would prove nothing.
+                    self.file.remove();
+                }
+                error
             })?;
             self.dir_synced = true;
         }

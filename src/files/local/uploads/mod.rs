@@ -167,7 +167,8 @@ impl Uploads {
     fn complete(&self, key: &UploadKey) -> Result<(), Error> {
         let completed = self.outcomes.complete(key);
         completed.map_err(|error| Error::io("record the commit", error))?;
-        self.dir.remove(key);
+        // The result counts, whatever is left of the upload.
+        let _ = self.dir.remove(key);
         Ok(())
     }
 
@@ -251,7 +252,7 @@ impl Uploads {
                 counts.resumed.add(1);
             }
             _ => {
-                self.dir.remove(&upload.key);
+                self.dir.remove(&upload.key)?;
                 upload.set_stored(false);
                 counts.begun.add(1);
             }
@@ -368,7 +369,7 @@ impl Uploads {
             return Err(Error::UploadNotFound);
         }
         ownership.take_over(turn, None);
-        self.dir.remove(&upload.key);
+        self.dir.remove(&upload.key)?;
         upload.set_stored(false);
         self.stats.uploads.aborted.add(1);
         Ok(())
@@ -404,7 +405,7 @@ impl Uploads {
             if self.dir.has_journal(key)? {
                 self.stats.uploads.expired.add(1);
             }
-            self.dir.remove(key);
+            self.dir.remove(key)?;
             upload.set_stored(false);
         }
         Ok(())
