@@ -26,9 +26,12 @@ const NEW: &[u8] = b"0123456789";
 /// The bytes of [`NEW`] that an earlier stream has made durable.
 const PERSISTED: usize = 4;
 
-/// A root in memory, where a sync costs nothing.
+/// A root in memory, where a sync costs nothing, or on the filesystem that `MUXS_TEST_ROOT` names.
 fn root() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+    match std::env::var_os("MUXS_TEST_ROOT") {
+        Some(folder) => tempfile::tempdir_in(folder).unwrap(),
+        None => tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap()),
+    }
 }
 
 fn start(root: &Path) -> Result<Local, OpenError> {
