@@ -32,6 +32,9 @@ pub enum Error {
     /// Another download is writing this partial file.
     #[error("another download is writing {}", .0.display())]
     InUse(PathBuf),
+    /// No download made this file, which has the name of a partial file or of its state. It is not touched.
+    #[error("{} is not of a download: move it away, or choose another name", .0.display())]
+    NotOurs(PathBuf),
     /// This local file changed while it was sent. The upload is discarded.
     #[error("{} changed while it was sent", .0.display())]
     SourceChanged(PathBuf),
@@ -108,6 +111,7 @@ impl Error {
             Self::Local { .. }
             | Self::Stream { .. }
             | Self::InUse(_)
+            | Self::NotOurs(_)
             | Self::SourceChanged(_)
             | Self::PartDamaged(_)
             | Self::Token(_) => None,

@@ -10,6 +10,7 @@
 //!   interruption. The upload's id is derived from the file; a download keeps its state beside its target.
 //!   Before either continues, a checksum proves that the bytes already transferred are still the same.
 //! * The target is replaced in one step, here and on the server. An incomplete file never has its name.
+//! * A local file that no download made is never written or removed for being in the way.
 //! * Dropping the future of a transfer resets its call. Bytes that are durable by then are kept.
 //! * A server that requires access tokens gets one of [`Credentials`] with each call, over connections
 //!   that nobody else can read. A token that expires or is refused during a transfer is replaced, and the
@@ -124,7 +125,7 @@ impl Client {
     }
 
     /// Downloads the remote `filename` into the local file `path`, through `path.part` and
-    /// `path.part.json`.
+    /// `path.part.json`. If `path` is a symbolic link, what it leads to is replaced.
     pub fn download<'a>(
         &self,
         filename: impl Into<String>,

@@ -2,6 +2,7 @@
 
 mod client_credentials;
 mod downloads;
+mod local_files;
 mod readers;
 mod restarts;
 mod uploads;
