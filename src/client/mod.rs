@@ -108,6 +108,8 @@ impl Client {
     }
 
     /// Uploads the local file `path` as the remote `filename`.
+    ///
+    /// A file whose size is not that of its bytes, such as those of `/proc`, is uploaded as if it were a reader.
     pub fn upload<'a>(&self, path: impl Into<PathBuf>, filename: impl Into<String>) -> Upload<'a> {
         Upload::from_file(self.attempts(), path.into(), filename.into())
     }

@@ -107,6 +107,10 @@ impl<'a> Upload<'a> {
         match self.origin {
             Origin::File(path) => {
                 let file = FileSource::open(path).await?;
+                if !file.has_size() {
+                    let reader = Box::new(file.into_reader());
+                    return Self::run_reader(self.attempts, open, reader, self.events).await;
+                }
                 open.upload_id = file.upload_id(&open.filename, open.if_etag.as_deref());
                 open.size = Some(file.size());
                 UploadRun::new(self.attempts, open, file, self.events)
@@ -114,13 +118,20 @@ impl<'a> Upload<'a> {
                     .await
             }
             Origin::Reader(reader) => {
-                open.upload_id = random_upload_id();
-                let reader = ReaderSource::new(reader);
-                UploadRun::new(self.attempts, open, reader, self.events)
-                    .run()
-                    .await
+                Self::run_reader(self.attempts, open, reader, self.events).await
             }
         }
+    }
+
+    async fn run_reader(
+        attempts: Attempts,
+        mut open: pb::OpenUpload,
+        reader: Box<dyn AsyncRead + Send + Unpin + 'a>,
+        events: EventSink<'a>,
+    ) -> Result<pb::FileInfo, Error> {
+        open.upload_id = random_upload_id();
+        let reader = ReaderSource::new(reader);
+        UploadRun::new(attempts, open, reader, events).run().await
     }
 }
 

@@ -6,6 +6,7 @@
 )]
 
 mod background_task;
+mod file_reader;
 mod file_source;
 mod partial_file;
 mod paths;

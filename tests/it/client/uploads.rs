@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, FileTimes},
-    io::Write,
+    os::unix::fs::{FileExt, MetadataExt},
     time::{Duration, SystemTime},
 };
 
@@ -330,20 +330,37 @@ async fn server_error_stops_the_upload_at_once() {
 
 #[tokio::test]
 async fn changing_source_aborts_the_upload() {
-    let changes: [fn(&File); 3] = [
+    let changes: [fn(&File); 4] = [
         |file| file.set_len(10).unwrap(),
-        |mut file| file.write_all(b"more").unwrap(),
+        |file| {
+            let end = file.metadata().unwrap().len();
+            file.write_all_at(b"more", end).unwrap();
+        },
         |file| {
             let later = SystemTime::now() + Duration::from_secs(1);
             file.set_times(FileTimes::new().set_modified(later))
                 .unwrap();
+        },
+        // Another program sets the time back, but the change of the inode cannot be hidden.
+        |file| {
+            let before = file.metadata().unwrap();
+            let times = FileTimes::new().set_modified(before.modified().unwrap());
+            let changed = |file: &File| {
+                let now = file.metadata().unwrap();
+                (now.ctime(), now.ctime_nsec())
+            };
+            // The clock of the filesystem has to advance.
+            while changed(file) == (before.ctime(), before.ctime_nsec()) {
+                file.write_all_at(b"changed", 0).unwrap();
+                file.set_times(times).unwrap();
+            }
         },
     ];
     for change in changes {
         let place = TransferDir::with(64 * MAX_CHUNK);
         let server = ScriptedServer::start().await;
         server.on_write(place.resume_actions(0));
-        let source = File::options().append(true).open(place.source()).unwrap();
+        let source = File::options().write(true).open(place.source()).unwrap();
         let upload = server.client().upload(place.source(), "name");
         let changing = upload.on_event(|event| {
             if matches!(event, Event::Opened { .. }) {

@@ -326,6 +326,33 @@ async fn stream_file_failure_prints_one_sentence_and_exits_with_code() {
     }
 }
 
+/// The size of a file of `/proc` is 0, and that of one of `/sys` a page, whatever it has.
+#[tokio::test]
+async fn stream_file_put_sends_a_file_whose_size_is_not_that_of_its_bytes() {
+    let (server, folder) = server_and_file().await;
+    // Some of the values change all the time.
+    let keys = |text: String| -> Vec<String> {
+        let lines = text.lines();
+        lines
+            .map(|line| line.split(':').next().unwrap().to_owned())
+            .collect()
+    };
+    for source in [
+        "/proc/cpuinfo",
+        "/sys/kernel/mm/transparent_hugepage/enabled",
+    ] {
+        let Ok(expected) = fs::read_to_string(source) else {
+            report_skip(&format!("there is no {source} here"));
+            continue;
+        };
+        let mut put = stream_file(&server, &["put", source, "name"]);
+        put.assert().success();
+        let stored = fs::read_to_string(folder.path().join("root/name")).unwrap();
+        assert!(!stored.is_empty());
+        assert_eq!(keys(stored), keys(expected));
+    }
+}
+
 /// As `cp` refuses it, although the folder would let the caller replace it.
 #[tokio::test]
 async fn stream_file_get_refuses_a_target_that_cannot_be_written() {
