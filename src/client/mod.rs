@@ -2,13 +2,15 @@
 //!
 //! A transfer ends with the same bytes or a clear error, over a bad link and past a server restart.
 //!
-//! * Every chunk is checked by its CRC-32C, in both directions, and an upload as a whole.
+//! * Every chunk is checked by its CRC-32C, in both directions, and an upload as a whole. A file counts as uploaded
+//!   only if the server tells the checksum that its bytes have now: neither size nor times prove it.
 //! * A transient failure is retried from the offset that the transfer had reached. The [`Retry`] budget is
 //!   renewed whenever bytes advance, so a transfer over a bad link ends when it is complete, and one
 //!   without progress ends soon.
 //! * The same upload of a file, or download to a file, continues when it is run again after an
-//!   interruption. The upload's id is derived from the file; a download keeps its state beside its target.
-//!   Before either continues, a checksum proves that the bytes already transferred are still the same.
+//!   interruption. The upload's id is derived from the names of machine, file and target; a download keeps its
+//!   state beside its target. Before either continues, a checksum proves that the bytes already transferred are
+//!   still the same. Otherwise it starts over, and what an earlier run left is discarded.
 //! * The target is replaced in one step, here and on the server. An incomplete file never has its name.
 //! * A local file that no download made is never written or removed for being in the way.
 //! * Dropping the future of a transfer resets its call. Bytes that are durable by then are kept.

@@ -85,27 +85,17 @@ impl FileSource {
         FileReader::new(self.file)
     }
 
-    /// Derives the upload id that every run uses for this version of the file and these arguments.
+    /// Derives the upload id that every run on this machine uses for these paths and this precondition.
+    ///
+    /// The file's version is not part of it: the checksums show whether an earlier run sent the same bytes.
     pub(in crate::client) fn upload_id(&self, filename: &str, if_etag: Option<&str>) -> String {
-        let facts = [
-            self.metadata.dev(),
-            self.metadata.ino(),
-            self.metadata.size(),
-            self.metadata.mtime().cast_unsigned(),
-            self.metadata.mtime_nsec().cast_unsigned(),
-            u64::from(if_etag.is_some()),
-        ];
-        let facts = facts.map(u64::to_be_bytes);
-        let texts: [&[u8]; 3] = [
+        let machine = rustix::system::uname();
+        let texts = [
             filename.as_bytes(),
             self.canonical.as_os_str().as_bytes(),
-            if_etag.unwrap_or_default().as_bytes(),
+            machine.nodename().to_bytes(),
         ];
-        hash(
-            texts
-                .into_iter()
-                .chain(facts.iter().map(<[u8; 8]>::as_slice)),
-        )
+        hash(texts.into_iter().chain(if_etag.map(str::as_bytes)))
     }
 
     fn read_ahead(&self) -> BackgroundTask<io::Result<SourceChunk>> {
@@ -192,17 +182,20 @@ impl UploadSource for FileSource {
         })
     }
 
+    async fn whole(&mut self) -> Result<Option<Prefix>, Error> {
+        let whole = read_prefix(&self.file, self.size(), Prefix::default())
+            .await
+            .map_err(|error| self.read_error(error))?;
+        self.check_unchanged().await?;
+        Ok(Some(whole))
+    }
+
     fn release(&mut self, len: u64) {
         // The longest durable prefix stays: the next attempt extends its checksum instead of reading the
         // file from the start.
         if let Some((&nearest, _)) = self.known.range(..=len).next_back() {
             self.known = self.known.split_off(&nearest);
         }
-    }
-
-    /// Every run derives the same id, so that a later one can continue this upload too.
-    fn next_upload_id(&self, id: &str, etag: &str) -> String {
-        hash([id.as_bytes(), etag.as_bytes()])
     }
 }
 
