@@ -20,7 +20,12 @@ const REMOTE_CHANGED_REASONS: [&str; 3] = ["ETAG_MISMATCH", "OFFSET_BEYOND_END",
 ///
 /// A download to a file receives into `NAME.part` beside the target; `NAME.part.json` describes its content.
 /// The target does not change until the file is complete and durable. Then it is replaced in one step, and
-/// both are removed.
+/// both are removed. A file of one of these names that no download made fails with [`Error::NotOurs`].
+///
+/// The target is treated as `cp` treats it. A symbolic link stays, and what it leads to is replaced. An existing
+/// file keeps its permissions without set-user-id and set-group-id, and its owner as far as the caller may set it; a
+/// new one has the permissions of new files. A target that the caller cannot write, that is not a regular file, or
+/// that is a link to nothing fails before anything is received.
 ///
 /// # Errors
 ///

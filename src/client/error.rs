@@ -32,6 +32,9 @@ pub enum Error {
     /// Another download is writing this partial file.
     #[error("another download is writing {}", .0.display())]
     InUse(PathBuf),
+    /// No download made this file, which has the name of a partial file or of its state. It is not touched.
+    #[error("{} is not of a download: move it away, or choose another name", .0.display())]
+    NotOurs(PathBuf),
     /// This local file changed while it was sent. The upload is discarded.
     #[error("{} changed while it was sent", .0.display())]
     SourceChanged(PathBuf),
@@ -47,9 +50,18 @@ pub enum Error {
         /// The number of bytes on the server.
         length: u64,
     },
+    /// An earlier run uploaded another version of the local file, or began to.
+    #[error("an earlier run sent another version of the local file")]
+    OtherVersion,
     /// An earlier run uploaded the file, which has been replaced or removed on the server since.
     #[error("the file was uploaded before, and was replaced or removed on the server since")]
     Replaced,
+    /// An earlier run uploaded the file, and the server does not say of which bytes.
+    #[error("the server does not tell the checksum of the file that was uploaded before")]
+    Unproven,
+    /// The server put a file in place that is not the one that was sent. It is not retried.
+    #[error("the file that the server has put in place is not the one that was sent")]
+    CommitDiffers,
     /// This partial file is not as an earlier download left it.
     #[error("what {} holds is not what was received", .0.display())]
     PartDamaged(PathBuf),
@@ -101,13 +113,17 @@ impl Error {
         match self {
             Self::Call(status) => Some(status.code()),
             Self::RetriesExhausted { last, .. } => last.code(),
-            Self::Corrupt { .. } | Self::PrefixDiffers { .. } | Self::CannotRewind { .. } => {
-                Some(Code::DataLoss)
+            Self::Corrupt { .. }
+            | Self::CommitDiffers
+            | Self::PrefixDiffers { .. }
+            | Self::CannotRewind { .. } => Some(Code::DataLoss),
+            Self::RemoteChanged | Self::OtherVersion | Self::Replaced | Self::Unproven => {
+                Some(Code::Aborted)
             }
-            Self::RemoteChanged | Self::Replaced => Some(Code::Aborted),
             Self::Local { .. }
             | Self::Stream { .. }
             | Self::InUse(_)
+            | Self::NotOurs(_)
             | Self::SourceChanged(_)
             | Self::PartDamaged(_)
             | Self::Token(_) => None,

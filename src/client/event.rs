@@ -29,12 +29,14 @@ pub enum Event {
         /// The time until the next attempt.
         delay: Duration,
     },
-    /// Bytes transferred so far cannot be used. The next attempt starts from 0.
+    /// Bytes transferred so far, by this run or an earlier one, cannot be used. The next attempt starts from 0.
     StartedOver {
         /// Why they cannot be used.
         reason: Error,
     },
-    /// An earlier run uploaded the same file, and the server still has it: nothing is sent.
+    /// An earlier run uploaded the same bytes, and the server still has that file: nothing is sent.
+    ///
+    /// The checksum of the file on the server is that of the local file, which was read for this.
     AlreadyUploaded,
 }
 

@@ -2,14 +2,17 @@
 //!
 //! A transfer ends with the same bytes or a clear error, over a bad link and past a server restart.
 //!
-//! * Every chunk is checked by its CRC-32C, in both directions, and an upload as a whole.
+//! * Every chunk is checked by its CRC-32C, in both directions, and an upload as a whole. A file counts as uploaded
+//!   only if the server tells the checksum that its bytes have now: neither size nor times prove it.
 //! * A transient failure is retried from the offset that the transfer had reached. The [`Retry`] budget is
 //!   renewed whenever bytes advance, so a transfer over a bad link ends when it is complete, and one
 //!   without progress ends soon.
 //! * The same upload of a file, or download to a file, continues when it is run again after an
-//!   interruption. The upload's id is derived from the file; a download keeps its state beside its target.
-//!   Before either continues, a checksum proves that the bytes already transferred are still the same.
+//!   interruption. The upload's id is derived from the names of machine, file and target; a download keeps its
+//!   state beside its target. Before either continues, a checksum proves that the bytes already transferred are
+//!   still the same. Otherwise it starts over, and what an earlier run left is discarded.
 //! * The target is replaced in one step, here and on the server. An incomplete file never has its name.
+//! * A local file that no download made is never written or removed for being in the way.
 //! * Dropping the future of a transfer resets its call. Bytes that are durable by then are kept.
 //! * A server that requires access tokens gets one of [`Credentials`] with each call, over connections
 //!   that nobody else can read. A token that expires or is refused during a transfer is replaced, and the
@@ -107,6 +110,8 @@ impl Client {
     }
 
     /// Uploads the local file `path` as the remote `filename`.
+    ///
+    /// A file whose size is not that of its bytes, such as those of `/proc`, is uploaded as if it were a reader.
     pub fn upload<'a>(&self, path: impl Into<PathBuf>, filename: impl Into<String>) -> Upload<'a> {
         Upload::from_file(self.attempts(), path.into(), filename.into())
     }
@@ -124,7 +129,7 @@ impl Client {
     }
 
     /// Downloads the remote `filename` into the local file `path`, through `path.part` and
-    /// `path.part.json`.
+    /// `path.part.json`. If `path` is a symbolic link, what it leads to is replaced.
     pub fn download<'a>(
         &self,
         filename: impl Into<String>,

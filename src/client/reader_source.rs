@@ -110,15 +110,15 @@ impl UploadSource for ReaderSource<'_> {
         Ok(self.read)
     }
 
+    async fn whole(&mut self) -> Result<Option<Prefix>, Error> {
+        Ok(None)
+    }
+
     fn release(&mut self, len: u64) {
         while let Some(chunk) = self.replay.pop_front_if(|chunk| chunk.end() <= len) {
             self.released = chunk.append_to(self.released);
             self.returned = self.returned.saturating_sub(1);
         }
-    }
-
-    fn next_upload_id(&self, _id: &str, _etag: &str) -> String {
-        random_upload_id()
     }
 }
 

@@ -26,7 +26,8 @@ use super::{
 pub struct Retry {
     /// The number of attempts in a row that may fail without progress. 1 means no retry.
     ///
-    /// Also the number of times, in all, that a transfer may start over from 0.
+    /// Also the number of times, in all, that a transfer may start over from 0. Starting over because of
+    /// what an earlier run has left on the server does not count.
     pub attempts: usize,
     /// The first delay. Each delay is twice the one before it, plus a random part of itself.
     pub min_delay: Duration,

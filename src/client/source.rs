@@ -70,9 +70,9 @@ pub(super) trait UploadSource: Send {
     /// Returns size and checksum of the whole source, once its last chunk has been read.
     fn finish(&mut self) -> impl Future<Output = Result<Prefix, Error>> + Send;
 
+    /// Reads the whole source and returns its size and checksum, `None` if it can be read only once.
+    fn whole(&mut self) -> impl Future<Output = Result<Option<Prefix>, Error>> + Send;
+
     /// Releases what is held of the first `len` bytes, which are durable on the server.
     fn release(&mut self, len: u64);
-
-    /// Derives the id of the upload that follows the upload `id`, whose result was `etag`.
-    fn next_upload_id(&self, id: &str, etag: &str) -> String;
 }

@@ -32,6 +32,10 @@ const DEFAULT_CHUNK: u32 = 256 * 1024;
 /// The longest wait for calls whose result does not matter: aborting an upload, ending a stream.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The number of times that an upload discards what earlier runs have left, at no cost. The second time it takes
+/// an id that no run has used.
+const MAX_LEFTOVERS: usize = 2;
+
 /// The time without a chunk from the source after which an empty one is sent. Servers end an upload that
 /// is idle for about a minute.
 const UPLOAD_KEEPALIVE: Duration = Duration::from_secs(15);
@@ -42,7 +46,7 @@ const UPLOAD_KEEPALIVE: Duration = Duration::from_secs(15);
 ///
 /// See [`Error`]. After [`Error::SourceChanged`], or the failure of a reader, the server discards the
 /// upload. After any other failure of a file's upload, the same upload continues where this one ended, for
-/// as long as the server keeps it.
+/// as long as the server keeps it and the file has the same bytes, whatever its times say.
 #[must_use = "nothing is sent until it is awaited"]
 pub struct Upload<'a> {
     attempts: Attempts,
@@ -107,6 +111,10 @@ impl<'a> Upload<'a> {
         match self.origin {
             Origin::File(path) => {
                 let file = FileSource::open(path).await?;
+                if !file.has_size() {
+                    let reader = Box::new(file.into_reader());
+                    return Self::run_reader(self.attempts, open, reader, self.events).await;
+                }
                 open.upload_id = file.upload_id(&open.filename, open.if_etag.as_deref());
                 open.size = Some(file.size());
                 UploadRun::new(self.attempts, open, file, self.events)
@@ -114,13 +122,20 @@ impl<'a> Upload<'a> {
                     .await
             }
             Origin::Reader(reader) => {
-                open.upload_id = random_upload_id();
-                let reader = ReaderSource::new(reader);
-                UploadRun::new(self.attempts, open, reader, self.events)
-                    .run()
-                    .await
+                Self::run_reader(self.attempts, open, reader, self.events).await
             }
         }
+    }
+
+    async fn run_reader(
+        attempts: Attempts,
+        mut open: pb::OpenUpload,
+        reader: Box<dyn AsyncRead + Send + Unpin + 'a>,
+        events: EventSink<'a>,
+    ) -> Result<pb::FileInfo, Error> {
+        open.upload_id = random_upload_id();
+        let reader = ReaderSource::new(reader);
+        UploadRun::new(attempts, open, reader, events).run().await
     }
 }
 
@@ -139,8 +154,12 @@ struct UploadRun<'a, S> {
     source: S,
     events: EventSink<'a>,
     attempts: Attempts,
-    /// Whether this run has sent `finish`, so that the file may have been committed by it.
-    finish_sent: bool,
+    /// Whether the server has accepted bytes of this run's source.
+    has_begun: bool,
+    /// How often this run has discarded what earlier runs left on the server.
+    leftovers: usize,
+    /// What this run has sent `finish` for, so that the file may have been committed by it.
+    finished: Option<Prefix>,
 }
 
 impl<'a, S: UploadSource> UploadRun<'a, S> {
@@ -150,7 +169,9 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
             open,
             source,
             events,
-            finish_sent: false,
+            has_begun: false,
+            leftovers: 0,
+            finished: None,
         }
     }
 
@@ -161,9 +182,14 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
                 Err(error) => error,
             };
             match error {
-                Error::Replaced => self.attempts.start_over(error, &mut self.events)?,
-                Error::PrefixDiffers { .. } => self.start_over(error).await?,
-                _ if error.has_reason(&["UPLOAD_MISMATCH"]) => self.start_over(error).await?,
+                Error::OtherVersion
+                | Error::PrefixDiffers { .. }
+                | Error::Replaced
+                | Error::Unproven => self.start_over(error).await?,
+                // The id is derived from everything but the size.
+                _ if error.has_reason(&["UPLOAD_MISMATCH"]) => {
+                    self.start_over(Error::OtherVersion).await?;
+                }
                 // The server has discarded the upload with this failure.
                 _ if self.open.size.is_some()
                     && error.has_reason(&["SIZE_MISMATCH", "CHECKSUM_MISMATCH"]) =>
@@ -171,7 +197,7 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
                     self.attempts.start_over(error, &mut self.events)?;
                 }
                 Error::SourceChanged(_) | Error::Stream { .. } | Error::CannotRewind { .. } => {
-                    self.abort().await;
+                    self.abort(self.open.upload_id.clone()).await;
                     return Err(error);
                 }
                 _ => self.attempts.wait_to_retry(error, &mut self.events).await?,
@@ -191,13 +217,11 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
             limit => limit.min(MAX_CHUNK),
         };
         let offset = progress.persisted_size;
-        let persisted = Prefix {
-            len: offset,
-            crc32c: progress.persisted_crc32c.into(),
-        };
+        let persisted = prefix(offset, progress.persisted_crc32c);
         self.source.resume(persisted, chunk_len as usize).await?;
         self.source.release(offset);
         self.attempts.record_progress(offset);
+        self.has_begun = true;
         let size = self.open.size;
         self.events.emit(Event::Opened { offset, size });
         self.send(call, offset).await
@@ -207,7 +231,7 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
     async fn send(&mut self, mut call: WriteCall, offset: u64) -> Result<pb::FileInfo, Error> {
         let (mut transferred, mut durable) = (offset, offset);
         let mut next: Option<Step> = None;
-        let mut all_read = false;
+        let mut whole = None;
         let mut last_sent = Instant::now();
         loop {
             tokio::select! {
@@ -222,7 +246,10 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
                     State::Committed(info) => {
                         // The call's status no longer matters: the file is in place.
                         let _ = tokio::time::timeout(CLEANUP_TIMEOUT, call.responses.end()).await;
-                        return Ok(info);
+                        return match self.is_as_finished(&info) {
+                            true => Ok(info),
+                            false => Err(Error::CommitDiffers),
+                        };
                     }
                 },
                 sent = call.requests.send(&mut next), if next.is_some() => match sent {
@@ -231,60 +258,118 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
                         last_sent = Instant::now();
                         self.events.emit(Event::Advanced { transferred, durable });
                     }
-                    SentStep::Finish => self.finish_sent = true,
+                    SentStep::Finish => self.finished = whole,
                 },
-                chunk = self.source.next_chunk(), if next.is_none() && !all_read => {
+                chunk = self.source.next_chunk(), if next.is_none() && whole.is_none() => {
                     next = Some(match chunk? {
                         Some(chunk) => Step::Chunk(chunk.into()),
                         None => {
-                            all_read = true;
-                            let whole = self.source.finish().await?;
+                            let all = self.source.finish().await?;
+                            whole = Some(all);
                             Step::Finish(pb::FinishUpload {
-                                size: whole.len,
-                                crc32c: Some(whole.crc32c.value()),
+                                size: all.len,
+                                crc32c: Some(all.crc32c.value()),
                             })
                         }
                     });
                 }
-                () = sleep_until(last_sent + UPLOAD_KEEPALIVE), if next.is_none() && !all_read => {
+                () = sleep_until(last_sent + UPLOAD_KEEPALIVE), if next.is_none() && whole.is_none() => {
                     next = Some(Step::Chunk(keepalive_chunk(transferred)));
                 }
             }
         }
     }
 
-    /// Handles an upload that was finished before this attempt.
-    ///
-    /// Either an earlier attempt finished it and its response was lost, or an earlier run did, and the file may
-    /// have been replaced since.
-    async fn check_committed(&mut self, info: pb::FileInfo) -> Result<pb::FileInfo, Error> {
-        if self.finish_sent {
-            return Ok(info);
-        }
-        let found = match stat(&mut self.attempts.session, &self.open.filename).await {
-            Ok(found) => Some(found),
-            Err(error) if error.code() == Some(Code::NotFound) => None,
-            Err(error) => return Err(error),
-        };
-        if found.is_some_and(|found| found.etag == info.etag) {
-            self.events.emit(Event::AlreadyUploaded);
-            return Ok(info);
-        }
-        self.open.upload_id = self.source.next_upload_id(&self.open.upload_id, &info.etag);
-        Err(Error::Replaced)
+    /// Whether this is the file that this run has sent `finish` for. A server that does not tell the checksum has
+    /// checked that of `finish`.
+    fn is_as_finished(&self, info: &pb::FileInfo) -> bool {
+        self.finished.is_some_and(|finished| {
+            let crc32c = info.crc32c.unwrap_or(finished.crc32c.value());
+            finished == prefix(info.size, crc32c)
+        })
     }
 
+    /// Handles an upload that was finished before this attempt.
+    ///
+    /// Either an earlier attempt finished it and its response was lost, or an earlier run did: then the local file
+    /// may be another by now, and the file may have been replaced since.
+    async fn check_committed(&mut self, info: pb::FileInfo) -> Result<pb::FileInfo, Error> {
+        if self.is_as_finished(&info) {
+            return Ok(info);
+        }
+        let Some(crc32c) = info.crc32c else {
+            return Err(Error::Unproven);
+        };
+        if self.source.whole().await? != Some(prefix(info.size, crc32c)) {
+            return Err(Error::OtherVersion);
+        }
+        if !self.has_version(&info.etag).await? {
+            return Err(Error::Replaced);
+        }
+        self.events.emit(Event::AlreadyUploaded);
+        Ok(info)
+    }
+
+    /// Whether the file on the server is the version with this etag.
+    async fn has_version(&mut self, etag: &str) -> Result<bool, Error> {
+        match stat(&mut self.attempts.session, &self.open.filename).await {
+            Ok(found) => Ok(found.etag == etag),
+            Err(error) => match error.code() {
+                Some(Code::NotFound) => Ok(false),
+                // The caller may be allowed to write only.
+                Some(Code::PermissionDenied) => self.can_replace_version(etag).await,
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Whether an upload that replaces only the version with this etag can be opened.
+    async fn can_replace_version(&mut self, etag: &str) -> Result<bool, Error> {
+        let open = pb::OpenUpload {
+            filename: self.open.filename.clone(),
+            upload_id: random_upload_id(),
+            if_etag: Some(etag.to_owned()),
+            size: None,
+        };
+        let id = open.upload_id.clone();
+        let session = &mut self.attempts.session;
+        let opening = async {
+            let mut call = WriteCall::open(session, open).await?;
+            call.responses.next().await?;
+            Ok::<_, Error>(call)
+        };
+        match opening.await {
+            Ok(_call) => {
+                self.abort(id).await;
+                Ok(true)
+            }
+            Err(error) if error.has_reason(&["ETAG_MISMATCH"]) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Discards what the server has of this upload. The next attempt begins anew.
     async fn start_over(&mut self, reason: Error) -> Result<(), Error> {
-        self.attempts.start_over(reason, &mut self.events)?;
-        self.abort().await;
+        let is_leftover = !self.has_begun && self.leftovers < MAX_LEFTOVERS;
+        if is_leftover {
+            self.leftovers += 1;
+            self.events.emit(Event::StartedOver { reason });
+        } else {
+            self.attempts.start_over(reason, &mut self.events)?;
+        }
+        self.finished = None;
+        self.abort(self.open.upload_id.clone()).await;
+        if is_leftover && self.leftovers == MAX_LEFTOVERS {
+            self.open.upload_id = random_upload_id();
+        }
         Ok(())
     }
 
-    /// Aborts the upload on the server. If that fails, the upload expires.
-    async fn abort(&mut self) {
+    /// Discards an upload on the server, or its result. If that fails, it expires.
+    async fn abort(&mut self, upload_id: String) {
         let message = pb::AbortUploadRequest {
             filename: self.open.filename.clone(),
-            upload_id: self.open.upload_id.clone(),
+            upload_id,
         };
         let session = &mut self.attempts.session;
         let abort = async {
@@ -296,6 +381,11 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
         // The request's own timeout does not cover the wait for a token.
         let _ = tokio::time::timeout(CLEANUP_TIMEOUT, abort).await;
     }
+}
+
+fn prefix(len: u64, crc32c: u32) -> Prefix {
+    let crc32c = crc32c.into();
+    Prefix { len, crc32c }
 }
 
 fn keepalive_chunk(offset: u64) -> pb::Chunk {

@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, Metadata},
     io,
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileExt, MetadataExt},
+    },
     path::PathBuf,
     sync::Arc,
 };
@@ -13,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     background_task::{BackgroundTask, run_blocking},
+    file_reader::FileReader,
     read::{read_exact_at, read_prefix},
 };
 use crate::{
@@ -29,6 +33,7 @@ pub(in crate::client) struct FileSource {
     file: Arc<File>,
     /// The metadata when the file was opened.
     metadata: Metadata,
+    has_size: bool,
     chunk_len: u64,
     /// The chunks returned so far.
     returned: Prefix,
@@ -51,6 +56,7 @@ impl FileSource {
             let canonical = path.canonicalize().map_err(cannot("open"))?;
             let file = File::open(&path).map_err(cannot("open"))?;
             let metadata = file.metadata().map_err(cannot("look at"))?;
+            let has_size = has_size(&file, metadata.len()).map_err(cannot("read"))?;
             Ok(Self {
                 file: Arc::new(file),
                 canonical,
@@ -60,6 +66,7 @@ impl FileSource {
                 reading: BackgroundTask::idle(),
                 known: BTreeMap::from([(0, Crc32c::default())]),
                 path,
+                has_size,
             })
         })
         .await
@@ -69,27 +76,26 @@ impl FileSource {
         self.metadata.len()
     }
 
-    /// Derives the upload id that every run uses for this version of the file and these arguments.
+    /// Whether the size of the file is about its bytes. It is not in `/proc`, nor in `/sys`.
+    pub(in crate::client) fn has_size(&self) -> bool {
+        self.has_size
+    }
+
+    pub(in crate::client) fn into_reader(self) -> FileReader {
+        FileReader::new(self.file)
+    }
+
+    /// Derives the upload id that every run on this machine uses for these paths and this precondition.
+    ///
+    /// The file's version is not part of it: the checksums show whether an earlier run sent the same bytes.
     pub(in crate::client) fn upload_id(&self, filename: &str, if_etag: Option<&str>) -> String {
-        let facts = [
-            self.metadata.dev(),
-            self.metadata.ino(),
-            self.metadata.size(),
-            self.metadata.mtime().cast_unsigned(),
-            self.metadata.mtime_nsec().cast_unsigned(),
-            u64::from(if_etag.is_some()),
-        ];
-        let facts = facts.map(u64::to_be_bytes);
-        let texts: [&[u8]; 3] = [
+        let machine = rustix::system::uname();
+        let texts = [
             filename.as_bytes(),
             self.canonical.as_os_str().as_bytes(),
-            if_etag.unwrap_or_default().as_bytes(),
+            machine.nodename().to_bytes(),
         ];
-        hash(
-            texts
-                .into_iter()
-                .chain(facts.iter().map(<[u8; 8]>::as_slice)),
-        )
+        hash(texts.into_iter().chain(if_etag.map(str::as_bytes)))
     }
 
     fn read_ahead(&self) -> BackgroundTask<io::Result<SourceChunk>> {
@@ -113,14 +119,17 @@ impl FileSource {
     }
 
     async fn check_unchanged(&self) -> Result<(), Error> {
-        let file = Arc::clone(&self.file);
-        let now = run_blocking(move || file.metadata()).await;
-        let now = now.map_err(Error::local("look at", &self.path))?;
+        let (file, size) = (Arc::clone(&self.file), self.size());
+        let look = move || Ok((is_longer(&file, size)?, file.metadata()?));
+        let looked = run_blocking(look).await;
+        let (is_longer, now) = looked.map_err(Error::local("look at", &self.path))?;
         let version = |metadata: &Metadata| {
             let modified = (metadata.mtime(), metadata.mtime_nsec());
-            (metadata.size(), modified)
+            // A program may set the time of the modification back, but not this one.
+            let changed = (metadata.ctime(), metadata.ctime_nsec());
+            (metadata.size(), modified, changed)
         };
-        match version(&now) == version(&self.metadata) {
+        match !is_longer && version(&now) == version(&self.metadata) {
             true => Ok(()),
             false => Err(Error::SourceChanged(self.path.clone())),
         }
@@ -173,6 +182,14 @@ impl UploadSource for FileSource {
         })
     }
 
+    async fn whole(&mut self) -> Result<Option<Prefix>, Error> {
+        let whole = read_prefix(&self.file, self.size(), Prefix::default())
+            .await
+            .map_err(|error| self.read_error(error))?;
+        self.check_unchanged().await?;
+        Ok(Some(whole))
+    }
+
     fn release(&mut self, len: u64) {
         // The longest durable prefix stays: the next attempt extends its checksum instead of reading the
         // file from the start.
@@ -180,11 +197,19 @@ impl UploadSource for FileSource {
             self.known = self.known.split_off(&nearest);
         }
     }
+}
 
-    /// Every run derives the same id, so that a later one can continue this upload too.
-    fn next_upload_id(&self, id: &str, etag: &str) -> String {
-        hash([id.as_bytes(), etag.as_bytes()])
+/// Whether a file of this size has as many bytes.
+fn has_size(file: &File, size: u64) -> io::Result<bool> {
+    match size {
+        0 => Ok(!is_longer(file, 0)?),
+        _ => is_longer(file, size - 1),
     }
+}
+
+/// Whether the file has a byte after the first `len`, whatever its size says.
+fn is_longer(file: &File, len: u64) -> io::Result<bool> {
+    Ok(file.read_at(&mut [0], len)? > 0)
 }
 
 /// The SHA-256 of a sequence of texts, in hexadecimal.
@@ -199,4 +224,30 @@ fn hash<'a>(texts: impl IntoIterator<Item = &'a [u8]>) -> String {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of some filesystems has more bytes than its size says.
+    #[test]
+    fn byte_beyond_the_size_is_found() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"ab", 0).unwrap();
+        assert!(is_longer(&file, 0).unwrap());
+        assert!(is_longer(&file, 1).unwrap());
+        assert!(!is_longer(&file, 2).unwrap());
+    }
+
+    #[test]
+    fn size_without_its_bytes_is_found() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(has_size(&file, 0).unwrap());
+        assert!(!has_size(&file, 1).unwrap());
+        file.write_all_at(b"ab", 0).unwrap();
+        assert!(!has_size(&file, 0).unwrap());
+        assert!(has_size(&file, 2).unwrap());
+        assert!(!has_size(&file, 3).unwrap());
+    }
 }

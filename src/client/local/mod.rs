@@ -6,8 +6,12 @@
 )]
 
 mod background_task;
+mod file_reader;
 mod file_source;
 mod partial_file;
+mod paths;
 mod read;
+mod state_file;
+mod target_file;
 
 pub(super) use self::{file_source::FileSource, partial_file::PartialFile};

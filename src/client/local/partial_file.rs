@@ -1,22 +1,23 @@
 //! The part of a file that a download has received so far, beside its target.
 
 use std::{
-    ffi::OsString,
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Write},
-    mem,
-    os::unix::fs::{FileExt, MetadataExt},
+    fs::{self, File, Metadata, OpenOptions, TryLockError},
+    io, mem,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use rustix::{fs::OFlags, io::Errno};
 
 use super::{
     background_task::{BackgroundTask, run_blocking},
+    paths::{remove, sync_parent_dir, with_suffix},
     read::read_prefix,
+    state_file::{PartIdentity, SavedState, StateFile},
+    target_file::TargetFile,
 };
 use crate::{checksum::Prefix, client::error::Error, pb};
 
@@ -35,44 +36,27 @@ const MAX_LOCK_ATTEMPTS: u32 = 20;
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A file that is being received: `NAME.part`, and `NAME.part.json`, which describes it.
+///
+/// A part with bytes is one of a download if, and only if, its state describes it. So the state is durable before
+/// the part has its first byte, and as long as it has one.
 pub(in crate::client) struct PartialFile {
-    target: PathBuf,
+    target: TargetFile,
     path: PathBuf,
-    state_path: PathBuf,
+    state_file: StateFile,
     /// Locked as long as it is open.
     file: Arc<File>,
     received: Prefix,
     /// The part of `received` that is in the file.
     written: Prefix,
-    /// The content of the state file.
+    /// The content of the state file, once it describes the part.
     state: SavedState,
+    is_described: bool,
     /// Received chunks, in order, after those that `writing` has.
     buffered: Vec<Bytes>,
     buffered_bytes: usize,
-    writing: BackgroundTask<io::Result<Prefix>>,
+    writing: BackgroundTask<Result<Prefix, Error>>,
     syncing: BackgroundTask<Result<Prefix, Error>>,
     synced_at: Instant,
-}
-
-/// The content of the state file.
-#[derive(Clone, Default, Serialize, Deserialize)]
-struct SavedState {
-    filename: String,
-    etag: String,
-    size: u64,
-    /// The number of durable bytes.
-    durable: u64,
-    /// The CRC-32C of the durable bytes.
-    crc32c: u32,
-}
-
-impl SavedState {
-    fn durable_prefix(&self) -> Prefix {
-        Prefix {
-            len: self.durable,
-            crc32c: self.crc32c.into(),
-        }
-    }
 }
 
 impl PartialFile {
@@ -82,20 +66,18 @@ impl PartialFile {
         target: PathBuf,
         filename: &str,
     ) -> Result<(Self, Option<Error>), Error> {
-        let filename = filename.to_owned();
-        let (mut part, state) = Self::open_locked(target).await?;
-        let Some(state) = state.filter(|state| state.filename == filename) else {
-            part.state.filename = filename;
+        let mut part = Self::open_locked(target).await?;
+        if !part.is_described || part.state.filename != filename {
+            filename.clone_into(&mut part.state.filename);
             part.clear().await?;
             return Ok((part, None));
-        };
-        let durable = state.durable_prefix();
+        }
+        let durable = part.state.durable_prefix();
         let damaged = match read_prefix(&part.file, durable.len, Prefix::default()).await {
             Ok(found) => found != durable,
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => true,
             Err(error) => return Err(Error::local("read", &part.path)(error)),
         };
-        part.state.filename = filename;
         if damaged {
             part.clear().await?;
             let why = Error::PartDamaged(part.path.clone());
@@ -103,12 +85,11 @@ impl PartialFile {
         }
         part.received = durable;
         part.written = durable;
-        part.state = state;
         part.truncate().await?;
         Ok((part, None))
     }
 
-    async fn open_locked(target: PathBuf) -> Result<(Self, Option<SavedState>), Error> {
+    async fn open_locked(target: PathBuf) -> Result<Self, Error> {
         for _ in 1..MAX_LOCK_ATTEMPTS {
             let target = target.clone();
             match run_blocking(move || Self::try_open(target)).await {
@@ -119,34 +100,37 @@ impl PartialFile {
         run_blocking(move || Self::try_open(target)).await
     }
 
-    fn try_open(target: PathBuf) -> Result<(Self, Option<SavedState>), Error> {
-        let not_a_file = |kind| Error::local("replace", &target)(io::Error::from(kind));
-        if target.is_dir() {
-            return Err(not_a_file(io::ErrorKind::IsADirectory));
+    fn try_open(target: PathBuf) -> Result<Self, Error> {
+        let target = TargetFile::resolve(target)?;
+        let path = with_suffix(target.path(), ".part");
+        let state_file = StateFile::new(with_suffix(target.path(), ".part.json"));
+        // Before a part is created beside a file that no download wrote.
+        state_file.read()?;
+        state_file.check_draft()?;
+        let (file, found) = open_and_lock(&path)?;
+        let part = PartIdentity::of(&found);
+        let saved = state_file.read()?.filter(|state| state.part == part);
+        if saved.is_none() && (found.len() > 0 || found.nlink() > 1) {
+            return Err(Error::NotOurs(path));
         }
-        if target.file_name().is_none() {
-            return Err(not_a_file(io::ErrorKind::InvalidInput));
-        }
-        let path = with_suffix(&target, ".part");
-        let state_path = with_suffix(&target, ".part.json");
-        let file = open_and_lock(&path)?;
-        let state = fs::read(&state_path).ok();
-        let state = state.and_then(|state| serde_json::from_slice(&state).ok());
-        let part = Self {
+        Ok(Self {
             target,
             path,
-            state_path,
+            state_file,
             file: Arc::new(file),
             received: Prefix::default(),
             written: Prefix::default(),
-            state: SavedState::default(),
+            is_described: saved.is_some(),
+            state: saved.unwrap_or_else(|| SavedState {
+                part,
+                ..Default::default()
+            }),
             buffered: Vec::new(),
             buffered_bytes: 0,
             writing: BackgroundTask::idle(),
             syncing: BackgroundTask::idle(),
             synced_at: Instant::now(),
-        };
-        Ok((part, state))
+        })
     }
 
     /// The number of received bytes, which is the offset where the download continues.
@@ -179,13 +163,15 @@ impl PartialFile {
         }
         self.received = Prefix::default();
         self.written = Prefix::default();
-        let filename = mem::take(&mut self.state.filename);
         self.state = SavedState {
-            filename,
+            filename: mem::take(&mut self.state.filename),
+            part: mem::take(&mut self.state.part),
             ..Default::default()
         };
-        let state_path = self.state_path.clone();
-        run_blocking(move || remove(&state_path)).await?;
+        if self.is_described {
+            let (state_file, state) = (self.state_file.clone(), self.state.clone());
+            run_blocking(move || state_file.replace_durably(&state)).await?;
+        }
         self.truncate().await
     }
 
@@ -218,7 +204,8 @@ impl PartialFile {
     pub(in crate::client) async fn step(&mut self) -> Result<(), Error> {
         tokio::select! {
             written = self.writing.join() => {
-                self.written = written.map_err(Error::local("write", &self.path))?;
+                self.written = written?;
+                self.is_described = true;
             }
             synced = self.syncing.join() => {
                 let synced = synced?;
@@ -237,10 +224,16 @@ impl PartialFile {
             let chunks = mem::take(&mut self.buffered);
             self.buffered_bytes = 0;
             let after = self.received;
+            let (path, state_file) = (self.path.clone(), self.state_file.clone());
+            let undescribed = (!self.is_described).then(|| self.state.clone());
             self.writing = BackgroundTask::spawn(move || {
+                if let Some(state) = undescribed {
+                    state_file.replace_durably(&state)?;
+                }
                 let mut offset = start;
                 for chunk in chunks {
-                    file.write_all_at(&chunk, offset)?;
+                    let written = file.write_all_at(&chunk, offset);
+                    written.map_err(Error::local("write", &path))?;
                     offset += chunk.len() as u64;
                 }
                 Ok(after)
@@ -257,7 +250,7 @@ impl PartialFile {
     /// Syncs the written bytes, then records them in the state file. Receiving continues meanwhile.
     fn checkpoint(&self) -> BackgroundTask<Result<Prefix, Error>> {
         let (file, written) = (Arc::clone(&self.file), self.written);
-        let (path, state_path) = (self.path.clone(), self.state_path.clone());
+        let (path, state_file) = (self.path.clone(), self.state_file.clone());
         let state = SavedState {
             durable: written.len,
             crc32c: written.crc32c.value(),
@@ -265,7 +258,7 @@ impl PartialFile {
         };
         BackgroundTask::spawn(move || {
             file.sync_data().map_err(Error::local("sync", &path))?;
-            replace(&state_path, &state).map_err(Error::local("write", &state_path))?;
+            state_file.replace(&state)?;
             Ok(written)
         })
     }
@@ -276,8 +269,14 @@ impl PartialFile {
             self.step().await?;
         }
         if self.received.len == 0 {
-            let path = self.path.clone();
-            return run_blocking(move || remove(&path)).await;
+            let (file, path) = (Arc::clone(&self.file), self.path.clone());
+            let state_file = self.state_file.clone();
+            return run_blocking(move || {
+                check_in_place(&file, &path)?;
+                remove(&path)?;
+                state_file.remove()
+            })
+            .await;
         }
         if self.written.len > self.state.durable {
             self.syncing = self.checkpoint();
@@ -292,70 +291,61 @@ impl PartialFile {
             self.step().await?;
         }
         run_blocking(move || {
+            let new_file_mode = || self.state_file.new_file_mode();
+            self.target.apply_permissions(&self.file, new_file_mode)?;
             let synced = self.file.sync_all();
             synced.map_err(Error::local("sync", &self.path))?;
-            fs::rename(&self.path, &self.target).map_err(Error::local("replace", &self.target))?;
-            sync_parent_dir(&self.target)?;
-            remove(&self.state_path)
+            check_in_place(&self.file, &self.path)?;
+            let target = self.target.path();
+            fs::rename(&self.path, target).map_err(Error::local("replace", target))?;
+            sync_parent_dir(target)?;
+            self.state_file.remove()
         })
         .await
     }
 }
 
-fn open_and_lock(path: &Path) -> Result<File, Error> {
+/// Opens the part, or creates it, for the caller alone: it gets the permissions of its target in the end.
+fn open_and_lock(path: &Path) -> Result<(File, Metadata), Error> {
     loop {
+        // Looked at before it is opened: opening a device may have effects.
+        if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(Error::NotOurs(path.to_owned()));
+        }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
+            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
             .open(path)
-            .map_err(Error::local("write", path))?;
+            .map_err(|error| match Errno::from_io_error(&error) {
+                Some(Errno::LOOP) => Error::NotOurs(path.to_owned()),
+                _ => Error::local("write", path)(error),
+            })?;
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => Error::InUse(path.to_owned()),
             TryLockError::Error(source) => Error::local("lock", path)(source),
         })?;
         let locked = file.metadata().map_err(Error::local("look at", path))?;
         // The previous holder of the lock may have finished: then this file is the target by now.
-        let is_same = fs::metadata(path)
-            .is_ok_and(|found| (found.dev(), found.ino()) == (locked.dev(), locked.ino()));
-        if is_same {
-            return Ok(file);
+        if is_in_place(&locked, path) {
+            return Ok((file, locked));
         }
     }
 }
 
-/// Replaces the state file in one step.
-fn replace(path: &Path, state: &SavedState) -> io::Result<()> {
-    let new = with_suffix(path, ".new");
-    let mut file = File::create(&new)?;
-    file.write_all(&serde_json::to_vec(state)?)?;
-    file.sync_data()?;
-    fs::rename(new, path)
-}
-
-/// Removes a file, if it exists.
-fn remove(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::local("remove", path)(error))
-        }
-        _ => Ok(()),
+fn check_in_place(file: &File, path: &Path) -> Result<(), Error> {
+    let open = file.metadata().map_err(Error::local("look at", path))?;
+    match is_in_place(&open, path) {
+        true => Ok(()),
+        false => Err(Error::NotOurs(path.to_owned())),
     }
 }
 
-fn sync_parent_dir(path: &Path) -> Result<(), Error> {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    File::open(parent)
-        .and_then(|dir| dir.sync_all())
-        .map_err(Error::local("sync", parent))
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
+/// Whether the file has the name `path`.
+fn is_in_place(file: &Metadata, path: &Path) -> bool {
+    fs::symlink_metadata(path)
+        .is_ok_and(|found| (found.dev(), found.ino()) == (file.dev(), file.ino()))
 }

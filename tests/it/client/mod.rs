@@ -2,6 +2,8 @@
 
 mod client_credentials;
 mod downloads;
+mod local_files;
 mod readers;
+mod repeats;
 mod restarts;
 mod uploads;

@@ -1,6 +1,9 @@
 //! Transfers between the client and a server program that is killed and restarted.
 
-use std::fs;
+use std::{
+    fs::{self, File, FileTimes},
+    time::{Duration, SystemTime},
+};
 
 use muxs::client::Event;
 use tokio::{io::AsyncWriteExt, sync::Notify};
@@ -79,7 +82,7 @@ async fn download_survives_a_killed_server() {
 }
 
 #[tokio::test]
-async fn dropped_upload_is_resumed_by_the_next_run() {
+async fn dropped_upload_of_a_file_that_is_touched_is_resumed_by_the_next_run() {
     let server = RestartableServer::start().await;
     let content = server.file("source");
     let client = server.client();
@@ -98,6 +101,11 @@ async fn dropped_upload_is_resumed_by_the_next_run() {
             result = upload.into_future() => panic!("{result:?}"),
         }
     }
+    // The file is not another one for that.
+    let later = SystemTime::now() + Duration::from_secs(1);
+    let times = FileTimes::new().set_modified(later);
+    let source = File::options().write(true).open(server.path("source"));
+    source.unwrap().set_times(times).unwrap();
     let mut offset = 0;
     let upload = client.upload(server.path("source"), "name");
     let upload = upload.on_event(|event| {

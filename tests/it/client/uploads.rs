@@ -1,12 +1,15 @@
 //! Uploads of files to a scripted server.
 
 use std::{
-    fs::{File, FileTimes},
-    io::Write,
+    fs::{self, File, FileTimes},
+    os::unix::fs::{FileExt, MetadataExt},
     time::{Duration, SystemTime},
 };
 
-use muxs::client::{self, Client, Error, Event};
+use muxs::{
+    client::{self, Client, Error, Event},
+    pb::FileInfo,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -46,7 +49,7 @@ async fn upload_sends_checksums_of_chunks_and_of_the_file() {
 }
 
 #[tokio::test]
-async fn upload_id_identifies_source_and_target() {
+async fn upload_id_identifies_paths_and_precondition() {
     let place = TransferDir::new();
     let server = ScriptedServer::start().await;
     let client = server.client();
@@ -63,20 +66,32 @@ async fn upload_id_identifies_source_and_target() {
         server.on_write(place.resume_actions(0));
         with_timeout(upload.into_future()).await.unwrap();
     }
-    let source = File::options().append(true).open(place.source()).unwrap();
-    let later = SystemTime::now() + Duration::from_secs(1);
-    source
-        .set_times(FileTimes::new().set_modified(later))
-        .unwrap();
-    server.on_write(place.resume_actions(0));
-    with_timeout(upload().into_future()).await.unwrap();
+    // Neither another time nor another file of the same name is another upload.
+    let touch: [fn(&TransferDir); 2] = [
+        |place| {
+            let source = File::options().append(true).open(place.source()).unwrap();
+            let later = SystemTime::now() + Duration::from_secs(1);
+            let times = FileTimes::new().set_modified(later);
+            source.set_times(times).unwrap();
+        },
+        |place| {
+            fs::write(place.path("new"), &place.content).unwrap();
+            fs::rename(place.path("new"), place.source()).unwrap();
+        },
+    ];
+    for touch in touch {
+        touch(&place);
+        server.on_write(place.resume_actions(0));
+        with_timeout(upload().into_future()).await.unwrap();
+    }
 
     let opens = server.script().opens.clone();
     let ids: Vec<_> = opens.iter().map(|open| &open.upload_id).collect();
     assert_eq!(ids[0], ids[1]);
     assert_eq!(ids[0], ids[2]);
+    assert_eq!([ids[6], ids[7]], [ids[0]; 2]);
     let different: std::collections::BTreeSet<_> = ids[2..].iter().collect();
-    assert_eq!(different.len(), 5);
+    assert_eq!(different.len(), 4);
     assert!(ids.iter().all(|id| (1..=128).contains(&id.len())));
     assert_eq!(opens[4].if_etag.as_deref(), Some(""));
     assert_eq!(opens[5].if_etag.as_deref(), Some("x"));
@@ -165,9 +180,20 @@ async fn upload_with_other_parameters_restarts() {
     server
         .on_write([Action::Fail(mismatch)])
         .on_write(place.resume_actions(0));
-    let upload = server.client().upload(place.source(), "name");
-    with_timeout(upload.into_future()).await.unwrap();
+    let events = EventLog::default();
+    let client = server.client_without_retries();
+    let upload = client.upload(place.source(), "name");
+    with_timeout(upload.on_event(events.listener()).into_future())
+        .await
+        .unwrap();
     assert_eq!(server.script().aborts.len(), 1);
+    assert_eq!(
+        events.entries(),
+        [
+            "started over: an earlier run sent another version of the local file",
+            "opened at 0"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -295,20 +321,176 @@ async fn file_replaced_or_removed_since_is_resent() {
     let place = TransferDir::new();
     for now in [Ok(info(b"", "other")), Err(Status::not_found(""))] {
         let server = ScriptedServer::start().await;
-        let mut ids = Vec::new();
-        // Two runs have the same upload ID: the second continues the upload of the first.
-        for _ in 0..2 {
-            server.script().stats.push_back(now.clone());
-            server
-                .on_write([commit(place.info())])
-                .on_write(place.resume_actions(0));
-            let upload = server.client().upload(place.source(), "name");
-            with_timeout(upload.into_future()).await.unwrap();
+        server.script().stats.push_back(now);
+        server
+            .on_write([commit(place.info())])
+            .on_write(place.resume_actions(0));
+        assert_starts_over(
+            &place,
+            &server,
+            "the file was uploaded before, and was replaced or removed on the server since",
+        )
+        .await;
+    }
+}
+
+/// Size and times of a file do not prove what an earlier run has sent.
+#[tokio::test]
+async fn file_without_the_checksum_of_its_source_is_resent() {
+    let place = TransferDir::new();
+    let mut changed = place.content.clone();
+    changed[0] ^= 1;
+    let longer = [&place.content[..], b"1"].concat();
+    let other = "an earlier run sent another version of the local file";
+    let unknown = FileInfo {
+        crc32c: None,
+        ..place.info()
+    };
+    let cases = [
+        (info(&changed, "etag"), other),
+        (info(&longer, "etag"), other),
+        (
+            unknown,
+            "the server does not tell the checksum of the file that was uploaded before",
+        ),
+    ];
+    for (committed, reason) in cases {
+        let server = ScriptedServer::start().await;
+        server.script().stats.push_back(Ok(committed.clone()));
+        server
+            .on_write([commit(committed)])
+            .on_write(place.resume_actions(0));
+        assert_starts_over(&place, &server, reason).await;
+    }
+}
+
+/// Runs an upload without retries, which discards what an earlier run has left, and continues with the same id.
+async fn assert_starts_over(place: &TransferDir, server: &ScriptedServer, reason: &str) {
+    let events = EventLog::default();
+    let client = server.client_without_retries();
+    let upload = client.upload(place.source(), "name");
+    let sent = with_timeout(upload.on_event(events.listener()).into_future()).await;
+    assert_eq!(sent.unwrap(), place.info());
+    place.assert_sent(server);
+    assert_eq!(
+        events.entries(),
+        [format!("started over: {reason}"), "opened at 0".to_owned()]
+    );
+    let script = server.script();
+    let ids: Vec<_> = script.opens.iter().map(|open| &open.upload_id).collect();
+    assert_eq!(ids[0], ids[1]);
+    assert_eq!(script.aborts, [ids[0].as_str()]);
+}
+
+#[tokio::test]
+async fn result_that_the_server_keeps_does_not_stop_an_upload() {
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    let gone = || Err(Status::not_found(""));
+    server.script().stats.extend([gone(), gone()]);
+    server
+        .on_write([commit(place.info())])
+        .on_write([commit(place.info())])
+        .on_write(place.resume_actions(0));
+    let client = server.client_without_retries();
+    let upload = client.upload(place.source(), "name");
+    with_timeout(upload.into_future()).await.unwrap();
+    place.assert_sent(&server);
+    let opens = server.script().opens.clone();
+    assert_eq!(opens[0].upload_id, opens[1].upload_id);
+    assert_ne!(opens[0].upload_id, opens[2].upload_id);
+}
+
+#[tokio::test]
+async fn server_that_only_tells_results_ends_the_upload() {
+    let place = TransferDir::new();
+    let server = ScriptedServer::start().await;
+    for _ in 0..20 {
+        server.script().stats.push_back(Err(Status::not_found("")));
+        server.on_write([commit(place.info())]);
+    }
+    let upload = server.client().upload(place.source(), "name");
+    assert_retries_exhausted(with_timeout(upload.into_future()).await, 4);
+    // Two for what may have been there before, and the four of the client.
+    assert_eq!(server.script().opens.len(), 6);
+}
+
+#[tokio::test]
+async fn committed_file_that_was_not_sent_is_damage() {
+    let place = TransferDir::new();
+    let mut changed = place.content.clone();
+    changed[0] ^= 1;
+    for committed in [info(&changed, "etag"), info(&changed[1..], "etag")] {
+        let server = ScriptedServer::start().await;
+        server.on_write([
+            progress(&place.content, 0),
+            Action::ReceiveAll,
+            commit(committed),
+        ]);
+        let upload = server.client().upload(place.source(), "name");
+        let error = with_timeout(upload.into_future()).await.unwrap_err();
+        assert_eq!(error.code(), Some(Code::DataLoss), "{error}");
+        assert_eq!(server.script().opens.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn committed_file_without_a_checksum_is_accepted_after_finish() {
+    let place = TransferDir::new();
+    let committed = FileInfo {
+        crc32c: None,
+        ..place.info()
+    };
+    let server = ScriptedServer::start().await;
+    server.on_write([
+        progress(&place.content, 0),
+        Action::ReceiveAll,
+        commit(committed.clone()),
+    ]);
+    let upload = server.client().upload(place.source(), "name");
+    let sent = with_timeout(upload.into_future()).await.unwrap();
+    assert_eq!(sent, committed);
+}
+
+/// A caller that may write only cannot call Stat.
+#[tokio::test]
+async fn version_on_the_server_is_found_without_the_right_to_read() {
+    let place = TransferDir::new();
+    let answers = [
+        (progress(b"", 0), true),
+        (
+            Action::Fail(failure(Code::FailedPrecondition, "ETAG_MISMATCH")),
+            false,
+        ),
+    ];
+    for (answer, is_there) in answers {
+        let server = ScriptedServer::start().await;
+        let refused = Err(failure(Code::PermissionDenied, "INSUFFICIENT_SCOPE"));
+        server.script().stats.push_back(refused);
+        server
+            .on_write([commit(place.info())])
+            .on_write([answer, Action::Hang])
+            .on_write(place.resume_actions(0));
+        let events = EventLog::default();
+        let upload = server.client().upload(place.source(), "name");
+        with_timeout(upload.on_event(events.listener()).into_future())
+            .await
+            .unwrap();
+        let (opens, aborts) = {
+            let script = server.script();
+            (script.opens.clone(), script.aborts.clone())
+        };
+        let (upload, question) = (&opens[0], &opens[1]);
+        assert_eq!(question.if_etag.as_deref(), Some("etag"));
+        assert_ne!(question.upload_id, upload.upload_id);
+        if is_there {
+            assert_eq!(events.entries(), ["already there"]);
+            assert_eq!(aborts, [question.upload_id.as_str()]);
+            with_timeout(server.gone.notified()).await;
+        } else {
+            assert_eq!(opens.len(), 3);
             place.assert_sent(&server);
-            ids.push(server.script().opens.last().unwrap().upload_id.clone());
         }
-        assert_eq!(ids[0], ids[1]);
-        assert_ne!(ids[0], server.script().opens[0].upload_id);
     }
 }
 
@@ -330,20 +512,37 @@ async fn server_error_stops_the_upload_at_once() {
 
 #[tokio::test]
 async fn changing_source_aborts_the_upload() {
-    let changes: [fn(&File); 3] = [
+    let changes: [fn(&File); 4] = [
         |file| file.set_len(10).unwrap(),
-        |mut file| file.write_all(b"more").unwrap(),
+        |file| {
+            let end = file.metadata().unwrap().len();
+            file.write_all_at(b"more", end).unwrap();
+        },
         |file| {
             let later = SystemTime::now() + Duration::from_secs(1);
             file.set_times(FileTimes::new().set_modified(later))
                 .unwrap();
+        },
+        // Another program sets the time back, but the change of the inode cannot be hidden.
+        |file| {
+            let before = file.metadata().unwrap();
+            let times = FileTimes::new().set_modified(before.modified().unwrap());
+            let changed = |file: &File| {
+                let now = file.metadata().unwrap();
+                (now.ctime(), now.ctime_nsec())
+            };
+            // The clock of the filesystem has to advance.
+            while changed(file) == (before.ctime(), before.ctime_nsec()) {
+                file.write_all_at(b"changed", 0).unwrap();
+                file.set_times(times).unwrap();
+            }
         },
     ];
     for change in changes {
         let place = TransferDir::with(64 * MAX_CHUNK);
         let server = ScriptedServer::start().await;
         server.on_write(place.resume_actions(0));
-        let source = File::options().append(true).open(place.source()).unwrap();
+        let source = File::options().write(true).open(place.source()).unwrap();
         let upload = server.client().upload(place.source(), "name");
         let changing = upload.on_event(|event| {
             if matches!(event, Event::Opened { .. }) {

@@ -1,6 +1,10 @@
 //! The examples as processes.
 
-use std::{fs, process::Stdio};
+use std::{
+    fs, io,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::Stdio,
+};
 
 use assert_cmd::Command;
 use rustix::process::Signal;
@@ -10,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use crate::support::{
     Program, kill,
     program::{example, examples_dir},
-    with_timeout,
+    report_skip, with_timeout,
 };
 
 /// A privileged port of the loopback interface without a listener.
@@ -320,6 +324,69 @@ async fn stream_file_failure_prints_one_sentence_and_exits_with_code() {
         let stderr = text(output.get_output().stderr.clone());
         assert!(stderr.starts_with(sentence), "{stderr}");
     }
+}
+
+/// The size of a file of `/proc` is 0, and that of one of `/sys` a page, whatever it has.
+#[tokio::test]
+async fn stream_file_put_sends_a_file_whose_size_is_not_that_of_its_bytes() {
+    let (server, folder) = server_and_file().await;
+    // Some of the values change all the time.
+    let keys = |text: String| -> Vec<String> {
+        let lines = text.lines();
+        lines
+            .map(|line| line.split(':').next().unwrap().to_owned())
+            .collect()
+    };
+    for source in [
+        "/proc/cpuinfo",
+        "/sys/kernel/mm/transparent_hugepage/enabled",
+    ] {
+        let Ok(expected) = fs::read_to_string(source) else {
+            report_skip(&format!("there is no {source} here"));
+            continue;
+        };
+        let mut put = stream_file(&server, &["put", source, "name"]);
+        put.assert().success();
+        let stored = fs::read_to_string(folder.path().join("root/name")).unwrap();
+        assert!(!stored.is_empty());
+        assert_eq!(keys(stored), keys(expected));
+    }
+}
+
+/// As `cp` refuses it, although the folder would let the caller replace it.
+#[tokio::test]
+async fn stream_file_get_refuses_a_target_that_cannot_be_written() {
+    const NOBODY_ID: u32 = 65_534;
+    let (server, folder) = server_and_file().await;
+    fs::write(folder.path().join("root/name"), "new").unwrap();
+    // Others get in, to write here.
+    let writable = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(&folder, writable).unwrap();
+    let target = folder.path().join("file");
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o444)).unwrap();
+    let mut get = std::process::Command::new(examples_dir().join("stream_file"));
+    get.args(["get", "name", "file", "--addr"])
+        .arg(format!("http://{}", server.address))
+        .current_dir(&folder);
+    if rustix::process::geteuid().is_root() {
+        get.uid(NOBODY_ID).gid(NOBODY_ID);
+    }
+    let output = match get.output() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            report_skip("another user may not run the examples here");
+            return;
+        }
+        output => output.unwrap(),
+    };
+    let stderr = text(output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(
+        stderr,
+        "Failed: cannot replace file: Permission denied (os error 13).\n"
+    );
+    assert_eq!(fs::read(&target).unwrap(), b"some bytes");
+    let left = fs::read_dir(&folder).unwrap().count();
+    assert_eq!(left, 2);
 }
 
 #[test]

@@ -39,6 +39,7 @@ use std::{
 
 use muxs::{
     app::{self, Config},
+    client::{self, Client},
     files::{OpenError, Settings, Store},
     pb::{
         Files, HelloRequest, file_controller_client::FileControllerClient,
@@ -155,6 +156,12 @@ impl TestServer {
 
     pub(crate) async fn channel(&self) -> Channel {
         connect(self.address).await
+    }
+
+    /// A transfer client without credentials.
+    pub(crate) fn client(&self) -> Client {
+        let endpoint = client::endpoint(format!("http://{}", self.address)).unwrap();
+        Client::new(endpoint.connect_lazy())
     }
 
     pub(crate) async fn greeter(&self) -> GreeterClient<Channel> {

@@ -112,6 +112,11 @@ impl ScriptedServer {
         self.client_over(self.endpoint().connect_lazy())
     }
 
+    /// A client that does not retry.
+    pub(crate) fn client_without_retries(&self) -> Client {
+        self.client().retry(without_retries())
+    }
+
     /// The same client with credentials.
     pub(crate) fn client_with(&self, credentials: Credentials) -> Client {
         self.client_over(self.authorized_channel(credentials))
@@ -174,6 +179,13 @@ impl ScriptedServer {
     }
 }
 
+pub(crate) fn without_retries() -> Retry {
+    Retry {
+        attempts: 1,
+        ..Retry::default()
+    }
+}
+
 /// CRC-32C, bit by bit, as an independent implementation.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc: u32, byte| {
@@ -202,6 +214,7 @@ pub(crate) fn info(content: &[u8], etag: &str) -> FileInfo {
     FileInfo {
         size: content.len() as u64,
         etag: etag.to_owned(),
+        crc32c: Some(crc32c(content)),
         ..Default::default()
     }
 }
