@@ -8,6 +8,7 @@ pub(crate) mod issuer;
 pub(crate) mod linearizability;
 pub(crate) mod memory_probe;
 pub(crate) mod methods;
+pub(crate) mod mount;
 pub(crate) mod pki;
 pub(crate) mod plain_connection;
 pub(crate) mod program;
