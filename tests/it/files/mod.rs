@@ -2,6 +2,7 @@
 
 mod downloads;
 mod durability;
+mod history;
 mod path_escapes;
 
 use std::{

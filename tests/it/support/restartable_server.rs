@@ -67,6 +67,11 @@ impl RestartableServer {
     pub(crate) async fn restart_when_killed(&mut self, killed: &Notify) {
         killed.notified().await;
         self.program.wait_end().await;
+        self.start_again().await;
+    }
+
+    /// Starts the server again after its end.
+    pub(crate) async fn start_again(&mut self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_server"));
         command
             .args(["--listen", &self.address.to_string(), "--root"])

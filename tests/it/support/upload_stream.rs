@@ -13,11 +13,38 @@ use muxs::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming, transport::Channel};
+use tonic::{Request, Response, Status, Streaming, client::GrpcService, transport::Channel};
 
 use super::{TestServer, assertions::with_timeout};
 
 pub(crate) type FilesClient = FileControllerClient<Channel>;
+
+/// What carries the calls of a generated client.
+pub(crate) trait Transport:
+    GrpcService<
+        tonic::body::Body,
+        Error: Into<tonic::codegen::StdError>,
+        ResponseBody: http_body::Body<
+            Data = bytes::Bytes,
+            Error: Into<tonic::codegen::StdError> + Send,
+        > + Send
+                          + 'static,
+    >
+{
+}
+
+impl<T> Transport for T where
+    T: GrpcService<
+            tonic::body::Body,
+            Error: Into<tonic::codegen::StdError>,
+            ResponseBody: http_body::Body<
+                Data = bytes::Bytes,
+                Error: Into<tonic::codegen::StdError> + Send,
+            > + Send
+                              + 'static,
+        >
+{
+}
 
 /// One WriteStream call. A few steps are queued before sending waits.
 pub(crate) struct UploadStream {
@@ -27,12 +54,15 @@ pub(crate) struct UploadStream {
 
 impl UploadStream {
     /// Begins a stream and sends nothing.
-    pub(crate) async fn begin(files: &mut FilesClient) -> Self {
+    pub(crate) async fn begin(files: &mut FileControllerClient<impl Transport>) -> Self {
         Self::begin_within(files, None).await
     }
 
     /// Begins a stream with a deadline that only the server enforces.
-    pub(crate) async fn begin_within(files: &mut FilesClient, timeout: Option<Duration>) -> Self {
+    pub(crate) async fn begin_within(
+        files: &mut FileControllerClient<impl Transport>,
+        timeout: Option<Duration>,
+    ) -> Self {
         let adjust = |request: &mut Request<_>| {
             if let Some(timeout) = timeout {
                 request.set_timeout(timeout);
@@ -42,7 +72,10 @@ impl UploadStream {
     }
 
     /// Begins a stream with an access token.
-    pub(crate) async fn begin_as(files: &mut FilesClient, token: &str) -> Self {
+    pub(crate) async fn begin_as(
+        files: &mut FileControllerClient<impl Transport>,
+        token: &str,
+    ) -> Self {
         let authorization = format!("Bearer {token}").parse().unwrap();
         let adjust = |request: &mut Request<_>| {
             let metadata = request.metadata_mut();
@@ -52,7 +85,7 @@ impl UploadStream {
     }
 
     async fn begin_with(
-        files: &mut FilesClient,
+        files: &mut FileControllerClient<impl Transport>,
         adjust: impl FnOnce(&mut Request<ReceiverStream<WriteStreamRequest>>),
     ) -> Self {
         let (steps, outgoing) = mpsc::channel(8);
@@ -66,14 +99,21 @@ impl UploadStream {
     }
 
     /// Begins a stream and sends `open`.
-    pub(crate) async fn open(files: &mut FilesClient, open: OpenUpload) -> Self {
+    pub(crate) async fn open(
+        files: &mut FileControllerClient<impl Transport>,
+        open: OpenUpload,
+    ) -> Self {
         let mut upload = Self::begin(files).await;
         upload.send(Step::Open(open)).await;
         upload
     }
 
     /// The same as [`UploadStream::open`], with an access token.
-    pub(crate) async fn open_as(files: &mut FilesClient, token: &str, open: OpenUpload) -> Self {
+    pub(crate) async fn open_as(
+        files: &mut FileControllerClient<impl Transport>,
+        token: &str,
+        open: OpenUpload,
+    ) -> Self {
         let mut upload = Self::begin_as(files, token).await;
         upload.send(Step::Open(open)).await;
         upload
