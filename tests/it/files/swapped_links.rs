@@ -1,0 +1,113 @@
+//! Another program swaps a folder for a link into the server's directory while clients use it: nothing in
+//! there is read or written.
+
+use std::{fs, os::unix::fs::symlink, path::PathBuf};
+
+use muxs::pb::write_stream_response::State;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::{read, stat, while_changing, write};
+use crate::support::{
+    TestServer, tree,
+    upload_stream::{
+        FilesClient, UploadStream, abort_upload, get, open, start_checkpointing_every_byte, whole,
+    },
+    with_timeout,
+};
+
+const SECRET: &[u8] = b"secret of another upload";
+const PUBLIC: &str = "public";
+const ROUNDS: usize = 1500;
+
+/// Where the link leads while it is not the folder, by its path from the root.
+const PLACES: [(&str, &str); 3] = [
+    ("dir", ".muxs/uploads"),
+    ("folder/dir", "../.muxs/uploads"),
+    ("dir", ".muxs"),
+];
+
+/// Begins an upload of another client and pauses it. Returns the path of its staged bytes.
+async fn stage_secret(server: &TestServer) -> PathBuf {
+    let mut files = server.files().await;
+    let mut upload = UploadStream::open(&mut files, open("other.bin", "id", &[0; 100])).await;
+    upload.chunk(0, SECRET).await;
+    upload.wait_persisted(SECRET.len()).await;
+    upload.half_close();
+    upload.wait_end().await.unwrap();
+    let staged = tree(&server.path(".muxs/uploads")).into_iter();
+    let mut staged = staged.filter(|(_, content)| content.as_deref() == Some(SECRET));
+    staged.next().expect("the staged bytes").0
+}
+
+#[tokio::test]
+async fn swapped_link_leads_no_call_into_the_server_directory() {
+    for (link, place) in PLACES {
+        let server = start_checkpointing_every_byte();
+        let secret = stage_secret(&server).await;
+        let name = secret.strip_prefix(server.path(".muxs")).unwrap();
+        let name = match place {
+            ".muxs" => name,
+            _ => name.strip_prefix("uploads").unwrap(),
+        };
+        let path = format!("{link}/{}", name.display());
+        let public = server.path("public").join(name);
+        fs::create_dir_all(public.parent().unwrap()).unwrap();
+        fs::write(&public, PUBLIC).unwrap();
+        fs::create_dir_all(server.path("folder")).unwrap();
+        let up = "../".repeat(link.matches('/').count());
+        symlink(format!("{up}public"), server.path(link)).unwrap();
+        symlink(place, server.path(&format!("{link}2"))).unwrap();
+
+        let (first, second) = (server.path(link), server.path(&format!("{link}2")));
+        let swap = move || {
+            renameat_with(CWD, &first, CWD, &second, RenameFlags::EXCHANGE).unwrap();
+        };
+        let mut files = server.files().await;
+        while_changing(swap, use_name(&mut files, &path)).await;
+        assert_eq!(fs::read(&secret).unwrap(), SECRET, "{path}");
+        // What a call has staged is in place or removed soon after the end of the call.
+        let settled = async {
+            let staged = |content: Option<Vec<u8>>| content.as_deref() == Some(PUBLIC.as_bytes());
+            while tree(&server.path(".muxs")).into_values().any(staged) {
+                tokio::task::yield_now().await;
+            }
+        };
+        with_timeout(settled).await;
+    }
+}
+
+/// Reads, describes, replaces and uploads a file many times. Calls that meet the link fail.
+async fn use_name(files: &mut FilesClient, path: &str) {
+    for round in 0..ROUNDS {
+        let content = read(files, path).await;
+        assert!(
+            content.failure.is_some() || content.text == PUBLIC,
+            "{content:?} after {round} reads"
+        );
+        if let Ok(info) = stat(files, path).await {
+            assert_eq!(info.size, PUBLIC.len() as u64, "{info:?} in round {round}");
+        }
+        if let Ok((_, bytes)) = get(files, whole(path)).await {
+            assert_eq!(bytes, PUBLIC.as_bytes(), "in round {round}");
+        }
+        if round % 4 == 0 {
+            write(files, path, PUBLIC).await;
+            upload(files, path, &format!("round-{round}")).await;
+        }
+    }
+}
+
+/// Uploads the public text. An upload that met the link when it was finished is aborted.
+async fn upload(files: &mut FilesClient, path: &str, id: &str) {
+    let mut upload = UploadStream::open(files, open(path, id, PUBLIC.as_bytes())).await;
+    upload.chunk(0, PUBLIC.as_bytes()).await;
+    upload.finish(PUBLIC.as_bytes()).await;
+    loop {
+        match upload.next_answer().await {
+            Ok(Some(State::Committed(_))) => return,
+            Ok(Some(State::Progress(_))) => {}
+            Ok(None) | Err(_) => break,
+        }
+    }
+    let _ = abort_upload(files, path, id).await;
+}
