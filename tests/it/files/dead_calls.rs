@@ -20,7 +20,7 @@ use crate::support::{
 
 /// How many clients there are at a time, and how often. Where they are more than the threads that work on the
 /// disk, some Writes wait for one.
-const CROWDS: [(usize, usize); 2] = [(60, 10), (600, 3)];
+const CROWDS: [(usize, usize); 2] = [(60, 10), (600, 1)];
 
 /// A connection has at most 128 calls.
 const LANES_PER_CONNECTION: usize = 90;
@@ -124,7 +124,7 @@ impl Lane {
     /// A text that takes long in some lanes, and another that does not.
     fn text(&self, word: &str) -> String {
         let mut text = format!("{word} of {}", self.number);
-        if self.number % 50 == 0 && word == EARLIER {
+        if self.number.is_multiple_of(50) && word == EARLIER {
             text.push_str(&"x".repeat(MAX_TEXT - 100));
         }
         text

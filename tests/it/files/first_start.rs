@@ -44,8 +44,8 @@ async fn server_directory_and_lock_are_durable_before_the_first_answer() {
         return;
     };
     assert_synced_after(&first, "\".muxs\"", &root);
-    assert_synced_after(&first, "\"uploads\"", &private);
-    assert_synced_after(&first, "\"writes\"", &private);
+    let made_below = format!("<{}>, \"", private.display());
+    assert_synced_after(&first, &made_below, &private);
     let lock = private.join("lock");
     let signed = format!("<{}>, \"", lock.display());
     assert_synced_after(&first, &signed, &lock);

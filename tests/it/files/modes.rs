@@ -132,6 +132,7 @@ async fn upload_to_a_read_only_file_is_finished_after_a_failed_rename() {
         persisted = HELLO.len();
         assert!(failures < MAX_ATTEMPTS, "no rename succeeds");
     }
+    kill_traced(program).await;
     assert!(failures > 0, "no rename failed");
     assert_eq!(fs::read(&target).unwrap(), HELLO);
     assert_eq!(mode(&target), 0o444);

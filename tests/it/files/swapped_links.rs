@@ -17,7 +17,6 @@ use crate::support::{
 
 const SECRET: &[u8] = b"secret of another upload";
 const PUBLIC: &str = "public";
-const ROUNDS: usize = 1500;
 
 /// Where the link leads while it is not the folder, by its path from the root.
 const PLACES: [(&str, &str); 3] = [
@@ -40,7 +39,17 @@ async fn stage_secret(server: &TestServer) -> PathBuf {
 }
 
 #[tokio::test]
-async fn swapped_link_leads_no_call_into_the_server_directory() {
+async fn swapped_link_leads_no_read_into_the_server_directory() {
+    while_links_are_swapped(read_many_times).await;
+}
+
+#[tokio::test]
+async fn swapped_link_leads_no_write_into_the_server_directory() {
+    while_links_are_swapped(write_many_times).await;
+}
+
+/// Uses a name below each of the links while it is swapped for a folder.
+async fn while_links_are_swapped(use_name: impl AsyncFn(&mut FilesClient, &str)) {
     for (link, place) in PLACES {
         let server = start_checkpointing_every_byte();
         let secret = stage_secret(&server).await;
@@ -76,9 +85,9 @@ async fn swapped_link_leads_no_call_into_the_server_directory() {
     }
 }
 
-/// Reads, describes, replaces and uploads a file many times. Calls that meet the link fail.
-async fn use_name(files: &mut FilesClient, path: &str) {
-    for round in 0..ROUNDS {
+/// Calls that meet the link fail.
+async fn read_many_times(files: &mut FilesClient, path: &str) {
+    for round in 0..2000 {
         let content = read(files, path).await;
         assert!(
             content.failure.is_some() || content.text == PUBLIC,
@@ -90,10 +99,13 @@ async fn use_name(files: &mut FilesClient, path: &str) {
         if let Ok((_, bytes)) = get(files, whole(path)).await {
             assert_eq!(bytes, PUBLIC.as_bytes(), "in round {round}");
         }
-        if round % 4 == 0 {
-            write(files, path, PUBLIC).await;
-            upload(files, path, &format!("round-{round}")).await;
-        }
+    }
+}
+
+async fn write_many_times(files: &mut FilesClient, path: &str) {
+    for round in 0..500 {
+        write(files, path, PUBLIC).await;
+        upload(files, path, &format!("round-{round}")).await;
     }
 }
 

@@ -112,9 +112,22 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
+        // A tracer that is killed leaves the server running.
+        let traced = self.child.id().map(children).unwrap_or_default();
+        for process in traced.into_iter().filter_map(Pid::from_raw) {
+            let _ = rustix::process::kill_process(process, Signal::KILL);
+        }
         let log = self.log();
         assert!(thread::panicking() || !log.contains("panicked"), "{log}");
     }
+}
+
+/// Returns the processes that a process has started.
+pub(crate) fn children(process: u32) -> Vec<i32> {
+    let children = format!("/proc/{process}/task/{process}/children");
+    let children = fs::read_to_string(children).unwrap_or_default();
+    let children = children.split_whitespace();
+    children.map(|child| child.parse().unwrap()).collect()
 }
 
 /// Sends a signal to a process.

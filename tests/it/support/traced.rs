@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsStr,
-    fs,
     path::Path,
     process::{Command, Stdio},
 };
@@ -15,7 +14,7 @@ use tokio::{
 
 use super::{
     assertions::{report_skip, with_timeout},
-    program::{Program, kill},
+    program::{Program, children, kill},
 };
 
 /// The server program.
@@ -128,9 +127,9 @@ impl Faults {
 
 /// Returns the process of a traced server, which is the child of strace.
 pub(crate) fn traced_server(program: &Program) -> u32 {
-    let children = format!("/proc/{0}/task/{0}/children", program.id());
-    let server = fs::read_to_string(children).unwrap();
-    server.trim().parse().unwrap()
+    let children = children(program.id());
+    assert_eq!(children.len(), 1, "{children:?}");
+    children[0].cast_unsigned()
 }
 
 /// Stops a traced server, which ends strace.

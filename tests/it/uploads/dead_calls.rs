@@ -26,6 +26,9 @@ const PERSISTED: usize = 3;
 const LANES: usize = 30;
 const ROUNDS: usize = 4;
 
+/// How many opens of one upload are cancelled before the one that stays.
+const CANCELLED: u64 = 4;
+
 /// Starts a server whose checkpoints take a while, in which an upload can be neither taken over nor removed.
 async fn start(folder: &Path) -> Option<Program> {
     let slow = faulty("fdatasync", "delay_enter=300ms");
@@ -105,10 +108,12 @@ async fn cancelled_open_does_not_supersede_a_later_stream() {
             let connection = CallConnection::open(program.address).await;
             let plan = open("a.bin", &format!("{lane}-{round}"), HELLO);
             let first = begin_checkpoint(&connection, folder.path(), &plan).await;
-            let cancelled = begin(&connection, &plan).await;
-            // The server sees the open before it sees its end.
-            tokio::time::sleep(Duration::from_millis(lane as u64 % 5)).await;
-            cancelled.cancel();
+            for pause in 0..CANCELLED {
+                let cancelled = begin(&connection, &plan).await;
+                // The server may see the open alone, or with its end.
+                tokio::time::sleep(Duration::from_millis((lane as u64 + pause) % 3)).await;
+                cancelled.cancel();
+            }
             let completed = complete(begin(&connection, &plan).await).await;
             drop(first);
             completed
@@ -135,7 +140,7 @@ async fn abort_that_ended_does_nothing_to_a_later_stream() {
             filename: plan.filename.clone(),
             upload_id: plan.upload_id.clone(),
         };
-        let deadline = Duration::from_millis(10 * (1 + lane as u64));
+        let deadline = Duration::from_millis(50 * (1 + lane as u64));
         let abort = connection
             .begin_unary(ABORT_UPLOAD, &request, Some(deadline))
             .await;

@@ -20,13 +20,14 @@ use crate::support::{
 const HELLO: &[u8] = b"hello";
 
 /// The system calls that look at the files of an upload. Some machines do not have all of them.
-const LOOKING: [&str; 6] = [
+const LOOKING: [&str; 7] = [
     "?statx",
     "?newfstatat",
     "?openat",
     "?openat2",
     "?read,?pread64",
     "?getdents64",
+    "?readlinkat",
 ];
 
 /// How many calls of one name fail, one in each run. Strace counts those of each thread.
@@ -42,8 +43,10 @@ fn disturbances() -> impl Iterator<Item = (&'static str, usize)> {
 /// A root with an upload that was paused after three bytes.
 struct PausedUpload {
     folder: TempDir,
-    /// The paths of its files, and their names alone.
+    /// The paths of its files.
     files: Vec<PathBuf>,
+    /// What a system call for an upload concerns: these folders, files and names.
+    concerned: Vec<PathBuf>,
 }
 
 impl PausedUpload {
@@ -58,14 +61,22 @@ impl PausedUpload {
         upload.wait_end().await.unwrap();
         program.signal(Signal::TERM);
         program.wait_end().await;
-        let uploads = root.canonicalize().unwrap().join(".muxs/uploads");
-        let staged = fs::read_dir(&uploads).unwrap();
-        let mut files = vec![uploads];
-        for entry in staged {
-            let path = entry.unwrap().path();
-            files.extend([path.clone(), path.file_name().unwrap().into()]);
+        let private = root.canonicalize().unwrap().join(".muxs");
+        let staged = fs::read_dir(private.join("uploads")).unwrap();
+        let files: Vec<_> = staged.map(|entry| entry.unwrap().path()).collect();
+        assert!(!files.is_empty());
+        let folders = ["uploads", "commits", "results"].map(|name| private.join(name));
+        let names = files.iter().map(|file| file.file_name().unwrap().into());
+        let concerned = folders
+            .into_iter()
+            .chain(names)
+            .chain(files.clone())
+            .collect();
+        Self {
+            folder,
+            files,
+            concerned,
         }
-        Self { folder, files }
     }
 
     fn root(&self) -> PathBuf {
@@ -77,7 +88,7 @@ impl PausedUpload {
     }
 
     fn paths(&self) -> Vec<&Path> {
-        self.files.iter().map(PathBuf::as_path).collect()
+        self.concerned.iter().map(PathBuf::as_path).collect()
     }
 
     fn was_disturbed(&self) -> bool {
@@ -86,7 +97,7 @@ impl PausedUpload {
 
     #[track_caller]
     fn assert_kept(&self, when: &str) {
-        for file in self.files.iter().filter(|file| file.is_absolute()) {
+        for file in &self.files {
             assert!(file.exists(), "{file:?} is gone after {when}");
         }
     }
