@@ -14,7 +14,11 @@ use crate::support::{
     Program, TestServer,
     mount::Mount,
     traced::{kill_traced, start_faulty},
+    with_timeout,
 };
+
+/// The size of a file whose freeing takes a while, in bytes.
+const LARGE: u64 = 1 << 30;
 
 /// Writes until `count` are measured or the time is over, and returns their median.
 async fn median_of_writes(files: &mut Client, count: usize) -> Duration {
@@ -74,7 +78,7 @@ async fn new_folders_of_one_client_do_not_hold_up_another() {
 /// The pages of a replaced file are freed when nobody has it open. For large files that takes a while.
 #[tokio::test]
 async fn freeing_of_a_replaced_file_does_not_hold_up_another_write() {
-    const ROUNDS: usize = 4;
+    const ROUNDS: usize = 3;
     let Some(mount) = Mount::tmpfs("size=1200m") else {
         return;
     };
@@ -86,12 +90,12 @@ async fn freeing_of_a_replaced_file_does_not_hold_up_another_write() {
     let mut frees = Vec::new();
     let mut stalls = Vec::new();
     for _ in 0..ROUNDS {
-        allocate(&large);
+        allocate(&large).await;
         let begun = Instant::now();
         fs::remove_file(&large).unwrap();
         frees.push(begun.elapsed());
 
-        allocate(&large);
+        allocate(&large).await;
         let mut other = files.clone();
         let mut replaced = std::pin::pin!(write(&mut other, "large.txt", "small"));
         let mut longest = Duration::ZERO;
@@ -129,9 +133,21 @@ async fn freeing_of_a_replaced_file_does_not_hold_up_another_write() {
     );
 }
 
-/// Makes a file of 1 GiB whose pages are there.
-fn allocate(path: &Path) {
+/// Makes a file whose pages are there, once those of the one before are free.
+async fn allocate(path: &Path) {
+    let folder = path.parent().unwrap();
+    let freed = async {
+        while free_bytes(folder) < LARGE {
+            tokio::task::yield_now().await;
+        }
+    };
+    with_timeout(freed).await;
     let file = fs::File::create(path).unwrap();
     let flags = rustix::fs::FallocateFlags::empty();
-    rustix::fs::fallocate(&file, flags, 0, 1 << 30).unwrap();
+    rustix::fs::fallocate(&file, flags, 0, LARGE).unwrap();
+}
+
+fn free_bytes(folder: &Path) -> u64 {
+    let filesystem = rustix::fs::statvfs(folder).unwrap();
+    filesystem.f_bfree * filesystem.f_frsize
 }
