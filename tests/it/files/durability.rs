@@ -8,89 +8,20 @@ use muxs::{
     pb::{OpenUpload, WriteStreamRequest, write_stream_request::Step},
 };
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
-use tempfile::TempDir;
 use tonic::Code;
 
 use crate::support::{
-    Program, TestServer, assert_failure, file, kill,
+    Program, TestServer, assert_failure, file,
     memory_probe::peak_memory_bytes,
-    report_skip, tree,
+    mount::Mount,
+    report_skip,
+    traced::{
+        Faults, assert_order, kill_traced, start_traced, stop_traced, traced_server, under_strace,
+    },
+    tree,
     upload_stream::{UploadStream, chunk, content, crc32c, open, put},
     with_timeout,
 };
-
-/// Starts the server program over `root` under strace, which writes to `trace`. `None` if strace is not
-/// available.
-async fn start_traced(root: &Path, trace: &Path) -> Option<Program> {
-    let calls = "write,pwrite64,fsync,fdatasync,syncfs,rename,renameat,renameat2,mkdirat,symlinkat,\
-                 writev";
-    under_strace(root, &["-e", &format!("trace={calls}"), "-o"], trace).await
-}
-
-async fn under_strace(root: &Path, options: &[&str], trace: &Path) -> Option<Program> {
-    if Command::new("strace").arg("--version").output().is_err() {
-        report_skip("no strace, so the system calls are not checked");
-        return None;
-    }
-    let mut command = Command::new("strace");
-    command
-        .args(["-f", "-y", "-s", "16"])
-        .args(options)
-        .arg(trace)
-        .arg(env!("CARGO_BIN_EXE_server"))
-        .args(["--listen", "127.0.0.1:0", "--root"])
-        .arg(root);
-    Some(Program::start_command(command).await)
-}
-
-/// Attaches strace to a running server, with an injection. False if strace is not available. It ends with the
-/// server.
-async fn inject(program: &Program, injection: &str, trace: &Path) -> bool {
-    let strace = Command::new("strace")
-        .args(["-f", "-y", "-q", "-e", "trace=fsync,fdatasync,syncfs", "-e"])
-        .args([injection, "-p", &program.id().to_string(), "-o"])
-        .arg(trace)
-        .spawn();
-    if strace.is_err() {
-        report_skip("no strace, so no disk fails");
-        return false;
-    }
-    let tasks = format!("/proc/{}/task", program.id());
-    let is_traced = |task: fs::DirEntry| {
-        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
-        !status.contains("TracerPid:\t0\n")
-    };
-    with_timeout(async {
-        while !fs::read_dir(&tasks)
-            .unwrap()
-            .all(|task| is_traced(task.unwrap()))
-        {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    true
-}
-
-/// Returns the process of a traced server, which is the child of strace.
-fn traced_server(program: &Program) -> u32 {
-    let children = format!("/proc/{0}/task/{0}/children", program.id());
-    let server = fs::read_to_string(children).unwrap();
-    server.trim().parse().unwrap()
-}
-
-/// Stops a traced server, which ends strace.
-async fn stop_traced(mut program: Program) {
-    kill(Signal::TERM, traced_server(&program));
-    assert!(program.wait_end().await.success());
-}
-
-/// Kills a traced server and strace, which would wait for the end of an injected delay.
-async fn kill_traced(mut program: Program) {
-    kill(Signal::KILL, traced_server(&program));
-    program.signal(Signal::KILL);
-    program.wait_end().await;
-}
 
 /// A test cannot cut the power, but it can check the order of the system calls.
 #[tokio::test]
@@ -151,17 +82,6 @@ async fn write_is_synced_renamed_and_synced_before_it_is_answered() {
         ),
     ];
     assert_order(&trace, &steps);
-}
-
-/// Asserts the order of system calls, each identified by some words, before the server got SIGTERM.
-fn assert_order(trace: &str, steps: &[(&str, Vec<String>)]) {
-    // Writes after the signal are not the answer.
-    let (trace, _) = trace.split_once("--- SIGTERM").unwrap();
-    let mut lines = trace.lines();
-    for (step, words) in steps {
-        let found = lines.any(|line| words.iter().all(|word| line.contains(word)));
-        assert!(found, "out of order: {step}\n{trace}");
-    }
 }
 
 /// The order holds for the progress of an upload and for its result.
@@ -295,7 +215,8 @@ async fn failed_sync_is_not_retried_on_the_same_file() {
         fs::create_dir(&root).unwrap();
         fs::write(root.join("a.bin"), old).unwrap();
         let program = Program::start(&root).await;
-        if !inject(&program, &format!("inject={call}:error=EIO"), &trace).await {
+        let faults = Faults::attach(&program, &[], call, "error=EIO", &trace).await;
+        if faults.is_none() {
             return;
         }
         let mut files = program.files().await;
@@ -379,11 +300,13 @@ async fn directory_with_a_failed_sync_is_synced_again() {
     let folder = tempfile::tempdir().unwrap();
     let (root, trace) = (folder.path().join("root"), folder.path().join("trace"));
     fs::create_dir(&root).unwrap();
-    let mut program = Program::start(&root).await;
+    let program = Program::start(&root).await;
     // The first sync of each thread fails, which is the one of the root.
-    if !inject(&program, "inject=fsync:error=EIO:when=1", &trace).await {
+    let calls = "fsync,syncfs";
+    let Some(faults) = Faults::attach(&program, &[], calls, "error=EIO:when=1", &trace).await
+    else {
         return;
-    }
+    };
     let mut files = program.files().await;
     let request = file("new/a.txt", "hello");
     let failed = files.write(request.clone()).await.unwrap().into_inner();
@@ -394,8 +317,7 @@ async fn directory_with_a_failed_sync_is_synced_again() {
             break;
         }
     }
-    program.signal(Signal::TERM);
-    assert!(program.wait_end().await.success());
+    faults.detach().await;
 
     let trace = fs::read_to_string(&trace).unwrap();
     let root = root.canonicalize().unwrap();
@@ -529,41 +451,13 @@ async fn slow_disk_sync_applies_backpressure() {
     kill_traced(program).await;
 }
 
-/// A small tmpfs.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    fn mount(options: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(folder.path())
-            .output();
-        if mounted.is_ok_and(|mounted| mounted.status.success()) {
-            return Some(Self(folder));
-        }
-        report_skip("no right to mount, so a full disk is not tried");
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount")
-            .arg("--lazy")
-            .arg(self.0.path())
-            .status();
-        assert!(unmounted.unwrap().success());
-    }
-}
-
 #[tokio::test]
 async fn full_disk_keeps_durable_bytes_and_the_old_file() {
     const MIB: usize = 1024 * 1024;
-    let Some(disk) = SmallDisk::mount("size=6m") else {
+    let Some(disk) = Mount::tmpfs("size=6m") else {
         return;
     };
-    let root = disk.0.path();
+    let root = disk.path();
     let store = Store::open(root, Settings::default()).unwrap();
     let server = TestServer::with_store(store, |_| {});
     let mut files = server.files().await;

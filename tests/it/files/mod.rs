@@ -1,9 +1,17 @@
 //! Read, Write, Stat and ReadStream.
 
+mod dead_calls;
 mod downloads;
 mod durability;
+mod first_start;
+mod folder_locks;
+mod groups;
 mod history;
+mod modes;
+mod mounts;
 mod path_escapes;
+mod swapped_links;
+mod versions;
 
 use std::{
     fs,

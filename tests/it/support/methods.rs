@@ -13,5 +13,6 @@ pub(crate) const READ_STREAM: &str = "/muxs.FileController/ReadStream";
 pub(crate) const WRITE: &str = "/muxs.FileController/Write";
 pub(crate) const WRITE_STREAM: &str = "/muxs.FileController/WriteStream";
 pub(crate) const STAT: &str = "/muxs.FileController/Stat";
+pub(crate) const ABORT_UPLOAD: &str = "/muxs.FileController/AbortUpload";
 pub(crate) const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 pub(crate) const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";

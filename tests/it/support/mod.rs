@@ -12,6 +12,7 @@ pub(crate) mod mount;
 pub(crate) mod pki;
 pub(crate) mod plain_connection;
 pub(crate) mod program;
+pub(crate) mod raw_call;
 pub(crate) mod raw_http2;
 pub(crate) mod restartable_server;
 pub(crate) mod scrape;
@@ -19,6 +20,7 @@ pub(crate) mod scripted_server;
 pub(crate) mod signing;
 pub(crate) mod token_endpoint;
 pub(crate) mod token_rows;
+pub(crate) mod traced;
 pub(crate) mod transfer_dir;
 pub(crate) mod upload_stream;
 

@@ -1,63 +1,84 @@
-//! Filesystems that a test mounts, where it has the right to.
+//! Filesystems that a test mounts.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use tempfile::TempDir;
 
-use super::report_skip;
+use super::assertions::report_skip;
 
-/// A mounted filesystem. Dropping it unmounts it, also while a server uses it.
+/// A mounted filesystem. Dropping it unmounts it.
 pub(crate) struct Mount {
-    folder: TempDir,
-    /// The directory of the image, if there is one.
-    _image: Option<TempDir>,
+    target: PathBuf,
+    /// Holds the mount point or the image, where the mount has its own.
+    _folder: Option<TempDir>,
 }
 
 impl Mount {
-    /// Mounts an empty filesystem in a new directory below `parent`.
-    pub(crate) fn tmpfs_below(parent: &Path) -> Option<Self> {
-        let folder = TempDir::with_prefix_in("mount", parent).unwrap();
-        let mounted = run("mount", &["-t", "tmpfs", "tmpfs"], folder.path());
-        if !mounted {
-            report_skip("no right to mount, so no other filesystem below the root is tried");
-            return None;
+    /// Mounts at an existing folder or file. `None` without the right to mount.
+    pub(crate) fn at(target: &Path, arguments: &[&str]) -> Option<Self> {
+        let mounted = Command::new("mount").args(arguments).arg(target).output();
+        if mounted.is_ok_and(|mounted| mounted.status.success()) {
+            return Some(Self {
+                target: target.to_owned(),
+                _folder: None,
+            });
         }
-        Some(Self {
-            folder,
-            _image: None,
-        })
+        report_skip("no right to mount, so other filesystems are not tried");
+        None
     }
 
-    /// Mounts an ext4 with inodes of 128 bytes, which have no room for parts of a second.
-    pub(crate) fn ext4_with_whole_seconds() -> Option<Self> {
+    /// Mounts a new tmpfs.
+    pub(crate) fn tmpfs(options: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let image_dir = tempfile::tempdir().unwrap();
-        let image = image_dir.path().join("image");
+        let mount = Self::at(folder.path(), &["-t", "tmpfs", "-o", options, "tmpfs"])?;
+        Some(mount.keeping(folder))
+    }
+
+    /// Mounts a new tmpfs on a new directory below `parent`.
+    pub(crate) fn tmpfs_below(parent: &Path) -> Option<Self> {
+        let folder = TempDir::with_prefix_in("mount", parent).unwrap();
+        let mount = Self::at(folder.path(), &["-t", "tmpfs", "tmpfs"])?;
+        Some(mount.keeping(folder))
+    }
+
+    /// Mounts a new ext4 whose inodes of 128 bytes keep times in whole seconds.
+    pub(crate) fn ext4_with_small_inodes() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let (image, target) = (folder.path().join("image"), folder.path().join("mount"));
+        fs::create_dir(&target).unwrap();
         fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
-        let made = run("mkfs.ext4", &["-q", "-I", "128"], &image);
-        let from = image.to_str().unwrap();
-        if !made || !run("mount", &["-o", "loop", from], folder.path()) {
-            report_skip("no mkfs.ext4 or no right to mount, so a coarse clock is not tried");
+        let made = Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-I", "128"])
+            .arg(&image)
+            .output();
+        if !made.is_ok_and(|made| made.status.success()) {
+            report_skip("no mkfs.ext4, so a filesystem with whole seconds is not tried");
             return None;
         }
-        Some(Self {
-            folder,
-            _image: Some(image_dir),
-        })
+        let mount = Self::at(&target, &["-o", "loop", image.to_str().unwrap()])?;
+        Some(mount.keeping(folder))
+    }
+
+    fn keeping(mut self, folder: TempDir) -> Self {
+        self._folder = Some(folder);
+        self
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.folder.path()
+        &self.target
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        assert!(run("umount", &["--lazy"], self.folder.path()));
+        let unmounted = Command::new("umount")
+            .arg("--lazy")
+            .arg(&self.target)
+            .status();
+        assert!(unmounted.unwrap().success());
     }
-}
-
-fn run(program: &str, options: &[&str], path: &Path) -> bool {
-    let output = Command::new(program).args(options).arg(path).output();
-    output.is_ok_and(|output| output.status.success())
 }

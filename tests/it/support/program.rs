@@ -47,6 +47,14 @@ impl Program {
     /// Starts `command`, which is the server program or execs it, and waits until it listens. The first
     /// address that it announces has to be one of TCP.
     pub(crate) async fn start_command(command: std::process::Command) -> Self {
+        match Self::try_start(command).await {
+            Ok(program) => program,
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+
+    /// The same, for a server that may refuse to start.
+    pub(crate) async fn try_start(command: std::process::Command) -> Result<Self, String> {
         let log = NamedTempFile::new().unwrap();
         let mut child = tokio::process::Command::from(command)
             .stdin(Stdio::null())
@@ -66,14 +74,14 @@ impl Program {
             .and_then(|(url, _)| Some((url, url.split_once("://")?.1.parse().ok()?)));
         let Some((url, address)) = announced else {
             let log = fs::read_to_string(log.path()).unwrap();
-            panic!("the server printed {line:?} and logged {log}");
+            return Err(format!("the server printed {line:?} and logged {log}"));
         };
-        Self {
+        Ok(Self {
             address,
             url: url.to_owned(),
             child,
             log,
-        }
+        })
     }
 
     /// Returns what the program has written to standard error so far.
@@ -104,9 +112,22 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
+        // A tracer that is killed leaves the server running.
+        let traced = self.child.id().map(children).unwrap_or_default();
+        for process in traced.into_iter().filter_map(Pid::from_raw) {
+            let _ = rustix::process::kill_process(process, Signal::KILL);
+        }
         let log = self.log();
         assert!(thread::panicking() || !log.contains("panicked"), "{log}");
     }
+}
+
+/// Returns the processes that a process has started.
+pub(crate) fn children(process: u32) -> Vec<i32> {
+    let children = format!("/proc/{process}/task/{process}/children");
+    let children = fs::read_to_string(children).unwrap_or_default();
+    let children = children.split_whitespace();
+    children.map(|child| child.parse().unwrap()).collect()
 }
 
 /// Sends a signal to a process.

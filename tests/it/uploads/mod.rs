@@ -1,7 +1,11 @@
 //! WriteStream and AbortUpload.
 
+mod bounded_state;
 mod broken_uploads;
 mod chunks;
+mod dead_calls;
+mod disk_errors;
+mod expiry;
 mod finishing;
 mod model;
 mod opening;

@@ -582,7 +582,7 @@ fn file_matches_the_model() {
 /// No two of the versions have the same time there.
 #[test]
 fn file_matches_the_model_where_times_are_whole_seconds() {
-    if let Some(disk) = Mount::ext4_with_whole_seconds() {
+    if let Some(disk) = Mount::ext4_with_small_inodes() {
         run_cases(6, step(), |steps| {
             run(TempDir::new_in(disk.path()).unwrap(), None, steps)
         });

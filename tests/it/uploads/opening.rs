@@ -1,6 +1,6 @@
 //! `open` is idempotent and takes an upload over.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::symlink, time::Duration};
 
 use muxs::{
     files::Settings,
@@ -9,7 +9,7 @@ use muxs::{
 use tonic::Code;
 
 use crate::support::{
-    TestServer, assert_failure,
+    TestServer, assert_failure, tree,
     upload_stream::{UploadStream, content, crc32c, open, put, start_checkpointing_every_byte},
     with_timeout,
 };
@@ -266,4 +266,26 @@ async fn committed_result_survives_crash_and_replacement() {
         Some(State::Committed(info))
     );
     assert_eq!(fs::read(server.path("a.bin")).unwrap(), b"newer");
+}
+
+/// The link is an entry of that name, which a create must not replace.
+#[tokio::test]
+async fn create_onto_a_dangling_link_fails_before_any_byte() {
+    let server = TestServer::start();
+    let mut files = server.files().await;
+    symlink("nowhere", server.path("dangling")).unwrap();
+    symlink("no/such/folder", server.path("deep")).unwrap();
+    symlink("dangling", server.path("link-to-dangling")).unwrap();
+    symlink(".muxs/uploads/new", server.path("private")).unwrap();
+    let before = tree(server.root());
+    for name in ["dangling", "deep", "link-to-dangling", "private"] {
+        let create = OpenUpload {
+            if_etag: Some(String::new()),
+            ..open(name, "id", b"hello")
+        };
+        let mut upload = UploadStream::open(&mut files, create).await;
+        let refused = upload.next_answer().await;
+        assert_failure(refused, Code::AlreadyExists, "EXISTS");
+    }
+    assert_eq!(tree(server.root()), before);
 }
