@@ -1,6 +1,6 @@
 //! The commit: the only way a staged file becomes visible.
 
-use std::{fs, io};
+use std::{ffi::OsStr, fs, io};
 
 use cap_std::fs::{Dir, MetadataExt};
 
@@ -12,9 +12,9 @@ use crate::{
             closer::Closer,
             disk,
             folders::{Folder, Folders},
-            resolve::ResolvedPath,
+            resolve::{ResolvedPath, is_missing},
             staged::{Attributes, StagedFile},
-            turn::{Target, Turn},
+            turn::{TargetRef, Turn},
             version::Versions,
         },
         path::FilePath,
@@ -46,7 +46,7 @@ pub(super) struct Committer {
 pub(super) struct Candidate<'a> {
     pub(super) staged: &'a StagedFile,
     pub(super) crc32c: Crc32c,
-    pub(super) target: &'a Target,
+    pub(super) target: &'a TargetRef,
     pub(super) turn: &'a Turn,
     pub(super) precondition: &'a Precondition,
 }
@@ -228,12 +228,23 @@ impl Committer {
         synced.map_err(|error| Error::io("make the folder durable", error))
     }
 
-    /// Finds the place of a file, on the filesystem of the staged ones: a rename does not reach another.
+    /// Finds the place of a file, on the mount of the staged ones: a rename does not reach another.
     fn resolve(&self, path: &FilePath) -> Result<ResolvedPath, Error> {
         let target = ResolvedPath::resolve(&self.root, path)?;
-        match mount(target.dir()) {
-            Ok(mount) if mount == self.mount => Ok(target),
-            Ok(_) => Err(Error::OtherFilesystem),
+        let is_same = || {
+            let is_here = mount(target.dir())? == self.mount;
+            // The file itself may be a mount point, too.
+            Ok(is_here
+                && match target.existing_file() {
+                    Ok(Some(_)) => disk::mount(target.dir(), target.name())? == self.mount.0,
+                    _ => true,
+                })
+        };
+        match is_same() {
+            Ok(true) => Ok(target),
+            Ok(false) => Err(Error::OtherFilesystem),
+            // Another program has just removed the file.
+            Err(error) if is_missing(&error) => Ok(target),
             Err(error) => Err(Error::io("look at the folder", error)),
         }
     }
@@ -263,7 +274,10 @@ impl Committer {
 
 /// The mount and the device of a directory.
 pub(super) fn mount(dir: &Dir) -> io::Result<(u64, u64)> {
-    Ok((disk::mount(dir)?, disk::fstat_dir(dir)?.dev()))
+    Ok((
+        disk::mount(dir, OsStr::new(""))?,
+        disk::fstat_dir(dir)?.dev(),
+    ))
 }
 
 /// Whether the folder is still where the path leads.

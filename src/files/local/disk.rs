@@ -76,13 +76,15 @@ pub(super) fn inode_above(dir: &Dir, height: usize) -> io::Result<Inode> {
     Ok((found.st_dev, found.st_ino))
 }
 
-/// The number of the mount that a directory lies on. The device's where the system has no such number.
+/// The number of the mount that an entry of a directory lies on: it may be a mount point. An empty name is the
+/// directory. The device's number where the system has no such number.
 #[cfg(target_os = "linux")]
-pub(super) fn mount(dir: &Dir) -> io::Result<u64> {
+pub(super) fn mount(dir: &Dir, name: &OsStr) -> io::Result<u64> {
     use rustix::fs::StatxFlags;
 
     faults::check("mount")?;
-    match rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+    match rustix::fs::statx(dir, name, flags, StatxFlags::MNT_ID) {
         Ok(found) if found.stx_mask & StatxFlags::MNT_ID.bits() != 0 => Ok(found.stx_mnt_id),
         Ok(_) | Err(Errno::NOSYS) => Ok(dir.dir_metadata()?.dev()),
         Err(error) => Err(error.into()),
@@ -90,7 +92,7 @@ pub(super) fn mount(dir: &Dir) -> io::Result<u64> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn mount(dir: &Dir) -> io::Result<u64> {
+pub(super) fn mount(dir: &Dir, _name: &OsStr) -> io::Result<u64> {
     Ok(dir.dir_metadata()?.dev())
 }
 

@@ -45,7 +45,7 @@ use self::{
 };
 pub(super) use self::{
     snapshot::FileSnapshot,
-    turn::{Target, Turn},
+    turn::{TargetRef, Turn},
     uploads::{OnSuperseded, OpenedUpload, UploadHandle, UploadRef},
 };
 use super::{
@@ -129,7 +129,7 @@ impl Local {
     }
 
     /// Takes the name that a call is about to replace. To be called before [`Local::next_turn`].
-    pub(super) fn target(&self, path: FilePath) -> Target {
+    pub(super) fn target(&self, path: FilePath) -> TargetRef {
         self.turns.target(path)
     }
 
@@ -158,7 +158,12 @@ impl Local {
     }
 
     /// Replaces or creates a file, and creates missing directories. Returns when the content is durable.
-    pub(super) fn write(&self, target: &Target, content: &[u8], turn: &Turn) -> Result<(), Error> {
+    pub(super) fn write(
+        &self,
+        target: &TargetRef,
+        content: &[u8],
+        turn: &Turn,
+    ) -> Result<(), Error> {
         self.writer()?.write(target, content, turn)
     }
 
@@ -185,7 +190,7 @@ impl Local {
     pub(super) fn finish_upload(
         &self,
         upload: &UploadHandle,
-        turn: (&Target, &Turn),
+        turn: (&TargetRef, &Turn),
         size: u64,
         crc32c: Option<Crc32c>,
     ) -> Result<Version, Error> {
@@ -301,7 +306,7 @@ impl Writer {
         })
     }
 
-    fn write(&self, target: &Target, content: &[u8], turn: &Turn) -> Result<(), Error> {
+    fn write(&self, target: &TargetRef, content: &[u8], turn: &Turn) -> Result<(), Error> {
         turn.check_live()?;
         let precondition = &Precondition::Anything;
         self.committer

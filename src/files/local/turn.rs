@@ -39,9 +39,9 @@ impl Turn {
 
 /// The file that a call is about to replace: its name, and the number of the last call that did.
 #[derive(Debug)]
-pub(crate) struct Target(SlotRef<FilePath, AtomicU64>);
+pub(crate) struct TargetRef(SlotRef<FilePath, AtomicU64>);
 
-impl Target {
+impl TargetRef {
     pub(super) fn path(&self) -> &FilePath {
         self.0.key()
     }
@@ -71,7 +71,7 @@ impl Turns {
     }
 
     /// Takes a name before its call has a number, so that no later call on it goes unnoticed.
-    pub(super) fn target(&self, path: FilePath) -> Target {
-        Target(self.targets.acquire(path))
+    pub(super) fn target(&self, path: FilePath) -> TargetRef {
+        TargetRef(self.targets.acquire(path))
     }
 }

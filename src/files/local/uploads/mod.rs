@@ -34,7 +34,7 @@ use crate::{
             clock::RunningClock,
             commit::{Candidate, Committer},
             folders::Folders,
-            turn::{Target, Turn},
+            turn::{TargetRef, Turn},
         },
         path::FilePath,
         settings::Settings,
@@ -295,7 +295,7 @@ impl Uploads {
         &self,
         committer: &Committer,
         handle: &UploadHandle,
-        (target, turn): (&Target, &Turn),
+        (target, turn): (&TargetRef, &Turn),
         size: u64,
         crc32c: Option<Crc32c>,
     ) -> Result<Version, Error> {
