@@ -2,6 +2,11 @@
 //!
 //! The table of what is told and kept is `docs/storage.md`.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "what is on the disk after a crash is made by hand"
+)]
+
 use std::fs;
 
 use rustix::io::Errno;

@@ -34,7 +34,9 @@ fn write_that_ends_at_any_step_is_made_or_never_will_be() {
         let target = local.target(NAME.parse().unwrap());
         let turn = local.next_turn(point.clone());
         let ending = point.clone();
-        let ends = Event::Follows(Box::new(move || drop(ending.end())));
+        let ends = Event::Follows(Box::new(move || {
+            ending.end();
+        }));
         let (written, calls) =
             injected::run(Some((number, ends)), || local.write(&target, NEW, &turn));
         if number >= calls.len() {
