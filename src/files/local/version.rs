@@ -66,9 +66,12 @@ impl Versions {
                 Some(format!("{nonce:016x}"))
             }
             Self::Times(last) => {
-                let mut last = last.lock();
-                *last = SystemTime::now().max(*last + Duration::from_nanos(1));
-                disk::set_mtime(file, *last)?;
+                let time = {
+                    let mut last = last.lock();
+                    *last = SystemTime::now().max(*last + Duration::from_nanos(1));
+                    *last
+                };
+                disk::set_mtime(file, time)?;
                 None
             }
         };
