@@ -15,9 +15,9 @@ from pathlib import Path
 
 from . import plot, table
 from .clients import Clients
-from .peers import PEERS, REPOSITORY, Peer, Places, muxs_without, versions
+from .peers import PEERS, REPOSITORY, Peer, Places, muxs_without, other_muxs, versions
 from .process import allow_open_files
-from .results import CaseResult, Results, WorkResult, machine, today
+from .results import MUXS, CaseResult, Results, WorkResult, machine, today
 from .rounds import Row, measure
 from .target import Bench
 from .works import FULL, SMOKE, Case, Work, ablation, works
@@ -41,6 +41,8 @@ def main() -> int:
     )
     peers = {key: peer for key, peer in PEERS.items() if not arguments.peers or key in arguments.peers}
     peers |= {key: muxs_without(key, program) for key, program in arguments.without}
+    peers |= {key: other_muxs(key, program) for key, program in arguments.beside}
+    builds = [key for key, _ in arguments.beside]
     skipped = find_absent(peers, places, dict(arguments.skip))
     results = Results(
         date=today(),
@@ -62,7 +64,7 @@ def main() -> int:
         levers = [key for key, _ in arguments.without]
         for work in ablation(scale, levers) if levers else works(scale):
             if arguments.only.search(work.key):
-                results.works.append(run(work, bench, peers, skipped, arguments.rounds, order))
+                results.works.append(run(work, bench, peers, builds, skipped, arguments.rounds, order))
     results.minutes = (time.monotonic() - started) / 60
     write(results, arguments.results)
     return 1 if results.failed() else 0
@@ -98,10 +100,21 @@ def parse() -> argparse.Namespace:
         metavar="LEVER=SERVER",
         help="measure muxs beside itself without a lever, instead of beside others",
     )
+    parser.add_argument(
+        "--beside",
+        type=lambda pair: pair.split("=", 1),
+        action="append",
+        default=[],
+        metavar="NAME=SERVER",
+        help="measure another build of muxs, too, wherever muxs is measured",
+    )
     arguments = parser.parse_args()
     for key in arguments.peers:
         if key not in PEERS:
             parser.error(f"there is no peer {key}; there are {', '.join(PEERS)}")
+    for key, _ in arguments.beside:
+        if key in PEERS:
+            parser.error(f"there is a peer {key} already")
     if not any(arguments.only.search(work.key) for work in works(FULL)):
         parser.error(f"there is no such work; there are {', '.join(work.key for work in works(FULL))}")
     return arguments
@@ -137,15 +150,19 @@ def run(
     work: Work,
     bench: Bench,
     peers: Mapping[str, Peer],
+    builds: Sequence[str],
     skipped: Mapping[str, str],
     rounds: int,
     order: random.Random,
 ) -> WorkResult:
-    shown = WorkResult(work.key, work.title, work.note, work.cases[0].task.figures, [], work.parts_of_muxs)
+    figures = work.cases[0].task.figures
+    shown = WorkResult(work.key, work.title, work.note, figures, [], work.parts_of_muxs, work.floor)
     for case in work.cases:
         name = f"{work.title}: {case.name}"
         print(f"==> {name}", file=sys.stderr)
-        rows = [Row(key, peers[key].title, skipped=skipped.get(key)) for key in case.peers if key in peers]
+        # Other builds of muxs come after muxs.
+        keys = [key for peer in case.peers for key in ((peer, *builds) if peer == MUXS else (peer,))]
+        rows = [Row(key, peers[key].title, skipped=skipped.get(key)) for key in keys if key in peers]
         measure_case(name, case, bench, peers, rows, rounds, order)
         shown.cases.append(CaseResult(case.name, case.plotted, rows))
     return shown

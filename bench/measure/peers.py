@@ -167,6 +167,14 @@ ALL = (
         ("cp", "{root}/{filename}", "{copy}"),
         version_of(r"cp .*", "cp", "--version"),
     ),
+    Peer(
+        "fsync-rename",
+        "`fsync` + `rename`",
+        Protocol.NOTHING,
+        ("{tools}/floor", "fsync-rename", "--root", "{root}"),
+        RUST,
+        reports=True,
+    ),
     floor("pread-write", "--filename", "{filename}"),
     floor("hot-write", "--bytes", "{bytes}"),
     floor("sendfile", "--filename", "{filename}"),
@@ -221,6 +229,18 @@ def muxs_without(key: str, program: str) -> Peer:
     """muxs built without one of its levers."""
     muxs = PEERS["muxs"]
     return replace(muxs, key=key, title=f"without `{key}`", command=(program, *muxs.command[1:]))
+
+
+def other_muxs(key: str, program: str) -> Peer:
+    """Another build of muxs."""
+    muxs = PEERS["muxs"]
+
+    def version(_: Places) -> str:
+        return run((program, "--version")).split()[-1]
+
+    return replace(
+        muxs, key=key, title=f"muxs, {key}", command=(program, *muxs.command[1:]), version=version
+    )
 
 
 def muxs_with(key: str, title: str, *flags: str, takes_token: bool = False) -> Peer:

@@ -33,6 +33,7 @@ class WorkResult:
     cases: list[CaseResult]
     # See `Work`.
     parts_of_muxs: bool = False
+    floor: str | None = None
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def _head(results: Results) -> Iterator[str]:
         "of them. In each round every peer runs once, in a shuffled order "
         f"(seed {results.seed}). `muxs / peer` is what muxs has shown, divided by what the peer has shown in the same "
         "round: again the median, the least and the most. `peer / muxs`, where muxs is beside itself, is the other way "
-        "round."
+        "round, and `peer / floor` is what each has shown, divided by the floor."
     )
     yield ""
     yield "Clients and compilers: " + ", ".join(f"{name} {version}" for name, version in results.versions.items()) + "."
@@ -75,6 +75,8 @@ def _columns(work: WorkResult, figure: Figure) -> Iterator[Column]:
             yield Column("peer / muxs", lambda case, row: _ratio(row, case.row(MUXS), figure, itself="1"))
         else:
             yield Column("muxs / peer", lambda case, row: _ratio(case.row(MUXS), row, figure))
+        if work.floor:
+            yield Column("peer / floor", lambda case, row: _ratio(row, case.row(work.floor), figure, itself="1"))
 
 
 def _shown(columns: list[Column], case: CaseResult, row: Row) -> list[str]:

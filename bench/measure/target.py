@@ -164,7 +164,10 @@ class Target:
             os.sync()
 
     def _written_files(self) -> list[Path]:
-        return [path for path in self.root.iterdir() if path.is_file() and path.name != SOURCE]
+        # Servers have hidden folders for files of their own.
+        folders = [path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        paths = [path for folder in (self.root, *folders) for path in folder.iterdir()]
+        return [path for path in paths if path.is_file() and path.name != SOURCE]
 
 
 @contextlib.contextmanager

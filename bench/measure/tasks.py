@@ -134,6 +134,52 @@ class Write(Transfer):
             target.delete_written()
 
 
+FILE_RATE = Figure("rate", "files/s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteSmallFiles(Task):
+    """Small files, many at once, each written by a call of its own. A peer without a server has as many threads."""
+
+    figures = (FILE_RATE,)
+
+    # The method, in the words of `load`.
+    method: str
+    count: int
+    # The size of each file in bytes.
+    size: int
+    # The files go into so many folders in turn.
+    folders: int
+    connections: int
+    # The calls at a time on each connection.
+    streams: int
+
+    def warm_up(self, target: Target) -> Timed:
+        # Not every peer creates folders.
+        for number in range(self.folders):
+            (target.root / str(number)).mkdir(exist_ok=True)
+        self.write(target)
+        return lambda: {FILE_RATE.key: self.count / self.write(target)}
+
+    def write(self, target: Target) -> float:
+        """Writes the files, and returns the seconds that it takes."""
+        numbers = ("--files", str(self.count), "--bytes", str(self.size), "--folders", str(self.folders))
+        try:
+            if target.peer.protocol is Protocol.NOTHING:
+                threads = ("--threads", str(self.connections * self.streams))
+                report = target.clients.reporting((*target.command(target.peer.command), *numbers, *threads))
+            else:
+                calls = ("--connections", str(self.connections), "--streams", str(self.streams))
+                how = ("--method", self.method, *numbers, *calls)
+                report = target.clients.load("small-files", target.address, *how)
+            written = target.written_sizes()
+            if written != [self.size] * self.count:
+                raise Failed(f"{len(written)} files of {sum(written)} bytes, not {self.count} of {self.size} each")
+            return report["seconds"]
+        finally:
+            target.delete_written()
+
+
 PEAK = Figure("peak", "KiB at most", more_is_better=False)
 AFTER = Figure("after", "KiB after", more_is_better=False)
 

@@ -18,8 +18,10 @@ from .tasks import (
     Unary,
     WhileRead,
     Write,
+    WriteSmallFiles,
 )
 
+KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -55,6 +57,8 @@ class Work:
     cases: tuple[Case, ...]
     # Whether the table shows the figures of the peers as parts of those of muxs.
     parts_of_muxs: bool = False
+    # The peer that all others are compared with as well, in a column of its own.
+    floor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Scale:
     several: int
     # The bytes that are written to warm up.
     warm_up_size: int
+    small_files: int
     # How long a client sends messages, in seconds.
     seconds: float
     # The connections and streams of unary calls, and the number of calls or their duration, in flags of h2load.
@@ -94,6 +99,7 @@ FULL = Scale(
     write_each=128 * MIB,
     several=8,
     warm_up_size=64 * MIB,
+    small_files=4_096,
     seconds=1,
     grid=(1, 10, 100),
     calls=timed_calls(0.7, 0.2),
@@ -119,6 +125,7 @@ SMOKE = Scale(
     write_each=2 * MIB,
     several=2,
     warm_up_size=MIB,
+    small_files=96,
     seconds=0.1,
     grid=(10,),
     calls=("--requests=200",),
@@ -140,6 +147,7 @@ def works(scale: Scale) -> tuple[Work, ...]:
         reading(scale),
         writing(scale, in_memory=True),
         writing(scale, in_memory=False),
+        small_files(scale),
         unary(scale),
         messages(scale),
         ping_pong(scale),
@@ -191,6 +199,43 @@ def writing(scale: Scale, in_memory: bool) -> Work:
         "that. `recv-pwrite` takes bytes from bare TCP and does not sync. What was written is deleted after each run, "
         "and the disk is in sync before the next.",
         (case(1, scale.write), case(scale.several, scale.write_each)),
+    )
+
+
+def small_files(scale: Scale) -> Work:
+    floor = "fsync-rename"
+    size = 16 * KIB
+    connections, streams = 4, 8
+
+    def case(title: str, method: str, folders: int, *peers: str) -> Case:
+        task = WriteSmallFiles(
+            method=method,
+            count=scale.small_files,
+            size=size,
+            folders=folders,
+            connections=connections,
+            streams=streams,
+        )
+        into = "one folder" if folders == 1 else f"{folders} folders"
+        return Case(f"{title}, into {into}", (floor, *peers), task, plotted=folders == 1)
+
+    return Work(
+        "small-files",
+        "Small files to a disk",
+        f"{scale.small_files:,} files of {size // KIB} KiB, each by a call of its own, {connections * streams} at "
+        f"once: {streams} on each of {connections} connections. Each file is durable before its call is answered, as each "
+        "server does it; tonic and gRPC C++ do not sync the folder, so a crash can lose files they have answered for. "
+        f"The floor is a program with {connections * streams} threads, on the core of the clients: each creates a file "
+        "in a staging folder, writes it, syncs it, renames it into place and syncs that folder. What was written is "
+        "deleted after each run, and the disk is in sync before the next.",
+        (
+            case("WriteStream", "write-stream", 1, *FAST),
+            # The other peers do not implement Write.
+            case("Write", "write", 1, "muxs"),
+            case("WriteStream", "write-stream", 32, *FAST),
+            case("Write", "write", 32, "muxs"),
+        ),
+        floor=floor,
     )
 
 

@@ -1,7 +1,8 @@
 //! The limits of the machine, which no server can exceed.
 //!
-//! These are a copy, a checksum, and transfers between sockets and files without a protocol.
+//! These are a copy, a checksum, durable small files, and transfers between sockets and files without a protocol.
 
+mod fsync_rename;
 mod serve;
 
 use std::{
@@ -13,6 +14,7 @@ use anyhow::Result;
 use clap::Parser;
 use muxs_bench::{Report, crc32c, noise};
 
+use fsync_rename::FsyncRename;
 use serve::Serve;
 
 /// The size of the buffer that is moved at once.
@@ -25,6 +27,8 @@ enum Floor {
     Memcpy(Amount),
     /// Take the CRC-32C of a buffer again and again
     Crc(Amount),
+    /// Write small files: write, fsync, rename into place, fsync the folder
+    FsyncRename(FsyncRename),
     /// Move bytes between connections and files
     Serve(Serve),
 }
@@ -69,6 +73,7 @@ fn main() -> Result<()> {
         Floor::Crc(amount) => amount.measure(|hot| {
             black_box(crc32c(0, hot));
         }),
+        Floor::FsyncRename(files) => print(files.total_bytes(), files.run()?),
         Floor::Serve(serve) => serve.run(),
     }
 }

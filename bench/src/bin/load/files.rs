@@ -128,7 +128,7 @@ pub(crate) fn write(transfer: &Transfer) -> Result<Report> {
 }
 
 /// Checksums of a file that repeats one chunk.
-struct Checksums {
+pub(crate) struct Checksums {
     chunk_bytes: u64,
     chunk: u32,
     last: u32,
@@ -136,7 +136,7 @@ struct Checksums {
 }
 
 impl Checksums {
-    fn of(chunk: &[u8], bytes: u64) -> Self {
+    pub(crate) fn of(chunk: &[u8], bytes: u64) -> Self {
         let chunk_bytes = chunk.len() as u64;
         let last = &chunk[..(bytes % chunk_bytes) as usize];
         let all_but_last = (0..bytes / chunk_bytes).fold(0, |sum, _| crc32c(sum, chunk));
@@ -150,7 +150,7 @@ impl Checksums {
 }
 
 /// The request of WriteStream: `open`, chunks, `finish`.
-struct Upload<'a> {
+pub(crate) struct Upload<'a> {
     checksums: &'a Checksums,
     /// The size of the file.
     bytes: u64,
@@ -165,7 +165,7 @@ struct Upload<'a> {
 }
 
 impl<'a> Upload<'a> {
-    fn new(filename: String, bytes: u64, checksums: &'a Checksums) -> Self {
+    pub(crate) fn new(filename: String, bytes: u64, checksums: &'a Checksums) -> Self {
         let open = Step::Open(OpenUpload {
             filename,
             upload_id: Uuid::new_v4().to_string(),

@@ -10,8 +10,10 @@ mod grpc;
 mod hellos;
 mod http2;
 mod idle;
+mod many;
 mod protobuf;
 mod raw;
+mod small_files;
 mod streams;
 mod tonic_client;
 
@@ -27,6 +29,7 @@ use hellos::Hellos;
 use http2::Connection;
 use idle::Idle;
 use raw::Raw;
+use small_files::SmallFiles;
 use tonic_client::Check;
 
 /// The size of a connection's receive buffer, which should stay in the cache of one core.
@@ -39,6 +42,8 @@ enum Load {
     Read(Transfer),
     /// Write a file with WriteStream
     Write(Transfer),
+    /// Write many small files, each with a call of its own
+    SmallFiles(SmallFiles),
     /// Get a file over plain HTTP
     Get(Get),
     /// Receive bytes over bare TCP
@@ -111,6 +116,7 @@ fn run(load: Load) -> Result<()> {
     let report = match load {
         Load::Read(transfer) => files::read(&transfer)?,
         Load::Write(transfer) => files::write(&transfer)?,
+        Load::SmallFiles(small) => small_files::write(&small)?,
         Load::Get(get) => get::get(&get)?,
         Load::RawRead(raw) => raw::read(&raw)?,
         Load::RawWrite(raw) => raw::write(&raw)?,

@@ -104,6 +104,11 @@ impl Connection {
         sent.context("the server has closed the connection")
     }
 
+    /// Whether queued bytes wait for the socket.
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.state.outgoing.is_empty()
+    }
+
     /// Waits until bytes are received, or until the socket accepts queued bytes.
     ///
     /// Passes received content to `take`.
