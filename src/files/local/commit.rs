@@ -10,7 +10,7 @@ use crate::{
         error::Error,
         local::{
             closer::Closer,
-            disk,
+            disk::{self, Mount},
             folders::{Folder, Folders},
             resolve::{ResolvedPath, is_missing},
             staged::{Attributes, StagedFile},
@@ -36,8 +36,8 @@ pub(super) struct Committer {
     pub(super) folders: Folders,
     pub(super) versions: Versions,
     pub(super) closer: Closer,
-    /// The mount and the device of the staged files.
-    pub(super) mount: (u64, u64),
+    /// The mount of the staged files.
+    pub(super) mount: Mount,
     /// The permissions of new files.
     pub(super) new_mode: u32,
 }
@@ -236,7 +236,8 @@ impl Committer {
             // The file itself may be a mount point, too.
             Ok(is_here
                 && match target.existing_file() {
-                    Ok(Some(_)) => disk::mount(target.dir(), target.name())? == self.mount.0,
+                    // Files of an overlay have devices of their own.
+                    Ok(Some(_)) => disk::mount(target.dir(), target.name())?.0 == self.mount.0,
                     _ => true,
                 })
         };
@@ -272,12 +273,9 @@ impl Committer {
     }
 }
 
-/// The mount and the device of a directory.
-pub(super) fn mount(dir: &Dir) -> io::Result<(u64, u64)> {
-    Ok((
-        disk::mount(dir, OsStr::new(""))?,
-        disk::fstat_dir(dir)?.dev(),
-    ))
+/// The mount of a directory.
+pub(super) fn mount(dir: &Dir) -> io::Result<Mount> {
+    disk::mount(dir, OsStr::new(""))
 }
 
 /// Whether the folder is still where the path leads.

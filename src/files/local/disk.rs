@@ -76,24 +76,30 @@ pub(super) fn inode_above(dir: &Dir, height: usize) -> io::Result<Inode> {
     Ok((found.st_dev, found.st_ino))
 }
 
-/// The number of the mount that an entry of a directory lies on: it may be a mount point. An empty name is the
-/// directory. The device's number where the system has no such number.
+/// The mount that a file lies on: its number, where the system has one, and the device.
+pub(super) type Mount = (u64, u64);
+
+/// The mount that an entry of a directory lies on: it may be a mount point. An empty name is the directory.
 #[cfg(target_os = "linux")]
-pub(super) fn mount(dir: &Dir, name: &OsStr) -> io::Result<u64> {
+pub(super) fn mount(dir: &Dir, name: &OsStr) -> io::Result<Mount> {
     use rustix::fs::StatxFlags;
 
     faults::check("mount")?;
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
     match rustix::fs::statx(dir, name, flags, StatxFlags::MNT_ID) {
-        Ok(found) if found.stx_mask & StatxFlags::MNT_ID.bits() != 0 => Ok(found.stx_mnt_id),
-        Ok(_) | Err(Errno::NOSYS) => Ok(dir.dir_metadata()?.dev()),
+        Ok(found) => {
+            let device = rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor);
+            let has_number = found.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+            Ok((if has_number { found.stx_mnt_id } else { 0 }, device))
+        }
+        Err(Errno::NOSYS) => Ok((0, dir.dir_metadata()?.dev())),
         Err(error) => Err(error.into()),
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn mount(dir: &Dir, _name: &OsStr) -> io::Result<u64> {
-    Ok(dir.dir_metadata()?.dev())
+pub(super) fn mount(dir: &Dir, _name: &OsStr) -> io::Result<Mount> {
+    Ok((0, dir.dir_metadata()?.dev()))
 }
 
 pub(super) fn canonicalize(dir: &Dir, path: impl AsRef<Path>) -> io::Result<PathBuf> {

@@ -41,13 +41,28 @@ pub(super) struct Attributes {
 impl StagedFile {
     /// Creates an empty file. Fails if the name exists.
     pub(super) fn create(dir: &Arc<Dir>, name: String) -> Result<Self, Error> {
+        Self::try_create(dir, name).map_err(|error| Error::io("stage the file", error))
+    }
+
+    /// Creates an empty file, in place of one that exists.
+    pub(super) fn create_in_place(dir: &Arc<Dir>, name: String) -> Result<Self, Error> {
+        let created = match Self::try_create(dir, name.clone()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                disk::unlink(dir, &name).and_then(|()| Self::try_create(dir, name))
+            }
+            created => created,
+        };
+        created.map_err(|error| Error::io("stage the file", error))
+    }
+
+    fn try_create(dir: &Arc<Dir>, name: String) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options
             .create_new(true)
             .read(true)
             .write(true)
             .mode(STAGED_MODE);
-        Self::open_with(dir, name, &options).map_err(|error| Error::io("stage the file", error))
+        Self::open_with(dir, name, &options)
     }
 
     /// Opens an existing file.

@@ -177,10 +177,19 @@ impl UploadWriter {
     ) -> Result<Version, Error> {
         let target = self.local.target(self.call.path.clone());
         let turn = self.local.next_turn(self.call.point.clone());
-        self.flush().await?;
+        while self.write.is_some() || self.checkpoint.is_some() {
+            self.settle().await?;
+        }
+        self.checkpoint_error.take().map_or(Ok(()), Err)?;
+        // A small file takes one thread to its end.
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
         let (local, upload) = (Arc::clone(&self.local), Arc::clone(&self.upload));
-        self.run(move || local.finish_upload(&upload, (&target, &turn), size, crc32c))
-            .await
+        self.run(move || {
+            append_all(&upload, batch)?;
+            local.finish_upload(&upload, (&target, &turn), size, crc32c)
+        })
+        .await
     }
 
     fn run<T: Send + 'static>(
@@ -210,11 +219,7 @@ impl UploadWriter {
         let batch = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
         let upload = Arc::clone(&self.upload);
-        self.write = Some(self.run(move || {
-            batch
-                .into_iter()
-                .try_for_each(|chunk| upload.append(chunk.offset, chunk.crc32c, &chunk.bytes))
-        }));
+        self.write = Some(self.run(move || append_all(&upload, batch)));
     }
 
     /// Starts a checkpoint, unless one is running.
@@ -232,17 +237,25 @@ impl UploadWriter {
     /// Waits until all chunks are written and no checkpoint is running.
     async fn flush(&mut self) -> Result<(), Error> {
         loop {
-            if self.checkpoint.is_some() {
-                let progress = join_or_pending(&mut self.checkpoint).await;
-                self.on_checkpoint(progress);
+            if self.checkpoint.is_none() {
+                self.start_write();
             }
-            self.start_write();
-            if self.write.is_none() {
+            if self.write.is_none() && self.checkpoint.is_none() {
                 return self.checkpoint_error.take().map_or(Ok(()), Err);
             }
-            let written = join_or_pending(&mut self.write).await;
-            self.on_written(written)?;
+            self.settle().await?;
         }
+    }
+
+    /// Waits for the checkpoint that is running, or else for the write.
+    async fn settle(&mut self) -> Result<(), Error> {
+        if self.checkpoint.is_some() {
+            let progress = join_or_pending(&mut self.checkpoint).await;
+            self.on_checkpoint(progress);
+            return Ok(());
+        }
+        let written = join_or_pending(&mut self.write).await;
+        self.on_written(written)
     }
 
     fn on_checkpoint(&mut self, result: Result<Progress, Error>) -> Option<Progress> {
@@ -272,4 +285,10 @@ async fn join_or_pending<T>(work: &mut Option<Work<T>>) -> Result<T, Error> {
         Some(work) => work.await,
         None => std::future::pending().await,
     }
+}
+
+fn append_all(upload: &UploadHandle, batch: Vec<Chunk>) -> Result<(), Error> {
+    batch
+        .into_iter()
+        .try_for_each(|chunk| upload.append(chunk.offset, chunk.crc32c, &chunk.bytes))
 }

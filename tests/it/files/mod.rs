@@ -10,6 +10,7 @@ mod history;
 mod modes;
 mod mounts;
 mod path_escapes;
+mod reads_beside_writes;
 mod swapped_links;
 mod versions;
 

@@ -32,9 +32,9 @@ impl UploadDir {
         Self(Arc::new(dir))
     }
 
-    /// Creates the file for the bytes of an upload.
+    /// Creates the file for the bytes of an upload, in place of one whose removal failed.
     pub(super) fn create_data(&self, key: &UploadKey) -> Result<StagedFile, Error> {
-        StagedFile::create(&self.0, key.data_name())
+        StagedFile::create_in_place(&self.0, key.data_name())
     }
 
     /// Creates the journal of an upload.

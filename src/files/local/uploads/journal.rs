@@ -54,7 +54,7 @@ enum Entry {
 impl Journal {
     /// Creates the journal of a new upload. The next entry makes it durable.
     pub(super) fn create(dir: &Arc<Dir>, name: String, spec: &UploadSpec) -> Result<Self, Error> {
-        let file = StagedFile::create(dir, name)?;
+        let file = StagedFile::create_in_place(dir, name)?;
         let mut journal = Self {
             file,
             length: 0,

@@ -227,7 +227,11 @@ impl Uploads {
             // Keeps all accepted bytes. After a failure, the client sends them again.
             let _ = previous.checkpoint(self.clock.now());
         }
-        let found = self.dir.load_journal(&upload.key)?;
+        let is_stored = upload.is_stored();
+        let found = match is_stored {
+            true => self.dir.load_journal(&upload.key)?,
+            false => None,
+        };
         if let Some((_, state)) = &found
             && state.spec != spec
         {
@@ -252,8 +256,10 @@ impl Uploads {
                 counts.resumed.add(1);
             }
             _ => {
-                self.dir.remove(&upload.key)?;
-                upload.set_stored(false);
+                if is_stored {
+                    self.dir.remove(&upload.key)?;
+                    upload.set_stored(false);
+                }
                 counts.begun.add(1);
             }
         }

@@ -162,6 +162,13 @@ impl UploadRef {
         slot.is_some_and(|slot| slot.references == 1)
     }
 
+    /// Whether the upload may have files on the disk.
+    pub(super) fn is_stored(&self) -> bool {
+        let slots = self.slots.lock();
+        let slot = slots.by_key.get(&self.key);
+        slot.is_some_and(|slot| slot.is_stored)
+    }
+
     /// Records whether the upload has bytes on the disk.
     pub(super) fn set_stored(&self, is_stored: bool) {
         let mut slots = self.slots.lock();
