@@ -10,9 +10,9 @@ use crate::{
         error::Error,
         local::{
             closer::Closer,
-            disk::{self, Mount},
+            disk::{self, Mount, inode_of},
             folders::{Folder, Folders},
-            resolve::{ResolvedPath, is_missing},
+            resolve::{ResolvedPath, Root, is_missing},
             staged::{Attributes, StagedFile},
             turn::{TargetRef, Turn},
             version::Versions,
@@ -32,7 +32,7 @@ const MAX_ATTEMPTS: usize = 8;
 /// Moves staged files into place below a root.
 #[derive(Debug)]
 pub(super) struct Committer {
-    pub(super) root: Dir,
+    pub(super) root: Root,
     pub(super) folders: Folders,
     pub(super) versions: Versions,
     pub(super) closer: Closer,
@@ -53,10 +53,10 @@ pub(super) struct Candidate<'a> {
 
 /// The steps around the one that makes the file visible.
 pub(super) trait CommitRecord {
-    /// The file is about to become this version, and is not durable yet. A record of that is begun.
+    /// The file is durable, and about to become this version.
     fn begin(&mut self, version: &Version) -> Result<(), Error>;
 
-    /// The file is durable. The record has to be, too, before the file is visible.
+    /// Makes the record durable, before the file is visible.
     fn sync(&mut self) -> Result<(), Error>;
 
     /// The file is not put in place.
@@ -145,9 +145,10 @@ impl Committer {
         let marked = self.versions.mark(staged.file(), candidate.crc32c);
         let version = marked.map_err(|error| Error::io("stamp the file", error))?;
         // Last, because a read-only file cannot be marked.
-        staged.set_attributes(attributes)?;
-        record.begin(&version)?;
+        staged.set_attributes(&attributes)?;
+        // First the file: a record whose file is gone says that the file was renamed.
         staged.sync_all()?;
+        record.begin(&version)?;
         record.sync()?;
         let (change, is_overtaken, replaced) = {
             let _lock = folder.lock();
@@ -202,13 +203,13 @@ impl Committer {
         };
         match renamed {
             Ok(()) => Ok(replaced),
+            // A network filesystem may have done it, and lost the answer.
+            Err(_) if is_in_place(candidate, target, folder) => Ok(replaced),
             // Another program created the file after the check.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Err(Error::Exists { etag: None })
             }
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => Err(Error::NotAFile),
-            // A network filesystem may have done it, and lost the answer.
-            Err(_) if staged.is_staged().is_ok_and(|staged| !staged) => Ok(replaced),
             Err(error) => Err(Error::io("put the file in its place", error)),
         }
     }
@@ -224,7 +225,7 @@ impl Committer {
 
     /// Makes everything durable, after a sync that failed: its repetition would prove nothing.
     pub(super) fn sync_filesystem(&self) -> Result<(), Error> {
-        let synced = disk::syncfs(&self.root);
+        let synced = disk::syncfs(&self.root.dir);
         synced.map_err(|error| Error::io("make the folder durable", error))
     }
 
@@ -253,18 +254,23 @@ impl Committer {
     /// The attributes that a file gets at its place: those of the file that it replaces, without setuid, setgid
     /// and sticky bits. Rights that were granted to a program must not pass to other content.
     fn attributes(&self, target: &ResolvedPath, folder: &Folder) -> Result<Attributes, Error> {
+        let cannot = |error| Error::io("look at the folder", error);
         if let Some(existing) = target.existing_file()? {
             return Ok(Attributes {
                 mode: existing.mode() & 0o777,
-                owner: Some(existing.uid()),
+                owner: existing.uid(),
                 group: existing.gid(),
+                acl: match disk::acl(target.dir(), target.name()) {
+                    Err(error) if !is_missing(&error) => return Err(cannot(error)),
+                    acl => acl.ok().flatten(),
+                },
             });
         }
-        let found = disk::fstat_dir(&folder.dir);
-        let found = found.map_err(|error| Error::io("look at the folder", error))?;
+        let found = disk::fstat_dir(&folder.dir).map_err(cannot)?;
         Ok(Attributes {
+            acl: None,
             mode: self.new_mode,
-            owner: None,
+            owner: rustix::process::geteuid().as_raw(),
             group: match found.mode() & SET_GROUP_ID {
                 0 => rustix::process::getegid().as_raw(),
                 _ => found.gid(),
@@ -276,6 +282,13 @@ impl Committer {
 /// The mount of a directory.
 pub(super) fn mount(dir: &Dir) -> io::Result<Mount> {
     disk::mount(dir, OsStr::new(""))
+}
+
+/// Whether the target is the staged file.
+fn is_in_place(candidate: &Candidate<'_>, target: &ResolvedPath, folder: &Folder) -> bool {
+    let staged = disk::fstat(candidate.staged.file());
+    let found = disk::lstat(&folder.dir, target.name());
+    matches!((staged, found), (Ok(staged), Ok(found)) if inode_of(&staged) == inode_of(&found))
 }
 
 /// Whether the folder is still where the path leads.

@@ -15,10 +15,13 @@ use cap_std::fs::{
     Dir, DirBuilder, DirBuilderExt, File, Metadata, MetadataExt, OpenOptions, ReadDir,
 };
 use rustix::{
-    fd::{AsFd, OwnedFd},
+    fd::AsFd,
     fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags},
     io::Errno,
 };
+
+/// The attribute with a file's access control list.
+const ACL: &str = "system.posix_acl_access";
 
 /// The identity of a file or directory: the numbers of its device and its inode.
 pub(super) type Inode = (u64, u64);
@@ -148,15 +151,20 @@ pub(super) fn fsync(file: &fs::File) -> io::Result<()> {
 
 /// Makes the entries of a directory durable. A file is only as durable as its names above it.
 pub(super) fn fsync_dir(dir: &Dir) -> io::Result<()> {
+    fsync_dir_by(&open_to_sync(dir)?)
+}
+
+/// The same by a handle that was opened for it.
+pub(super) fn fsync_dir_by(handle: &fs::File) -> io::Result<()> {
     faults::check("fsync_dir")?;
-    Ok(rustix::fs::fsync(reopen(dir)?)?)
+    Ok(rustix::fs::fsync(handle)?)
 }
 
 /// Makes the whole filesystem of a directory durable.
 #[cfg(target_os = "linux")]
 pub(super) fn syncfs(dir: &Dir) -> io::Result<()> {
     faults::check("syncfs")?;
-    Ok(rustix::fs::syncfs(reopen(dir)?)?)
+    Ok(rustix::fs::syncfs(open_to_sync(dir)?)?)
 }
 
 /// Makes all filesystems durable, the one of the directory among them.
@@ -167,9 +175,10 @@ pub(super) fn syncfs(_dir: &Dir) -> io::Result<()> {
 }
 
 /// Opens a handle that can be synced: the directory's own may be open for looking up names only (`O_PATH`).
-fn reopen(dir: &Dir) -> io::Result<OwnedFd> {
+pub(super) fn open_to_sync(dir: &Dir) -> io::Result<fs::File> {
+    faults::check("open_to_sync")?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(dir, ".", flags, Mode::empty())?)
+    Ok(rustix::fs::openat(dir, ".", flags, Mode::empty())?.into())
 }
 
 /// Holds on to an entry's file, of which nothing else is needed: no permission is required for that.
@@ -202,9 +211,10 @@ pub(super) fn rename_noreplace(from: &Dir, old: &str, to: &Dir, new: &OsStr) -> 
             renamed => return Ok(renamed?),
         }
     }
-    // A hard link replaces nothing either.
+    // A hard link replaces nothing either. A file with two names is in its place.
     from.hard_link(old, to, new)?;
-    from.remove_file(old)
+    let _ = from.remove_file(old);
+    Ok(())
 }
 
 pub(super) fn unlink(dir: &Dir, name: &str) -> io::Result<()> {
@@ -301,6 +311,47 @@ pub(super) fn set_xattr(file: &fs::File, name: &str, value: &str) -> io::Result<
         value.as_bytes(),
         XattrFlags::empty(),
     )?)
+}
+
+/// The access control list of an entry's file, as the kernel encodes it. None without one.
+#[cfg(target_os = "linux")]
+pub(super) fn acl(dir: &Dir, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
+    use rustix::fd::AsRawFd;
+
+    faults::check("acl")?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    // A file that may not be opened for reading has attributes all the same.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let mut buffer = vec![0; 64 * 1024];
+    match rustix::fs::getxattr(path, ACL, &mut buffer[..]) {
+        Ok(size) => {
+            buffer.truncate(size);
+            Ok(Some(buffer))
+        }
+        // There is none, or nothing is known of lists.
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn acl(_dir: &Dir, _name: &OsStr) -> io::Result<Option<Vec<u8>>> {
+    Ok(None)
+}
+
+/// Removes the access control list, if there is one.
+pub(super) fn remove_acl(file: &fs::File) -> io::Result<()> {
+    faults::check("remove_acl")?;
+    match rustix::fs::fremovexattr(file, ACL) {
+        Err(error) if !matches!(error, Errno::NODATA | Errno::NOTSUP) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn set_acl(file: &fs::File, acl: &[u8]) -> io::Result<()> {
+    faults::check("set_acl")?;
+    Ok(rustix::fs::fsetxattr(file, ACL, acl, XattrFlags::empty())?)
 }
 
 /// Reads an extended attribute of at most as many bytes as `buffer` has. None if there is none, or a longer

@@ -5,7 +5,9 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     io,
+    ops::RangeInclusive,
     path::Path,
     sync::{
         Arc,
@@ -55,6 +57,8 @@ struct NewFolder {
 #[derive(Clone, Debug)]
 pub(super) struct Folder {
     pub(super) dir: Arc<Dir>,
+    /// Opened before anything is changed: afterwards it could not be.
+    synced_by: Arc<File>,
     changes: SlotRef<Inode, Changes>,
 }
 
@@ -70,8 +74,8 @@ struct Changes {
 struct Synced {
     /// The last change that is durable, with all before it.
     last: u64,
-    /// The last change that may never be: a sync after it failed.
-    failed: u64,
+    /// The changes that may never be: a sync after them failed.
+    failed: Vec<RangeInclusive<u64>>,
 }
 
 impl Folder {
@@ -88,21 +92,21 @@ impl Folder {
     /// Makes a change durable, and all before it. Whoever waits for a sync by another gets its result.
     pub(super) fn sync(&self, change: u64) -> io::Result<()> {
         let mut synced = self.changes.synced.lock();
+        // A later sync proves nothing for them.
+        if synced.failed.iter().any(|failed| failed.contains(&change)) {
+            return Err(io::Error::other("an earlier sync of the folder failed"));
+        }
         if synced.last >= change {
             return Ok(());
         }
-        if synced.failed >= change {
-            return Err(io::Error::other("an earlier sync of the folder failed"));
-        }
         let last = self.changes.last.load(Ordering::Acquire);
-        match disk::fsync_dir(&self.dir) {
-            Ok(()) => synced.last = last,
-            Err(error) => {
-                synced.failed = last;
-                return Err(error);
-            }
+        let result = disk::fsync_dir_by(&self.synced_by);
+        if result.is_err() {
+            let failed = synced.last + 1..=last;
+            synced.failed.push(failed);
         }
-        Ok(())
+        synced.last = last;
+        result
     }
 
     /// Whether this is the directory.
@@ -123,6 +127,7 @@ impl Folders {
     pub(super) fn folder(&self, dir: Dir) -> io::Result<Folder> {
         let inode = inode_of(&disk::fstat_dir(&dir)?);
         Ok(Folder {
+            synced_by: Arc::new(disk::open_to_sync(&dir)?),
             dir: Arc::new(dir),
             changes: self.slots.acquire(inode),
         })

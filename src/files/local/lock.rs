@@ -5,7 +5,7 @@ use std::{
     io, process,
 };
 
-use cap_std::fs::{Dir, OpenOptions};
+use cap_std::fs::{Dir, MetadataExt, OpenOptions};
 
 use crate::files::local::disk;
 
@@ -16,7 +16,11 @@ const LOCK: &str = "lock";
 /// The lock file holds the process id while the lock is held, and is emptied on a clean end. A process id in
 /// it is therefore the sign of a crash.
 #[derive(Debug)]
-pub(super) struct RootLock(File);
+pub(super) struct RootLock {
+    file: File,
+    /// Whether this process is on record. Before, the file has the sign of the last holder's crash.
+    is_recorded: bool,
+}
 
 impl RootLock {
     pub(super) fn acquire(private: &Dir) -> Result<Self, TryLockError> {
@@ -25,26 +29,32 @@ impl RootLock {
         let file = disk::open(private, LOCK, &options).map_err(TryLockError::Error)?;
         let file = file.into_std();
         file.try_lock()?;
-        Ok(Self(file))
+        Ok(Self {
+            file,
+            is_recorded: false,
+        })
     }
 
     /// Whether the last holder crashed. To be called before [`RootLock::write_pid`].
     pub(super) fn found_crash(&self) -> io::Result<bool> {
-        Ok(self.0.metadata()?.len() > 0)
+        Ok(self.file.metadata()?.len() > 0)
     }
 
     /// Records this process, durably: after a power cut the next start has to know.
-    pub(super) fn write_pid(&self) -> io::Result<()> {
-        disk::truncate(&self.0, 0)?;
-        disk::write_at(&self.0, format!("{}\n", process::id()).as_bytes(), 0)?;
-        disk::fsync(&self.0)
+    pub(super) fn write_pid(&mut self) -> io::Result<()> {
+        disk::truncate(&self.file, 0)?;
+        self.is_recorded = true;
+        disk::write_at(&self.file, format!("{}\n", process::id()).as_bytes(), 0)?;
+        disk::fsync(&self.file)
     }
 }
 
 impl Drop for RootLock {
     fn drop(&mut self) {
-        // A failure only makes the next start slower: the end counts as a crash.
-        let _ = self.0.set_len(0);
+        if self.is_recorded {
+            // A failure only makes the next start slower: the end counts as a crash.
+            let _ = self.file.set_len(0);
+        }
     }
 }
 
@@ -58,5 +68,14 @@ pub(super) fn private_dir(parent: &Dir, name: &str) -> io::Result<Dir> {
     if disk::lstat(parent, name)?.is_symlink() {
         return Err(io::ErrorKind::NotADirectory.into());
     }
-    disk::open_dir(parent, name)
+    let dir = disk::open_dir(parent, name)?;
+    let found = disk::fstat_dir(&dir)?;
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        let problem = format!("its folder {name} belongs to another user");
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
+    }
+    if found.mode() & 0o077 != 0 {
+        disk::set_mode_of(parent, name, 0o700)?;
+    }
+    Ok(dir)
 }

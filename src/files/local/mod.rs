@@ -37,7 +37,7 @@ use self::{
     commit::{Candidate, Committer, Unrecorded, mount},
     folders::Folders,
     lock::{RootLock, private_dir},
-    resolve::ResolvedPath,
+    resolve::{ResolvedPath, Root},
     staged::StagedFile,
     turn::Turns,
     uploads::{UploadDirs, Uploads},
@@ -66,7 +66,7 @@ const RESULTS: &str = "results";
 /// The files below one directory of this machine.
 #[derive(Debug)]
 pub(super) struct Local {
-    root: Dir,
+    root: Root,
     closer: Closer,
     turns: Turns,
     /// None in a read-only store.
@@ -82,6 +82,7 @@ struct Writer {
     /// Holds the new content of each Write in progress, in a file named by a number.
     writes: Arc<Dir>,
     next_write: AtomicU64,
+    private: Dir,
     _lock: RootLock,
 }
 
@@ -114,8 +115,13 @@ impl Local {
             AccessMode::ReadWrite => Some(Writer::open(&dir, root, settings, &stats, &closer)?),
             AccessMode::ReadOnly => None,
         };
+        let private = writer.as_ref().map(|writer| &writer.private);
+        let root = Root::new(dir, private).map_err(|source| OpenError::NotReadable {
+            root: root.into(),
+            source,
+        })?;
         Ok(Self {
-            root: dir,
+            root,
             closer,
             turns: Turns::default(),
             writer,
@@ -259,7 +265,7 @@ impl Writer {
             source,
         };
         let private = private_dir(root, PRIVATE_DIR).map_err(not_writable)?;
-        let lock = RootLock::acquire(&private).map_err(|error| match error {
+        let mut lock = RootLock::acquire(&private).map_err(|error| match error {
             TryLockError::WouldBlock => OpenError::InUse(root_path.into()),
             TryLockError::Error(source) => not_writable(source),
         })?;
@@ -287,12 +293,21 @@ impl Writer {
         }
         let (versions, new_mode) = probe(&writes).map_err(not_writable)?;
         let versions = versions.ok_or_else(|| OpenError::NoVersions(root_path.into()))?;
+        let mount_of_root = mount(root).map_err(not_writable)?;
+        if mount(&private).map_err(not_writable)? != mount_of_root {
+            let problem = format!("its folder {PRIVATE_DIR} is on another filesystem");
+            return Err(not_writable(io::Error::new(
+                io::ErrorKind::CrossesDevices,
+                problem,
+            )));
+        }
         let committer = Committer {
-            root: root.try_clone().map_err(not_writable)?,
+            root: Root::new(root.try_clone().map_err(not_writable)?, Some(&private))
+                .map_err(not_writable)?,
             folders: Folders::new(root.try_clone().map_err(not_writable)?),
             versions,
             closer: closer.clone(),
-            mount: mount(&private).map_err(not_writable)?,
+            mount: mount_of_root,
             new_mode,
         };
         let uploads =
@@ -302,6 +317,7 @@ impl Writer {
             committer,
             writes: Arc::new(writes),
             next_write: AtomicU64::new(0),
+            private,
             _lock: lock,
         })
     }
@@ -345,6 +361,9 @@ fn probe(dir: &Dir) -> io::Result<(Option<Versions>, u32)> {
     let file = disk::open(dir, NAME, options.create_new(true).write(true))?.into_std();
     let mode = disk::fstat(&file)?.mode() & 0o777;
     let versions = Versions::probe(&file);
+    disk::unlink(dir, NAME)?;
+    // Records are links.
+    disk::symlink(dir, NAME, NAME)?;
     disk::unlink(dir, NAME)?;
     Ok((versions?, mode))
 }

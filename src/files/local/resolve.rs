@@ -16,12 +16,34 @@ use rustix::{fs::OFlags, io::Errno};
 use crate::files::{
     error::Error,
     local::{
-        disk::{self, inode_of},
+        disk::{self, Inode, inode_of},
         version::version,
     },
     path::{FilePath, InvalidPath, PRIVATE_DIR},
     upload::Precondition,
 };
+
+/// The root of a store.
+#[derive(Debug)]
+pub(super) struct Root {
+    pub(super) dir: Dir,
+    inode: Inode,
+    /// The server's private directory, under whatever name. None in a read-only store, which has none of its own.
+    private: Option<Inode>,
+}
+
+impl Root {
+    pub(super) fn new(dir: Dir, private: Option<&Dir>) -> io::Result<Self> {
+        let inode = inode_of(&disk::fstat_dir(&dir)?);
+        let private = private.map(disk::fstat_dir).transpose()?;
+        let private = private.as_ref().map(inode_of);
+        Ok(Self {
+            dir,
+            inode,
+            private,
+        })
+    }
+}
 
 /// The directory entry of a filename, which need not exist.
 ///
@@ -40,8 +62,11 @@ pub(super) struct ResolvedPath {
 
 impl ResolvedPath {
     /// Follows the links of a filename.
-    pub(super) fn resolve(root: &Dir, path: &FilePath) -> Result<Self, Error> {
-        let whole = Sandbox { root, dir: root };
+    pub(super) fn resolve(root: &Root, path: &FilePath) -> Result<Self, Error> {
+        let whole = Sandbox {
+            root,
+            dir: &root.dir,
+        };
         let (Some(allowed), rest) = path.split() else {
             return whole.resolve(path.as_str().as_ref());
         };
@@ -158,8 +183,7 @@ impl ResolvedPath {
 
 /// A directory that no path leads out of.
 struct Sandbox<'a> {
-    /// The root, which holds the server's private directory.
-    root: &'a Dir,
+    root: &'a Root,
     dir: &'a Dir,
 }
 
@@ -222,18 +246,19 @@ impl Sandbox<'_> {
     /// it: meanwhile a link on it may lead elsewhere.
     fn refuse_private_dir(&self, opened: &Dir) -> Result<(), Error> {
         let cannot = |error| Error::io("look at the folder", error);
-        let root = inode_of(&disk::fstat_dir(self.root).map_err(cannot)?);
+        let root = self.root.inode;
         let mut below = disk::inode_above(opened, 0).map_err(cannot)?;
         if below == root {
             return Ok(());
         }
-        let private = match disk::lstat(self.root, PRIVATE_DIR) {
+        // Another server's, too, beside which this one reads.
+        let named = match disk::lstat(&self.root.dir, PRIVATE_DIR) {
             Ok(found) => Some(inode_of(&found)),
             Err(error) if is_missing(&error) => None,
             Err(error) => return Err(cannot(error)),
         };
         for height in 1.. {
-            if Some(below) == private {
+            if Some(below) == named || Some(below) == self.root.private {
                 return Err(InvalidPath::Reserved.into());
             }
             let above = disk::inode_above(opened, height).map_err(cannot)?;

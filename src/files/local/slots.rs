@@ -19,7 +19,7 @@ impl<K: Clone + Eq + Hash, V: Default> Slots<K, V> {
     pub(super) fn acquire(&self, key: K) -> SlotRef<K, V> {
         let mut slots = self.0.lock();
         SlotRef {
-            value: Arc::clone(slots.entry(key.clone()).or_default()),
+            value: Some(Arc::clone(slots.entry(key.clone()).or_default())),
             key,
             slots: Arc::clone(&self.0),
         }
@@ -30,7 +30,8 @@ impl<K: Clone + Eq + Hash, V: Default> Slots<K, V> {
 #[derive(Debug)]
 pub(super) struct SlotRef<K: Eq + Hash, V> {
     key: K,
-    value: Arc<V>,
+    /// None once it is dropped.
+    value: Option<Arc<V>>,
     slots: Arc<Mutex<HashMap<K, Arc<V>>>>,
 }
 
@@ -44,7 +45,7 @@ impl<K: Clone + Eq + Hash, V> Clone for SlotRef<K, V> {
     fn clone(&self) -> Self {
         Self {
             key: self.key.clone(),
-            value: Arc::clone(&self.value),
+            value: self.value.clone(),
             slots: Arc::clone(&self.slots),
         }
     }
@@ -54,15 +55,19 @@ impl<K: Eq + Hash, V> Deref for SlotRef<K, V> {
     type Target = V;
 
     fn deref(&self) -> &V {
-        &self.value
+        self.value.as_deref().expect("only drop takes it")
     }
 }
 
 impl<K: Eq + Hash, V> Drop for SlotRef<K, V> {
     fn drop(&mut self) {
         let mut slots = self.slots.lock();
-        // The map's reference and this one. Others are made from one of them only.
-        if Arc::strong_count(&self.value) == 2 {
+        // Under the lock, so that the last of two that are dropped at a time finds itself to be the last.
+        self.value = None;
+        if slots
+            .get(&self.key)
+            .is_some_and(|value| Arc::strong_count(value) == 1)
+        {
             slots.remove(&self.key);
         }
     }

@@ -30,12 +30,13 @@ pub(super) struct StagedFile {
 }
 
 /// Who may do what with a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Attributes {
     pub(super) mode: u32,
-    /// None leaves the server's user.
-    pub(super) owner: Option<u32>,
+    pub(super) owner: u32,
     pub(super) group: u32,
+    /// The access control list, as the kernel encodes it.
+    pub(super) acl: Option<Vec<u8>>,
 }
 
 impl StagedFile {
@@ -69,14 +70,15 @@ impl StagedFile {
     pub(super) fn open(dir: &Arc<Dir>, name: String) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true);
-        match Self::open_with(dir, name.clone(), &options) {
+        let opened = match Self::open_with(dir, name.clone(), &options) {
             // A server was killed between the preparation for a read-only target and the rename.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 disk::set_mode_of(dir, &name, STAGED_MODE)?;
                 Self::open_with(dir, name, &options)
             }
             opened => opened,
-        }
+        };
+        opened.inspect(Self::reset_mode)
     }
 
     fn open_with(dir: &Arc<Dir>, name: String, options: &OpenOptions) -> io::Result<Self> {
@@ -101,15 +103,6 @@ impl StagedFile {
         &self.file
     }
 
-    /// Whether the file still has its name.
-    pub(super) fn is_staged(&self) -> io::Result<bool> {
-        match disk::lstat(&self.dir, &self.name) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     /// The size in bytes.
     pub(super) fn size(&self) -> io::Result<u64> {
         Ok(disk::fstat(&self.file)?.len())
@@ -132,20 +125,27 @@ impl StagedFile {
 
     /// Gives the file the attributes of its target. A group that cannot be given has no more rights than
     /// others: another one would get them.
-    pub(super) fn set_attributes(&self, attributes: Attributes) -> Result<(), Error> {
+    pub(super) fn set_attributes(&self, attributes: &Attributes) -> Result<(), Error> {
         let cannot = |error| Error::io("stage the file", error);
         let found = disk::fstat(&self.file).map_err(cannot)?;
-        let Attributes {
+        let &Attributes {
             mut mode,
             owner,
             group,
+            ref acl,
         } = attributes;
         if found.gid() != group && disk::set_owner(&self.file, None, Some(group)).is_err() {
             mode = mode & !0o070 | (mode & 0o007) << 3 & mode;
         }
-        if owner.is_some_and(|owner| owner != found.uid()) {
+        if owner != found.uid() {
             // Only root may, and the server's own user is as good an owner.
-            let _ = disk::set_owner(&self.file, owner, None);
+            let _ = disk::set_owner(&self.file, Some(owner), None);
+        }
+        if let Some(acl) = acl
+            && disk::set_acl(&self.file, acl).is_err()
+        {
+            // With a list, these bits are what it may give at most, and not what the group has.
+            mode &= !0o070;
         }
         disk::set_mode(&self.file, mode).map_err(cannot)
     }
@@ -153,6 +153,7 @@ impl StagedFile {
     /// Takes the attributes of a target back.
     pub(super) fn reset_mode(&self) {
         // A failure is mended when the file is opened.
+        let _ = disk::remove_acl(&self.file);
         let _ = disk::set_mode(&self.file, STAGED_MODE);
     }
 
@@ -185,7 +186,9 @@ impl StagedFile {
     /// Removes the file. If the removal fails, the next start repeats it.
     pub(super) fn remove(&self) {
         self.unusable.store(true, Ordering::Relaxed);
-        if disk::unlink(&self.dir, &self.name).is_ok() {
+        let removed = disk::unlink(&self.dir, &self.name);
+        let has_no_name = || disk::fstat(&self.file).is_ok_and(|found| found.nlink() == 0);
+        if removed.is_ok() && has_no_name() {
             // The blocks are freed here, and not where the last handle is closed.
             let _ = disk::truncate(&self.file, 0);
         }

@@ -3,9 +3,10 @@
 use std::{io, sync::Arc};
 
 use tokio::{
-    sync::Semaphore,
-    task::{JoinError, spawn_blocking},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::{JoinError, JoinHandle, spawn_blocking},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::files::error::Error;
 
@@ -43,13 +44,30 @@ impl Pool {
         self,
         work: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let permit = self.0.acquire_owned().await;
-        let work = move || {
-            let _permit = permit;
-            work()
-        };
-        join(spawn_blocking(work)).await
+        if let Ok(permit) = Arc::clone(&self.0).try_acquire_owned() {
+            return join(start(permit, work)).await;
+        }
+        // A task of its own waits: a future that is not polled would keep what it is given.
+        let waiting = tokio::spawn(async move {
+            let permit = self.0.acquire_owned().await;
+            match permit {
+                Ok(permit) => join(start(permit, work)).await,
+                Err(closed) => Err(Error::io("start the work", io::Error::other(closed))),
+            }
+        });
+        join(AbortOnDropHandle::new(waiting)).await
     }
+}
+
+/// Begins `work`, which has the permit until it ends.
+fn start<T: Send + 'static>(
+    permit: OwnedSemaphorePermit,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> JoinHandle<Result<T, Error>> {
+    spawn_blocking(move || {
+        let _permit = permit;
+        work()
+    })
 }
 
 /// Waits for the result of work on a blocking thread. A panic there continues here.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use cap_std::fs::Dir;
+use cap_std::fs::{Dir, Metadata, MetadataExt};
 use rustix::io::Errno;
 
 use crate::files::{
@@ -100,22 +100,29 @@ impl UploadDir {
         }))
     }
 
-    /// Whether the bytes of an upload are still staged.
+    /// Whether the bytes of an upload are still staged, and have no other name.
     pub(super) fn has_data(&self, key: &UploadKey) -> Result<bool, Error> {
-        self.has(&key.data_name())
+        let found = self.lstat(&key.data_name())?;
+        Ok(found.is_some_and(|found| found.nlink() == 1))
     }
 
     /// Whether the upload has a journal.
     pub(super) fn has_journal(&self, key: &UploadKey) -> Result<bool, Error> {
-        self.has(&key.journal_name())
+        Ok(self.lstat(&key.journal_name())?.is_some())
     }
 
-    fn has(&self, name: &str) -> Result<bool, Error> {
+    fn lstat(&self, name: &str) -> Result<Option<Metadata>, Error> {
         match disk::lstat(&self.0, name) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("look at the upload", error)),
         }
+    }
+
+    /// Makes removals durable.
+    pub(super) fn sync(&self) -> Result<(), Error> {
+        let synced = disk::fsync_dir(&self.0);
+        synced.map_err(|error| Error::io("make the folder durable", error))
     }
 
     /// Whether the upload was last touched more than `ttl` before `now`, or has no journal.
@@ -127,10 +134,8 @@ impl UploadDir {
     ) -> Result<bool, Error> {
         let name = key.journal_name();
         let cannot = |error| Error::io("look at the upload", error);
-        let journal = match disk::lstat(&self.0, &name) {
-            Ok(journal) => journal,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
-            Err(error) => return Err(cannot(error)),
+        let Some(journal) = self.lstat(&name)? else {
+            return Ok(true);
         };
         let touched_at = journal.modified().map_err(cannot)?.into_std();
         match now.duration_since(touched_at) {

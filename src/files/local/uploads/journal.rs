@@ -60,7 +60,7 @@ impl Journal {
             length: 0,
             dir_synced: false,
         };
-        journal.append(&Entry::Opened {
+        let opened = journal.append(&Entry::Opened {
             filename: spec.path.as_str().to_owned(),
             upload_id: spec.id.as_str().to_owned(),
             owner: spec.owner.clone(),
@@ -70,8 +70,11 @@ impl Journal {
                 Precondition::Version(etag) => Some(etag.clone()),
             },
             size: spec.size,
-        })?;
-        Ok(journal)
+        });
+        if opened.is_err() {
+            journal.file.remove();
+        }
+        opened.map(|()| journal)
     }
 
     /// Opens a journal and replays its entries. None if there are none.
@@ -134,8 +137,11 @@ impl Journal {
     /// failure the journal ends before the last entry: it may be in memory only.
     fn sync(&mut self, length_before: u64) -> Result<(), Error> {
         let synced = self.file.sync().and_then(|()| self.sync_dir());
-        if synced.is_err() && self.file.truncate(length_before).is_err() {
-            self.file.remove();
+        if synced.is_err() {
+            self.length = length_before;
+            if self.file.truncate(length_before).is_err() {
+                self.file.remove();
+            }
         }
         synced
     }

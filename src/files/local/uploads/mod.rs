@@ -101,7 +101,7 @@ impl UploadHandle {
         }
         if appended.as_ref().is_err_and(is_final) {
             upload.remove();
-            self.upload.set_stored(false);
+            self.upload.set_stored(upload.has_files());
         }
         appended
     }
@@ -110,8 +110,11 @@ impl UploadHandle {
     pub(crate) fn checkpoint(&self) -> Result<Progress, Error> {
         let ownership = self.upload.shared();
         let upload = ownership.check_epoch(self.epoch)?;
-        let persisted = upload.checkpoint(self.clock.now())?;
-        Ok(self.progress(persisted))
+        let persisted = upload.checkpoint(self.clock.now());
+        if persisted.is_err() {
+            self.upload.set_stored(upload.has_files());
+        }
+        Ok(self.progress(persisted?))
     }
 
     fn progress(&self, persisted: Prefix) -> Progress {
@@ -284,14 +287,16 @@ impl Uploads {
             return Ok(Some(outcome));
         }
         // A failure came between the rename and the result.
-        match self.outcomes.pending(key)? {
-            Some(outcome) if !self.dir.has_data(key)? => {
-                committer.sync_filesystem()?;
-                self.complete(key)?;
-                Ok(Some(outcome))
-            }
-            _ => Ok(None),
+        let Some(outcome) = self.outcomes.pending(key)? else {
+            return Ok(None);
+        };
+        if self.dir.has_data(key)? {
+            self.outcomes.cancel(key)?;
+            return Ok(None);
         }
+        committer.sync_filesystem()?;
+        self.complete(key)?;
+        Ok(Some(outcome))
     }
 
     /// Commits an upload if its size and checksum match.
@@ -328,10 +333,10 @@ impl Uploads {
         let committed = match committed {
             Ok(committed) => committed,
             Err(error) => {
-                if is_final(&error) {
+                if is_final(&error) && self.outcomes.cancel(&upload.key).is_ok() {
                     partial.remove();
-                    upload.set_stored(false);
                 }
+                upload.set_stored(partial.has_files());
                 return Err(error);
             }
         };
@@ -375,7 +380,9 @@ impl Uploads {
             return Err(Error::UploadNotFound);
         }
         ownership.take_over(turn, None);
+        self.outcomes.cancel(&upload.key)?;
         self.dir.remove(&upload.key)?;
+        self.dir.sync()?;
         upload.set_stored(false);
         self.stats.uploads.aborted.add(1);
         Ok(())
@@ -411,6 +418,7 @@ impl Uploads {
             if self.dir.has_journal(key)? {
                 self.stats.uploads.expired.add(1);
             }
+            self.outcomes.cancel(key)?;
             self.dir.remove(key)?;
             upload.set_stored(false);
         }
@@ -424,7 +432,7 @@ impl Uploads {
         };
         let age = self.clock.now().duration_since(outcome.begun_at());
         match age.is_ok_and(|age| age > self.ttl) {
-            true => self.outcomes.forget(&upload.key),
+            true => self.outcomes.expire(&upload.key),
             false => Ok(()),
         }
     }

@@ -6,7 +6,11 @@
 //! The record of a commit is durable before its rename. After a crash the bytes themselves tell on which side of
 //! the rename it came: they are still staged, or they are not.
 
-use std::{io, sync::Arc, time::SystemTime};
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering},
+    time::SystemTime,
+};
 
 use cap_std::fs::Dir;
 use serde::{Deserialize, Serialize};
@@ -33,8 +37,10 @@ use crate::{
 pub(super) struct Outcomes {
     /// The commits that are under way.
     pending: Folder,
+    /// The last change of `pending` that removed a record whose commit was not made.
+    last_cancel: AtomicU64,
     /// The results of uploads.
-    results: Arc<Dir>,
+    results: Folder,
 }
 
 /// What is known of a commit.
@@ -103,7 +109,8 @@ impl Outcomes {
     pub(super) fn new(folders: &Folders, pending: Dir, results: Dir) -> io::Result<Self> {
         Ok(Self {
             pending: folders.folder(pending)?,
-            results: Arc::new(results),
+            last_cancel: AtomicU64::new(0),
+            results: folders.folder(results)?,
         })
     }
 
@@ -114,7 +121,7 @@ impl Outcomes {
 
     /// The record of a commit that is done.
     pub(super) fn result(&self, key: &UploadKey) -> Result<Option<Outcome>, Error> {
-        read(&self.results, key)
+        read(&self.results.dir, key)
     }
 
     /// The commits that are under way.
@@ -126,20 +133,35 @@ impl Outcomes {
     pub(super) fn all_results(
         &self,
     ) -> Result<impl Iterator<Item = Result<UploadKey, Error>>, Error> {
-        keys(&self.results)
+        keys(&self.results.dir)
     }
 
     /// Turns the record of a commit that is under way into one of a commit that is done.
     pub(super) fn complete(&self, key: &UploadKey) -> io::Result<()> {
         let name = key.as_str();
-        disk::rename(&self.pending.dir, name, &self.results, name.as_ref())
+        disk::rename(&self.pending.dir, name, &self.results.dir, name.as_ref())
     }
 
-    /// Removes the record of a commit that was not made, durably: it must not come back when the bytes are gone.
+    /// Removes the record of a commit that was not made, durably: it must not be there when the bytes are gone,
+    /// or it would say that they were renamed.
     pub(super) fn cancel(&self, key: &UploadKey) -> Result<(), Error> {
         let cannot = |error| Error::io("cancel the commit", error);
-        disk::unlink(&self.pending.dir, key.as_str()).map_err(cannot)?;
-        self.pending.sync(self.pending.changed()).map_err(cannot)
+        match disk::unlink(&self.pending.dir, key.as_str()) {
+            Ok(()) => {
+                let change = self.pending.changed();
+                self.last_cancel.fetch_max(change, Ordering::Relaxed);
+            }
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(cannot(error)),
+        }
+        // The sync of an earlier removal may have failed.
+        let last = self.last_cancel.load(Ordering::Relaxed);
+        if self.pending.sync(last).is_err() {
+            let change = self.pending.changed();
+            self.pending.sync(change).map_err(cannot)?;
+            self.last_cancel.fetch_max(change, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Makes all records durable.
@@ -148,9 +170,16 @@ impl Outcomes {
         synced.map_err(|error| Error::io("record the commit", error))
     }
 
-    /// Forgets a result.
+    /// Forgets a result, durably: its id may begin another upload.
     pub(super) fn forget(&self, key: &UploadKey) -> Result<(), Error> {
-        match disk::unlink(&self.results, key.as_str()) {
+        self.expire(key)?;
+        let synced = self.results.sync(self.results.changed());
+        synced.map_err(|error| Error::io("forget the upload", error))
+    }
+
+    /// Forgets a result. After a crash it may be there again.
+    pub(super) fn expire(&self, key: &UploadKey) -> Result<(), Error> {
+        match disk::unlink(&self.results.dir, key.as_str()) {
             Err(error) if !is_missing(&error) => Err(Error::io("forget the upload", error)),
             _ => Ok(()),
         }
@@ -195,7 +224,7 @@ impl CommitRecord for PendingCommit<'_> {
 
     fn cancel(&mut self) {
         if self.change.take().is_some() {
-            // A record that stays says nothing, as long as the bytes are staged.
+            // A record that stays says nothing as long as the bytes are staged, and is removed before they are.
             let _ = self.outcomes.cancel(self.key);
         }
     }

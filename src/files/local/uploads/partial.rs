@@ -190,6 +190,12 @@ impl PartialUpload {
         Ok(durable.prefix)
     }
 
+    /// Whether the upload may have files on the disk.
+    pub(super) fn has_files(&self) -> bool {
+        let has_journal = self.dir.has_journal(&self.key).unwrap_or(true);
+        has_journal || self.dir.has_data(&self.key).unwrap_or(true)
+    }
+
     /// Checks the upload against the announced size and checksum, and returns its bytes and their checksum.
     pub(super) fn complete(
         &self,

@@ -12,6 +12,9 @@ use crate::files::{
     },
 };
 
+/// The number of streams of one upload, of which all but one wait for a takeover. They take threads.
+const MAX_STREAMS: usize = 32;
+
 /// How many uploads there may be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct UploadLimits {
@@ -93,7 +96,9 @@ impl UploadTable {
         let is_open = slot.is_some_and(|slot| slot.streams > 0);
         let is_known = slot.is_some_and(Slot::is_unfinished);
         let of_owner = key.owner().and_then(|owner| self.by_owner.get(owner));
-        (is_open || self.open < limits.open)
+        let streams = slot.map_or(0, |slot| slot.streams);
+        streams < MAX_STREAMS
+            && (is_open || self.open < limits.open)
             && (is_known
                 || self.unfinished < limits.unfinished
                     && of_owner.is_none_or(|count| *count < limits.unfinished_per_owner))
