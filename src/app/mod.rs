@@ -7,12 +7,16 @@ mod config;
 mod metrics;
 mod services;
 
-use std::io;
+use std::{io, time::Duration};
 
-use tokio_util::task::AbortOnDropHandle;
+use tokio::time::timeout;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub use self::{access::ScopeNames, config::Config};
 use crate::server::Listener;
+
+/// The time that the sweep gets to end, on a disk that hangs.
+const SWEEP_END: Duration = Duration::from_secs(5);
 
 /// Serves muxs on all of `listeners` until `shutdown` completes, then drains. See
 /// [`Server::serve`](crate::server::Server::serve).
@@ -27,10 +31,16 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let sweep = AbortOnDropHandle::new(tokio::spawn(config.store.clone().sweep()));
+    let stop = CancellationToken::new();
+    let sweep = tokio::spawn(config.store.clone().sweep(stop.clone()));
+    let mut sweep = AbortOnDropHandle::new(sweep);
     let shutdown = async {
         shutdown.await;
-        drop(sweep);
+        stop.cancel();
     };
-    services::server(config).serve(listeners, shutdown).await
+    let served = services::server(config).serve(listeners, shutdown).await;
+    stop.cancel();
+    // The root's lock says that the end is clean when nobody uses the store any more.
+    let _ = timeout(SWEEP_END, &mut sweep).await;
+    served
 }

@@ -224,10 +224,10 @@ impl Local {
         uploads.abort(committer, upload, turn)
     }
 
-    /// Removes expired uploads that are not in use.
-    pub(super) fn sweep(&self) -> Result<(), Error> {
+    /// Removes expired uploads that are not in use, until `stops` says so.
+    pub(super) fn sweep(&self, stops: &dyn Fn() -> bool) -> Result<(), Error> {
         match &self.writer {
-            Some(writer) => writer.uploads.sweep(),
+            Some(writer) => writer.uploads.sweep(stops),
             None => Ok(()),
         }
     }

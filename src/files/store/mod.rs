@@ -6,6 +6,7 @@ mod upload_writer;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::blocking::{Pool, Pools};
@@ -196,14 +197,16 @@ impl Store {
         self.local.staged()
     }
 
-    /// Removes expired uploads at once, and then periodically. Never returns.
-    pub(crate) async fn sweep(self) {
+    /// Removes expired uploads at once, and then periodically, until `stop` is cancelled.
+    pub(crate) async fn sweep(self, stop: CancellationToken) {
         let interval = (self.upload_ttl / 10).clamp(MIN_SWEEP_INTERVAL, MAX_SWEEP_INTERVAL);
-        loop {
-            if let Err(error) = self.write(|local| local.sweep()).await {
+        while !stop.is_cancelled() {
+            let stopping = stop.clone();
+            let swept = self.write(move |local| local.sweep(&|| stopping.is_cancelled()));
+            if let Err(error) = swept.await {
                 tracing::warn!(?error, "cannot remove expired uploads");
             }
-            tokio::time::sleep(interval).await;
+            let _ = timeout(interval, stop.cancelled()).await;
         }
     }
 

@@ -136,12 +136,12 @@ async fn upload_progress_is_durable() {
             words(&["fsync(", &format!("<{root}>")]),
         ),
         (
-            "the version to commit is recorded",
-            words(&["symlinkat(", &format!("<{root}/.muxs/commits>")]),
-        ),
-        (
             "the stamped file is synced",
             words(&["fsync(", &uploads, ".data>"]),
+        ),
+        (
+            "the version to commit is recorded",
+            words(&["symlinkat(", &format!("<{root}/.muxs/commits>")]),
         ),
         (
             "the record is synced",

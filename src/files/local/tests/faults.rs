@@ -248,7 +248,7 @@ fn sweep_that_fails_removes_nothing_that_lives() {
         let finished = open(&local, "finished").unwrap();
         assert!(matches!(finished, OpenedUpload::Committed(_)), "{at}");
     };
-    fail_each_call(prepare, |(_, local)| local.sweep(), verify);
+    fail_each_call(prepare, |(_, local)| local.sweep(&|| false), verify);
 }
 
 #[test]

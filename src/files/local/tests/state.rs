@@ -123,13 +123,13 @@ fn upload_expires_by_the_time_for_which_the_server_ran() {
         shift(path, |time| time - 2 * DAY);
     }
     let local = start(root.path()).unwrap();
-    local.sweep().unwrap();
+    local.sweep(&|| false).unwrap();
     assert_eq!(unfinished(open(&local, "paused").unwrap()).1, PERSISTED);
     drop(local);
     // It ran for two days.
     shift(&clock, |time| time + 2 * DAY);
     let local = start(root.path()).unwrap();
-    local.sweep().unwrap();
+    local.sweep(&|| false).unwrap();
     assert_eq!(unfinished(open(&local, "paused").unwrap()).1, 0);
 }
 
@@ -139,12 +139,12 @@ fn stamp_of_the_future_expires_after_one_time_to_live() {
     let clock = root.path().join(".muxs/clock");
     shift(&journal(&root), |time| time + 1000 * DAY);
     let local = start(root.path()).unwrap();
-    local.sweep().unwrap();
+    local.sweep(&|| false).unwrap();
     drop(local);
     assert!(journal(&root).exists());
     shift(&clock, |time| time + 2 * DAY);
     let local = start(root.path()).unwrap();
-    local.sweep().unwrap();
+    local.sweep(&|| false).unwrap();
     assert_eq!(unfinished(open(&local, "paused").unwrap()).1, 0);
 }
 
@@ -153,7 +153,7 @@ fn result_expires() {
     let root = paused();
     let local = start(root.path()).unwrap();
     complete(&local, "paused").unwrap();
-    local.sweep().unwrap();
+    local.sweep(&|| false).unwrap();
     assert!(matches!(
         open(&local, "paused").unwrap(),
         OpenedUpload::Committed(_)
@@ -161,7 +161,7 @@ fn result_expires() {
     drop(local);
     shift(&root.path().join(".muxs/clock"), |time| time + 2 * DAY);
     let local = start(root.path()).unwrap();
-    local.sweep().unwrap();
+    local.sweep(&|| false).unwrap();
     assert_eq!(entries(&root, "results"), Vec::<PathBuf>::new());
 }
 

@@ -389,15 +389,15 @@ impl Uploads {
     }
 
     /// Removes expired uploads that are not in use, expired results, and all files that belong to no upload. One
-    /// that cannot be looked at stays, and the others are removed all the same.
-    pub(super) fn sweep(&self) -> Result<(), Error> {
+    /// that cannot be looked at stays, and the others are removed all the same. Ends early when `stops` says so.
+    pub(super) fn sweep(&self, stops: &dyn Fn() -> bool) -> Result<(), Error> {
         let mut failure = None;
-        for key in self.dir.keys()? {
+        for key in self.dir.keys()?.take_while(|_| !stops()) {
             if let Err(error) = self.sweep_upload(self.registry.acquire(key?)) {
                 failure.get_or_insert(error);
             }
         }
-        for key in self.outcomes.all_results()? {
+        for key in self.outcomes.all_results()?.take_while(|_| !stops()) {
             if let Err(error) = self.sweep_result(self.registry.acquire(key?)) {
                 failure.get_or_insert(error);
             }
