@@ -234,3 +234,49 @@ impl Folders {
         Ok(found)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cap_std::ambient_authority;
+    use rustix::io::Errno;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::files::local::disk::injected::{self, Event};
+
+    fn folder() -> (TempDir, Folder) {
+        let root = tempfile::tempdir().unwrap();
+        let open = || Dir::open_ambient_dir(root.path(), ambient_authority()).unwrap();
+        let folder = Folders::new(open()).folder(open()).unwrap();
+        (root, folder)
+    }
+
+    #[test]
+    fn change_whose_sync_failed_is_not_durable_after_a_later_sync() {
+        let (_root, folder) = folder();
+        let before = folder.changed();
+        folder.sync(before).unwrap();
+        let (first, second) = (folder.changed(), folder.changed());
+        let fails = Event::Fails(Errno::IO);
+        let (failed, _) = injected::run_at("fsync_dir", fails, || folder.sync(second));
+        failed.unwrap_err();
+        let later = folder.changed();
+        folder.sync(later).unwrap();
+        folder.sync(first).unwrap_err();
+        folder.sync(second).unwrap_err();
+        folder.sync(before).unwrap();
+    }
+
+    #[test]
+    fn sync_needs_no_file_descriptor_once_there_is_a_change() {
+        let (_root, folder) = folder();
+        let (first, second) = (folder.changed(), folder.changed());
+        let (synced, calls) = injected::run(None, || folder.sync(first));
+        synced.unwrap();
+        // Neither this call nor the answer to the others can fail for want of one.
+        assert_eq!(calls, ["fsync_dir"]);
+        let (synced, calls) = injected::run(None, || folder.sync(second));
+        synced.unwrap();
+        assert!(calls.is_empty(), "{calls:?}");
+    }
+}

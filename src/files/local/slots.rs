@@ -75,6 +75,8 @@ impl<K: Eq + Hash, V> Drop for SlotRef<K, V> {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Barrier, thread};
+
     use super::*;
 
     #[test]
@@ -89,5 +91,22 @@ mod tests {
         drop(second);
         assert!(slots.0.lock().is_empty());
         assert_eq!(*slots.acquire("a").lock(), 0);
+    }
+    #[test]
+    fn value_that_two_threads_drop_at_a_time_is_removed() {
+        let slots = Slots::<u32, Mutex<u32>>::default();
+        let both = Barrier::new(2);
+        let drop_all = || {
+            for key in 0..20_000 {
+                let slot = slots.acquire(key);
+                both.wait();
+                drop(slot);
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(drop_all);
+            scope.spawn(drop_all);
+        });
+        assert_eq!(slots.0.lock().len(), 0);
     }
 }

@@ -26,10 +26,9 @@ pub(super) struct Pools {
 
 impl Default for Pools {
     fn default() -> Self {
-        let pool = |threads| Pool(Arc::new(Semaphore::new(threads)));
         Self {
-            reads: pool(MAX_READS),
-            writes: pool(MAX_WRITES),
+            reads: Pool::new(MAX_READS),
+            writes: Pool::new(MAX_WRITES),
         }
     }
 }
@@ -39,6 +38,10 @@ impl Default for Pools {
 pub(super) struct Pool(Arc<Semaphore>);
 
 impl Pool {
+    pub(super) fn new(threads: usize) -> Self {
+        Self(Arc::new(Semaphore::new(threads)))
+    }
+
     /// Runs `work` on a thread. If the future is dropped before there is one, the work is never begun.
     pub(super) async fn run<T: Send + 'static>(
         self,
@@ -80,5 +83,103 @@ async fn join<T>(
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(cancelled) => Err(Error::io("start the work", io::Error::other(cancelled))),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            atomic::{AtomicBool, Ordering},
+            mpsc,
+        },
+        time::Duration,
+    };
+
+    use futures::{FutureExt, future::BoxFuture};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Bounds the wait for what never comes if the test fails.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Takes a thread of the pool until the sender is dropped.
+    fn occupy(pool: &Pool) -> (mpsc::Sender<()>, BoxFuture<'static, Result<(), Error>>) {
+        let (sender, receiver) = mpsc::channel();
+        let work = pool.clone().run(move || {
+            let _ = receiver.recv();
+            Ok(())
+        });
+        let mut work = work.boxed();
+        assert!((&mut work).now_or_never().is_none());
+        (sender, work)
+    }
+
+    #[tokio::test]
+    async fn waiting_work_that_is_not_polled_keeps_no_thread() {
+        let pool = Pool::new(1);
+        let (busy, first) = occupy(&pool);
+        let mut unpolled: Vec<_> = (0..3)
+            .map(|_| pool.clone().run(|| Ok(())).boxed())
+            .collect();
+        for work in &mut unpolled {
+            assert!(work.now_or_never().is_none());
+        }
+        drop(busy);
+        let last = pool.clone().run(|| Ok(()));
+        timeout(PATIENCE, last).await.unwrap().unwrap();
+        first.await.unwrap();
+        for work in unpolled {
+            work.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn waiting_work_that_is_dropped_is_never_begun() {
+        let pool = Pool::new(1);
+        let (busy, first) = occupy(&pool);
+        let is_begun = Arc::new(AtomicBool::new(false));
+        let begins = Arc::clone(&is_begun);
+        let mut dropped = pool
+            .clone()
+            .run(move || {
+                begins.store(true, Ordering::Relaxed);
+                Ok(())
+            })
+            .boxed();
+        assert!((&mut dropped).now_or_never().is_none());
+        drop(dropped);
+        drop(busy);
+        first.await.unwrap();
+        // It would have come first.
+        let last = pool.clone().run(|| Ok(()));
+        timeout(PATIENCE, last).await.unwrap().unwrap();
+        assert!(!is_begun.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn work_has_its_thread_until_it_ends_even_if_nobody_waits_for_it() {
+        let pool = Pool::new(1);
+        let (sender, receiver) = mpsc::channel::<()>();
+        let has_ended = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&has_ended);
+        let mut first = pool
+            .clone()
+            .run(move || {
+                let _ = receiver.recv();
+                ends.store(true, Ordering::Relaxed);
+                Ok(())
+            })
+            .boxed();
+        assert!((&mut first).now_or_never().is_none());
+        drop(first);
+        let mut second = pool
+            .clone()
+            .run(move || Ok(has_ended.load(Ordering::Relaxed)))
+            .boxed();
+        assert!((&mut second).now_or_never().is_none());
+        drop(sender);
+        assert!(timeout(PATIENCE, second).await.unwrap().unwrap());
     }
 }

@@ -2,6 +2,8 @@
 
 mod blocking;
 mod open_file;
+#[cfg(test)]
+mod tests;
 mod upload_writer;
 
 use std::{path::Path, sync::Arc, time::Duration};

@@ -1,10 +1,15 @@
 //! The blocking side without the server: a store on a root in memory.
 
+mod access;
+mod crashes;
 mod faults;
 mod state;
 mod turns;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use tempfile::TempDir;
 
@@ -92,6 +97,19 @@ fn paused() -> TempDir {
     upload.append(0, None, &NEW[..PERSISTED]).unwrap();
     upload.checkpoint().unwrap();
     root
+}
+
+/// The names in one of the server's folders.
+fn entries(root: &TempDir, folder: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root.path().join(".muxs").join(folder)).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// The file with the bytes of the only upload.
+fn staged_bytes(root: &TempDir) -> PathBuf {
+    let uploads = entries(root, "uploads").into_iter();
+    let mut bytes = uploads.filter(|path| path.extension().unwrap() == "data");
+    bytes.next().unwrap()
 }
 
 /// What is visible under the name.

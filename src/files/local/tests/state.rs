@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{
     super::{Local, OpenedUpload, disk::injected},
-    NAME, NEW, PERSISTED, complete, open, paused, root, spec, start, unfinished, write,
+    NAME, NEW, PERSISTED, complete, entries, open, paused, root, spec, start, unfinished, write,
 };
 use crate::{
     commit_point::CommitPoint,
@@ -19,11 +19,6 @@ use crate::{
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-
-fn entries(root: &TempDir, folder: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(root.path().join(".muxs").join(folder)).unwrap();
-    entries.map(|entry| entry.unwrap().path()).collect()
-}
 
 #[test]
 fn open_without_a_byte_leaves_no_file() {
