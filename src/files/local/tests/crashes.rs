@@ -132,13 +132,18 @@ fn upload_that_found_another_file_is_not_committed_even_if_its_record_stays() {
 
 #[test]
 fn file_that_is_in_place_by_a_lost_answer_keeps_its_bytes() {
-    for restarts in [false, true] {
+    for (restarts, has_result) in [(false, true), (false, false), (true, true), (true, false)] {
         let root = root();
         let local = start(root.path()).unwrap();
         let upload = accepted(open_absent(&local));
         let (staged, target) = (staged_bytes(&root), root.path().join(NAME));
         // A network filesystem made the link, and repeats the call.
-        let event = follows(move || fs::hard_link(staged, target).unwrap());
+        let event = follows(move || {
+            fs::hard_link(staged, target).unwrap();
+            if !has_result {
+                injected::fail_next("rename", Errno::IO);
+            }
+        });
         let (finished, _) = injected::run_at("rename_noreplace", event, || finish(&local, &upload));
         let version = finished.unwrap();
         assert_eq!(content(&root).unwrap(), NEW);
@@ -150,16 +155,39 @@ fn file_that_is_in_place_by_a_lost_answer_keeps_its_bytes() {
             }
             false => local,
         };
-        local.sweep().unwrap();
-        assert_eq!(content(&root).unwrap(), NEW);
+        if has_result {
+            local.sweep(&|| false).unwrap();
+            assert_eq!(content(&root).unwrap(), NEW);
+        }
         match open_absent(&local).unwrap() {
             OpenedUpload::Committed(again) => assert_eq!(again, version),
             OpenedUpload::Unfinished(..) => panic!("it is in its place, and not known"),
         }
         assert!(matches!(abort(&local, "id"), Err(Error::UploadNotFound)));
-        local.sweep().unwrap();
+        local.sweep(&|| false).unwrap();
         assert_eq!(content(&root).unwrap(), NEW);
     }
+}
+
+#[test]
+fn file_that_is_in_place_and_cannot_be_looked_at_keeps_its_bytes() {
+    let root = root();
+    let local = start(root.path()).unwrap();
+    let upload = accepted(open_absent(&local));
+    let (staged, target) = (staged_bytes(&root), root.path().join(NAME));
+    let event = follows(move || {
+        fs::hard_link(staged, target).unwrap();
+        injected::fail_next("fstat", Errno::STALE);
+    });
+    let (finished, _) = injected::run_at("rename_noreplace", event, || finish(&local, &upload));
+    assert!(
+        matches!(finished, Err(Error::Exists { .. })),
+        "{finished:?}"
+    );
+    assert_eq!(content(&root).unwrap(), NEW);
+    drop(upload);
+    local.sweep(&|| false).unwrap();
+    assert_eq!(content(&root).unwrap(), NEW);
 }
 
 #[test]
