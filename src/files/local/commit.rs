@@ -99,7 +99,7 @@ impl Committer {
     /// Moves a staged file into place, atomically. It is durable once [`Committed::sync`] returns.
     ///
     /// After a power cut the file has the new content if the sync succeeded, and the old content if this
-    /// function failed.
+    /// function failed. A file whose target is the staged one counts as moved, whatever the rename said.
     pub(super) fn commit(
         &self,
         candidate: &Candidate<'_>,

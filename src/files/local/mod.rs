@@ -227,7 +227,7 @@ impl Local {
     /// Removes expired uploads that are not in use, until `stops` says so.
     pub(super) fn sweep(&self, stops: &dyn Fn() -> bool) -> Result<(), Error> {
         match &self.writer {
-            Some(writer) => writer.uploads.sweep(stops),
+            Some(writer) => writer.uploads.sweep(&writer.committer, stops),
             None => Ok(()),
         }
     }

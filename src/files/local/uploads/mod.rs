@@ -390,10 +390,14 @@ impl Uploads {
 
     /// Removes expired uploads that are not in use, expired results, and all files that belong to no upload. One
     /// that cannot be looked at stays, and the others are removed all the same. Ends early when `stops` says so.
-    pub(super) fn sweep(&self, stops: &dyn Fn() -> bool) -> Result<(), Error> {
+    pub(super) fn sweep(
+        &self,
+        committer: &Committer,
+        stops: &dyn Fn() -> bool,
+    ) -> Result<(), Error> {
         let mut failure = None;
         for key in self.dir.keys()?.take_while(|_| !stops()) {
-            if let Err(error) = self.sweep_upload(self.registry.acquire(key?)) {
+            if let Err(error) = self.sweep_upload(committer, self.registry.acquire(key?)) {
                 failure.get_or_insert(error);
             }
         }
@@ -407,7 +411,7 @@ impl Uploads {
         failure.map_or(Ok(()), Err)
     }
 
-    fn sweep_upload(&self, upload: UploadRef) -> Result<(), Error> {
+    fn sweep_upload(&self, committer: &Committer, upload: UploadRef) -> Result<(), Error> {
         if !upload.is_only() {
             return Ok(());
         }
@@ -415,10 +419,11 @@ impl Uploads {
         let ownership = upload.exclusive();
         let key = &upload.key;
         if ownership.upload.is_none() && self.dir.has_expired(key, self.clock.now(), self.ttl)? {
-            if self.dir.has_journal(key)? {
+            // What is left of an upload that is in its place is not what expires.
+            let is_committed = self.outcome(committer, key)?.is_some();
+            if !is_committed && self.dir.has_journal(key)? {
                 self.stats.uploads.expired.add(1);
             }
-            self.outcomes.cancel(key)?;
             self.dir.remove(key)?;
             upload.set_stored(false);
         }
