@@ -85,6 +85,9 @@ pub enum Error {
     /// Another stream took over the upload, or aborted it.
     #[error("the upload was taken over or aborted by another call")]
     Superseded,
+    /// A later call has replaced the file, under a precondition that this call would have broken.
+    #[error("a later call has replaced the file")]
+    Overtaken,
     /// The size of the upload is not the announced one.
     #[error("{announced} bytes were announced, {received} came")]
     SizeMismatch {

@@ -161,13 +161,13 @@ impl Committer {
             if !is_same {
                 return Ok(None);
             }
-            turn.act()?;
             let is_overtaken = *candidate.precondition == Precondition::Anything
-                && candidate.target.is_overtaken(turn);
+                && candidate.target.is_overtaken(turn)?;
+            turn.act()?;
             let mut replaced = None;
             if !is_overtaken {
                 replaced = self.rename(candidate, &target, &folder)?;
-                candidate.target.replaced_by(turn);
+                candidate.target.replaced_by(turn, candidate.precondition);
             }
             (folder.changed(), is_overtaken, replaced)
         };

@@ -12,6 +12,7 @@ use crate::{
         error::Error,
         local::slots::{SlotRef, Slots},
         path::FilePath,
+        upload::Precondition,
     },
 };
 
@@ -37,23 +38,42 @@ impl Turn {
     }
 }
 
-/// The file that a call is about to replace: its name, and the number of the last call that did.
+/// The file that a call is about to replace: its name, and the last calls that did.
 #[derive(Debug)]
-pub(crate) struct TargetRef(SlotRef<FilePath, AtomicU64>);
+pub(crate) struct TargetRef(SlotRef<FilePath, LastTurns>);
+
+/// The numbers of the last calls that replaced a file.
+#[derive(Debug, Default)]
+struct LastTurns {
+    /// Of all calls.
+    any: AtomicU64,
+    /// Of those with a precondition.
+    conditional: AtomicU64,
+}
 
 impl TargetRef {
     pub(super) fn path(&self) -> &FilePath {
         self.0.key()
     }
 
-    /// Whether a later call has replaced the file.
-    pub(super) fn is_overtaken(&self, turn: &Turn) -> bool {
-        self.0.load(Ordering::Relaxed) > turn.number
+    /// Whether a later call has replaced the file, so that a call without a precondition counts as one that
+    /// came right before it.
+    ///
+    /// Fails if the later call had a precondition: what it found there was not what this call would have left.
+    pub(super) fn is_overtaken(&self, turn: &Turn) -> Result<bool, Error> {
+        let is_later = |last: &AtomicU64| last.load(Ordering::Relaxed) > turn.number;
+        match is_later(&self.0.conditional) {
+            true => Err(Error::Overtaken),
+            false => Ok(is_later(&self.0.any)),
+        }
     }
 
     /// Records that the call has replaced the file.
-    pub(super) fn replaced_by(&self, turn: &Turn) {
-        self.0.fetch_max(turn.number, Ordering::Relaxed);
+    pub(super) fn replaced_by(&self, turn: &Turn, precondition: &Precondition) {
+        self.0.any.fetch_max(turn.number, Ordering::Relaxed);
+        if *precondition != Precondition::Anything {
+            self.0.conditional.fetch_max(turn.number, Ordering::Relaxed);
+        }
     }
 }
 
@@ -61,7 +81,7 @@ impl TargetRef {
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     last: AtomicU64,
-    targets: Slots<FilePath, AtomicU64>,
+    targets: Slots<FilePath, LastTurns>,
 }
 
 impl Turns {

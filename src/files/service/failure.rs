@@ -76,7 +76,7 @@ fn failure(error: &Error) -> Failure {
         Error::ChunkCorrupt { offset } => {
             Failure::new(Code::Aborted, "CHUNK_CORRUPT").metadata("offset", offset)
         }
-        Error::Superseded => Failure::new(Code::Aborted, "SUPERSEDED"),
+        Error::Superseded | Error::Overtaken => Failure::new(Code::Aborted, "SUPERSEDED"),
         Error::SizeMismatch { .. } => Failure::new(Code::InvalidArgument, "SIZE_MISMATCH"),
         Error::ChecksumMismatch => Failure::new(Code::InvalidArgument, "CHECKSUM_MISMATCH"),
         Error::UploadTooLarge { limit, size } => {

@@ -451,6 +451,8 @@ impl Client {
             .await;
         let outcome = match &result {
             Ok(status) if *status.get_ref() == WRITTEN => Outcome::Acknowledged,
+            // A later call with a precondition came first.
+            Ok(status) if reason(status.get_ref()) == "SUPERSEDED" => Outcome::Failed,
             Ok(status) => self.world.complain(&note, status),
             Err(Ended::Refused(status)) if status.code() != Code::ResourceExhausted => {
                 self.world.complain(&note, status)
@@ -599,7 +601,7 @@ impl Client {
             ("ETAG_MISMATCH" | "EXISTS", Some(etag)) if upload.if_etag.as_ref() != Some(etag) => {
                 Some(RecordedStep::Etag(etag.clone()))
             }
-            ("EXISTS" | "BUSY", _) => None,
+            ("EXISTS" | "BUSY" | "SUPERSEDED", _) => None,
             _ => {
                 self.world.complain(&upload.note, status);
                 self.record_end(upload);
@@ -784,6 +786,13 @@ fn with_deadline<T>(message: T, deadline: Option<Duration>) -> Request<T> {
     let mut request = Request::new(message);
     deadline.inspect(|&deadline| request.set_timeout(deadline));
     request
+}
+
+fn reason(status: &muxs::pb::Status) -> &str {
+    status
+        .failure
+        .as_ref()
+        .map_or("", |failure| &failure.reason)
 }
 
 /// Returns the file that was found, `Some(None)` if there is none, and nothing if the call was interrupted.

@@ -12,7 +12,13 @@ use super::{
     },
     NAME, NEW, OLD, PERSISTED, content, finish, open, paused, root, spec, start, unfinished, write,
 };
-use crate::{commit_point::CommitPoint, files::error::Error};
+use crate::{
+    commit_point::CommitPoint,
+    files::{
+        error::Error,
+        upload::{Precondition, UploadSpec},
+    },
+};
 
 /// The number of calls of a Write to an existing folder before it takes the folder's lock.
 fn calls_before_the_lock() -> usize {
@@ -94,6 +100,36 @@ fn upload_that_is_overtaken_counts_as_committed_before() {
     match open(&local, "id").unwrap() {
         OpenedUpload::Committed(again) => assert_eq!(again, version),
         OpenedUpload::Unfinished(..) => panic!("it would replace what came later"),
+    }
+}
+
+#[test]
+fn write_does_not_count_as_made_before_a_later_call_with_a_precondition() {
+    for number in 0..calls_before_the_lock() {
+        let root = root();
+        let local = Arc::new(start(root.path()).unwrap());
+        write(&local, OLD).unwrap();
+        let old = local.stat(&NAME.parse().unwrap()).unwrap();
+        let spec = UploadSpec {
+            precondition: Precondition::Version(old.etag),
+            ..spec("id")
+        };
+        let target = local.target(NAME.parse().unwrap());
+        let turn = local.next_turn(CommitPoint::default());
+        let other = Arc::clone(&local);
+        let follows = Event::Follows(Box::new(move || {
+            let turn = other.next_turn(CommitPoint::default());
+            let upload = other.open_ref(&spec).unwrap();
+            let opened = other.open_upload(upload, spec.clone(), &turn, Box::new(|| ()));
+            let (upload, _) = unfinished(opened.unwrap());
+            upload.append(0, None, NEW).unwrap();
+            finish(&other, &upload).unwrap();
+        }));
+        let (written, _) = injected::run(Some((number, follows)), || {
+            local.write(&target, b"earlier", &turn)
+        });
+        assert!(matches!(written, Err(Error::Overtaken)), "{written:?}");
+        assert_eq!(content(&root).unwrap(), NEW);
     }
 }
 
