@@ -267,8 +267,8 @@ def test_upload_belongs_to_its_subject(files, filename):
     # Another subject has its own upload of the same filename and ID.
     others = other.stream(opening(filename, "mine"))
     assert progress_of(others.answer()).persisted_size == 0
-    others.cancel()
     other.unary("AbortUpload", AbortUploadRequest(filename=filename, upload_id="mine"))
+    others.cancel()
     stream.cancel()
     # Another token of the same subject.
     stream = files("writer").stream(opening(filename, "mine"))

@@ -179,7 +179,7 @@ def refusing(connect, shared_server):
         os.mkfifo(shared_server.root / "fifo")
         sent = [opening("there.bin", "done"), chunk(0, b"there"), finish(b"there")]
         assert client.answers("WriteStream", iter(sent))[1] is None
-        assert client.answers("WriteStream", iter([opening("known.bin", "known", size=1)]))[1] is None
+        assert client.answers("WriteStream", iter([opening("known.bin", "known", size=1), chunk(0, b"x")]))[1] is None
     client.etag = client.unary("Stat", StatRequest(filename="there.bin")).etag
     return client
 
