@@ -95,8 +95,9 @@ impl Store {
     /// Replaces or creates a text file, and creates missing directories. Returns when the file is durable.
     ///
     /// The content is replaced atomically, and the permissions of the file are kept. A failure leaves the old
-    /// content, with one exception: the rename succeeded, and the sync of the directory did not. Dropping the future before that step leaves the old content for good. Of several calls for one
-    /// file the last decides, in the order in which they were made.
+    /// content, with one exception: the rename succeeded, and the sync of the directory did not. Dropping the
+    /// future before that step leaves the old content for good. Of several calls for one file the last
+    /// decides, in the order in which they were made.
     ///
     /// # Errors
     ///
