@@ -53,11 +53,8 @@ pub(super) struct Candidate<'a> {
 
 /// The steps around the one that makes the file visible.
 pub(super) trait CommitRecord {
-    /// The file is durable, and about to become this version.
-    fn begin(&mut self, version: &Version) -> Result<(), Error>;
-
-    /// Makes the record durable, before the file is visible.
-    fn sync(&mut self) -> Result<(), Error>;
+    /// The file is durable, and about to become this version. The record is durable before the file is visible.
+    fn make(&mut self, version: &Version) -> Result<(), Error>;
 
     /// The file is not put in place.
     fn cancel(&mut self);
@@ -67,11 +64,7 @@ pub(super) trait CommitRecord {
 pub(super) struct Unrecorded;
 
 impl CommitRecord for Unrecorded {
-    fn begin(&mut self, _version: &Version) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<(), Error> {
+    fn make(&mut self, _version: &Version) -> Result<(), Error> {
         Ok(())
     }
 
@@ -148,8 +141,7 @@ impl Committer {
         staged.set_attributes(&attributes)?;
         // First the file: a record whose file is gone says that the file was renamed.
         staged.sync_all()?;
-        record.begin(&version)?;
-        record.sync()?;
+        record.make(&version)?;
         let (change, is_overtaken, replaced) = {
             let _lock = folder.lock();
             // The lock keeps the results of these checks valid until the rename.

@@ -20,6 +20,10 @@ use rustix::{
     io::Errno,
 };
 
+/// The size of the largest extended attribute, in bytes.
+#[cfg(target_os = "linux")]
+const MAX_XATTR_BYTES: usize = 64 * 1024;
+
 /// The attribute with a file's access control list.
 const ACL: &str = "system.posix_acl_access";
 
@@ -323,12 +327,15 @@ pub(super) fn acl(dir: &Dir, name: &OsStr) -> io::Result<Option<Vec<u8>>> {
     let file = rustix::fs::openat(dir, name, flags, Mode::empty())?;
     // A file that may not be opened for reading has attributes all the same.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let mut buffer = vec![0; 64 * 1024];
-    match rustix::fs::getxattr(path, ACL, &mut buffer[..]) {
-        Ok(size) => {
-            buffer.truncate(size);
-            Ok(Some(buffer))
-        }
+    // Most files have none, and a list may grow between the two calls.
+    let found = rustix::fs::getxattr_query(&path, ACL).and_then(|_| {
+        let mut buffer = vec![0; MAX_XATTR_BYTES];
+        let size = rustix::fs::getxattr(&path, ACL, &mut buffer[..])?;
+        buffer.truncate(size);
+        Ok(buffer)
+    });
+    match found {
+        Ok(acl) => Ok(Some(acl)),
         // There is none, or nothing is known of lists.
         Err(Errno::NODATA | Errno::NOTSUP | Errno::NOENT) => Ok(None),
         Err(error) => Err(error.into()),

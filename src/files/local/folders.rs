@@ -102,8 +102,11 @@ impl Folder {
         let last = self.changes.last.load(Ordering::Acquire);
         let result = disk::fsync_dir_by(&self.synced_by);
         if result.is_err() {
-            let failed = synced.last + 1..=last;
-            synced.failed.push(failed);
+            let durable = synced.last;
+            // A disk that goes on failing leaves one range, and not one for each sync.
+            let before = synced.failed.pop_if(|before| *before.end() == durable);
+            let first = before.map_or(durable + 1, |before| *before.start());
+            synced.failed.push(first..=last);
         }
         synced.last = last;
         result

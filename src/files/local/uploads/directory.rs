@@ -71,7 +71,8 @@ impl UploadDir {
                 let name = entry.file_name();
                 let key = name.to_str().and_then(UploadKey::from_file_name);
                 if key.is_none() {
-                    remove_entry(&self.0, &name.to_string_lossy());
+                    // The next sweep tries again.
+                    let _ = remove_entry(&self.0, &name.to_string_lossy());
                 }
                 key.map(Ok)
             }
@@ -150,21 +151,10 @@ impl UploadDir {
 
     /// Removes both files of an upload. Bytes whose removal fails are removed by the next sweep.
     pub(super) fn remove(&self, key: &UploadKey) -> Result<(), Error> {
-        let removed = disk::unlink(&self.0, &key.journal_name());
-        let is_gone = match &removed {
-            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
-                disk::remove_tree(&self.0, &key.journal_name()).is_ok()
-            }
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-            Ok(()) => true,
-        };
-        match removed {
-            Err(error) if !is_gone => Err(Error::io("remove the upload", error)),
-            _ => {
-                remove_entry(&self.0, &key.data_name());
-                Ok(())
-            }
-        }
+        let removed = remove_entry(&self.0, &key.journal_name());
+        removed.map_err(|error| Error::io("remove the upload", error))?;
+        let _ = remove_entry(&self.0, &key.data_name());
+        Ok(())
     }
 }
 
@@ -188,11 +178,11 @@ fn is_damage(error: &io::Error) -> bool {
     ) || Errno::from_io_error(error) == Some(Errno::LOOP)
 }
 
-/// Removes a directory entry of any kind.
-fn remove_entry(dir: &Dir, name: &str) {
-    if let Err(error) = disk::unlink(dir, name)
-        && error.kind() == io::ErrorKind::IsADirectory
-    {
-        let _ = disk::remove_tree(dir, name);
+/// Removes a directory entry of any kind, if it is there.
+fn remove_entry(dir: &Dir, name: &str) -> io::Result<()> {
+    match disk::unlink(dir, name) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => disk::remove_tree(dir, name),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }

@@ -84,6 +84,7 @@ impl UploadKey {
     }
 }
 
-fn hex(digest: &[u8]) -> String {
+/// Bytes in hexadecimal digits.
+pub(super) fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }

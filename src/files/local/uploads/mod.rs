@@ -168,8 +168,7 @@ impl Uploads {
 
     /// Records that a commit is done.
     fn complete(&self, key: &UploadKey) -> Result<(), Error> {
-        let completed = self.outcomes.complete(key);
-        completed.map_err(|error| Error::io("record the commit", error))?;
+        self.outcomes.complete(key)?;
         // The result counts, whatever is left of the upload.
         let _ = self.dir.remove(key);
         Ok(())
@@ -326,7 +325,7 @@ impl Uploads {
                 key: &upload.key,
                 spec: &partial.spec,
                 now: self.clock.now(),
-                change: None,
+                is_made: false,
             };
             committer.commit(&candidate, &mut record)
         });
@@ -342,8 +341,7 @@ impl Uploads {
         };
         if committed.is_overtaken {
             // Later than the call that overtook this one, the bytes would come back as an unfinished upload.
-            let completed = self.outcomes.complete(&upload.key);
-            completed.map_err(|error| Error::io("record the commit", error))?;
+            self.outcomes.complete(&upload.key)?;
             self.outcomes.sync()?;
             partial.remove();
         }

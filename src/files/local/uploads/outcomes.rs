@@ -25,7 +25,7 @@ use crate::{
             disk,
             folders::{Folder, Folders},
             resolve::is_missing,
-            uploads::key::UploadKey,
+            uploads::key::{UploadKey, hex},
         },
         upload::{Precondition, UploadSpec},
         version::Version,
@@ -99,10 +99,7 @@ fn digest(spec: &UploadSpec) -> String {
     }
     digest.update(format!(" {:?}", spec.size));
     let digest = digest.finalize();
-    digest[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&digest[..16])
 }
 
 impl Outcomes {
@@ -137,9 +134,10 @@ impl Outcomes {
     }
 
     /// Turns the record of a commit that is under way into one of a commit that is done.
-    pub(super) fn complete(&self, key: &UploadKey) -> io::Result<()> {
+    pub(super) fn complete(&self, key: &UploadKey) -> Result<(), Error> {
         let name = key.as_str();
-        disk::rename(&self.pending.dir, name, &self.results.dir, name.as_ref())
+        let renamed = disk::rename(&self.pending.dir, name, &self.results.dir, name.as_ref());
+        renamed.map_err(cannot_record)
     }
 
     /// Removes the record of a commit that was not made, durably: it must not be there when the bytes are gone,
@@ -167,7 +165,7 @@ impl Outcomes {
     /// Makes all records durable.
     pub(super) fn sync(&self) -> Result<(), Error> {
         let synced = self.pending.sync(self.pending.changed());
-        synced.map_err(|error| Error::io("record the commit", error))
+        synced.map_err(cannot_record)
     }
 
     /// Forgets a result, durably: its id may begin another upload.
@@ -192,42 +190,38 @@ pub(super) struct PendingCommit<'a> {
     pub(super) key: &'a UploadKey,
     pub(super) spec: &'a UploadSpec,
     pub(super) now: SystemTime,
-    pub(super) change: Option<u64>,
+    /// Whether there is something to cancel.
+    pub(super) is_made: bool,
 }
 
 impl CommitRecord for PendingCommit<'_> {
-    fn begin(&mut self, version: &Version) -> Result<(), Error> {
-        let cannot = |error| Error::io("record the commit", error);
+    fn make(&mut self, version: &Version) -> Result<(), Error> {
         let outcome = Outcome::new(self.spec, version, self.now);
-        let text = serde_json::to_string(&outcome).map_err(|error| cannot(error.into()))?;
-        let pending = &self.outcomes.pending;
-        let mut made = disk::symlink(&pending.dir, self.key.as_str(), &text);
+        let text = serde_json::to_string(&outcome).map_err(|error| cannot_record(error.into()))?;
+        let (pending, name) = (&self.outcomes.pending, self.key.as_str());
+        let mut made = disk::symlink(&pending.dir, name, &text);
         if made
             .as_ref()
             .is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
         {
-            disk::unlink(&pending.dir, self.key.as_str()).map_err(cannot)?;
-            made = disk::symlink(&pending.dir, self.key.as_str(), &text);
+            disk::unlink(&pending.dir, name).map_err(cannot_record)?;
+            made = disk::symlink(&pending.dir, name, &text);
         }
-        made.map_err(cannot)?;
-        self.change = Some(pending.changed());
-        Ok(())
-    }
-
-    fn sync(&mut self) -> Result<(), Error> {
-        let Some(change) = self.change else {
-            return Ok(());
-        };
-        let synced = self.outcomes.pending.sync(change);
-        synced.map_err(|error| Error::io("record the commit", error))
+        made.map_err(cannot_record)?;
+        self.is_made = true;
+        self.outcomes.sync()
     }
 
     fn cancel(&mut self) {
-        if self.change.take().is_some() {
+        if std::mem::take(&mut self.is_made) {
             // A record that stays says nothing as long as the bytes are staged, and is removed before they are.
             let _ = self.outcomes.cancel(self.key);
         }
     }
+}
+
+fn cannot_record(error: io::Error) -> Error {
+    Error::io("record the commit", error)
 }
 
 fn read(dir: &Dir, key: &UploadKey) -> Result<Option<Outcome>, Error> {
