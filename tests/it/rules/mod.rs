@@ -154,6 +154,12 @@ fn long_lines(sources: &[Source]) -> Vec<String> {
     found
 }
 
+/// The texts of the files of `src/` that are not for tests only.
+pub(crate) fn texts_of_src() -> Vec<String> {
+    let sources = read_src().into_iter();
+    sources.map(|source| source.text).collect()
+}
+
 fn read_src() -> Vec<Source> {
     let sources = without_tests(read(&["src"], &[".rs"]));
     for floor in FLOORS {

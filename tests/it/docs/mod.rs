@@ -1,0 +1,4 @@
+//! The pages of `docs/`, compared with what they describe.
+
+mod pages;
+mod tables;
