@@ -1,31 +1,28 @@
-//! A gRPC streaming server: a greeter in all four shapes of a call, and files that are read and written without
-//! surprises.
+//! A gRPC streaming server: a greeter in all four shapes of a call, and files whose transfers survive whatever
+//! interrupts them.
 //!
-//! # Map
+//! # Move files
 //!
-//! * [`pb`]: the contract, generated from `proto/`. Wire types are always spelled `pb::X`, so that the layer
-//!   shows.
-//! * [`app`]: muxs put together. [`app::run`] is its entry point, for the program, the examples and the tests.
-//! * [`server`]: serves any tonic service, with limits, deadlines, TLS, tokens, metrics and a drain. It knows
-//!   nothing of muxs.
-//! * [`files`]: the file service over one root directory, [`files::Store`].
-//! * `greeter`: the greeter. It is private, since there is nothing to configure.
-//! * [`client`]: transfers files, and resumes interrupted transfers. It knows the contract and OAuth 2.0, and
-//!   nothing of the server.
-//! * `failure`, `codec`, `oauth`, `loopback`, `metric_family`, `counter`, `commit_point` and [`checksum`] are the
-//!   ground floor.
+//! [`client::Client`] uploads and downloads, retries, resumes, and proves the result by checksums:
 //!
-//! Imports point down that list. The greeter and the files do not import each other.
+//! ```no_run
+//! # #[cfg(feature = "client")]
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use muxs::client::{self, Client};
 //!
-//! # Features
+//! let channel = client::endpoint("http://127.0.0.1:50051")?.connect_lazy();
+//! let info = Client::new(channel).upload("big.iso", "backup/big.iso").await?;
+//! println!("{} bytes, etag {}", info.size, info.etag);
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "client"))]
+//! # fn main() {}
+//! ```
 //!
-//! * `client`: [`client`] alone, without a server's dependencies. `client-tls` adds `https://`, `client-oauth`
-//!   tokens that the client requests from an authorization server.
-//! * `server`: [`server`], [`app`] and [`files`].
-//! * `program`, `cli`: what the program and the examples need. Both are enabled by default.
-//! * `otel`: a span for each call, exported by OTLP.
+//! # Embed muxs
 //!
-//! # Embedding muxs
+//! [`app::run`] serves the greeter and the files of one root directory until its shutdown future completes:
 //!
 //! ```
 //! use muxs::{app::{self, Config}, files::{Settings, Store}, pb};
@@ -51,6 +48,36 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Serve a service of your own
+//!
+//! [`server::Server::builder`] serves any tonic service with limits, deadlines, TLS, access tokens, health checks,
+//! metrics and a drain that ends. `examples/own_service.rs` is a complete program.
+//!
+//! # Features
+//!
+//! | feature | what it builds |
+//! | --- | --- |
+//! | `client` | [`client`], without a server's dependencies |
+//! | `client-tls` | `https://` for the client |
+//! | `client-oauth` | tokens that the client requests from an authorization server |
+//! | `server` | [`server`], [`app`] and [`files`] |
+//! | `program`, `cli` | the programs `server` and `muxs`; both are enabled by default |
+//! | `otel` | a span for each call, exported by OTLP |
+//!
+//! # Map
+//!
+//! * [`pb`]: the contract, generated from `proto/`. Wire types are always spelled `pb::X`, so that the layer
+//!   shows.
+//! * [`app`]: muxs put together, for the program, the examples and the tests.
+//! * [`server`]: the serving layer. It knows nothing of muxs.
+//! * [`files`]: the file service over one root directory, [`files::Store`].
+//! * `greeter`: the greeter. It is private, since there is nothing to configure.
+//! * [`client`]: transfers. It knows the contract and OAuth 2.0, and nothing of the server.
+//! * `failure`, `codec`, `oauth`, `loopback`, `metric_family`, `counter`, `commit_point` and [`checksum`] are the
+//!   ground floor.
+//!
+//! Imports point down that list. The greeter and the files do not import each other.
 
 #[cfg(feature = "server")]
 pub mod app;
