@@ -22,7 +22,7 @@
 //! * `client`: [`client`] alone, without a server's dependencies. `client-tls` adds `https://`, `client-oauth`
 //!   tokens that the client requests from an authorization server.
 //! * `server`: [`server`], [`app`] and [`files`].
-//! * `program`, `cli`: what the program and the examples need. Both are enabled by default.
+//! * `program`, `cli`: the programs `server` and `muxs`. Both are enabled by default.
 //! * `otel`: a span for each call, exported by OTLP.
 //!
 //! # Embedding muxs

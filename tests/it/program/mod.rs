@@ -1,6 +1,9 @@
-//! The server program: flags, variables, output, signals and exit codes.
+//! The programs: flags, variables, output, signals and exit codes.
 
-mod example_credentials;
+mod bad_servers;
+mod chat;
+mod command;
+mod command_credentials;
 mod examples;
 mod systemd;
 mod unix_socket;
