@@ -4,6 +4,7 @@ mod bad_servers;
 mod chat;
 mod command;
 mod command_credentials;
+mod deployment;
 mod examples;
 mod systemd;
 mod unix_socket;
