@@ -89,7 +89,7 @@ impl Report {
                 self.json_at = Some(Instant::now());
                 json!({"event": "advanced", "transferred": transferred, "durable": durable})
             }
-            Event::Retrying { error, delay } => {
+            Event::Retrying { error, delay, .. } => {
                 json!({"event": "retrying", "error": told(error), "delay_ms": delay.as_millis()})
             }
             Event::StartedOver { reason } => {
@@ -178,8 +178,9 @@ fn sentence(event: &Event) -> Option<String> {
         Event::Retrying {
             error,
             delay: Duration::ZERO,
+            ..
         } => format!("Trying again: {}.", told(error)),
-        Event::Retrying { error, delay } => {
+        Event::Retrying { error, delay, .. } => {
             format!("Trying again in {delay:.1?}: {}.", told(error))
         }
         Event::StartedOver { reason } => format!("Started over: {}.", told(reason)),

@@ -7,6 +7,12 @@ use tonic_types::StatusExt;
 
 use super::credentials::TokenError;
 
+/// How tonic describes a response without a gRPC status, before the status of HTTP.
+const WITHOUT_GRPC_STATUS: &str = "grpc-status header missing, mapped from HTTP status code ";
+
+/// How hyper describes a failure to resolve a host name; its source has the reason.
+const DNS_ERROR: &str = "dns error";
+
 /// Why a transfer failed or was retried. The source is the operating system's error, if there is one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,7 +39,7 @@ pub enum Error {
     #[error("another download is writing {}", .0.display())]
     InUse(PathBuf),
     /// No download made this file, which has the name of a partial file or of its state. It is not touched.
-    #[error("{} is not of a download: move it away, or choose another name", .0.display())]
+    #[error("{} was not made by a download: move it away, or choose another name", .0.display())]
     NotOurs(PathBuf),
     /// This local file changed while it was sent. The upload is discarded.
     #[error("{} changed while it was sent", .0.display())]
@@ -57,13 +63,13 @@ pub enum Error {
     #[error("the file was uploaded before, and was replaced or removed on the server since")]
     Replaced,
     /// An earlier run uploaded the file, and the server does not say of which bytes.
-    #[error("the server does not tell the checksum of the file that was uploaded before")]
+    #[error("the server does not know the checksum of the file that was uploaded before")]
     Unproven,
     /// The server put a file in place that is not the one that was sent. It is not retried.
     #[error("the file that the server has put in place is not the one that was sent")]
     CommitDiffers,
     /// This partial file is not as an earlier download left it.
-    #[error("what {} holds is not what was received", .0.display())]
+    #[error("{} has changed since it was received", .0.display())]
     PartDamaged(PathBuf),
     /// The file on the server is no longer the version that the download began with.
     #[error("the file changed on the server")]
@@ -162,6 +168,19 @@ impl Error {
         }
     }
 
+    /// Whether the server may have done what the failed call requested.
+    pub(super) fn may_have_had_effect(&self) -> bool {
+        let Self::Call(status) = self else {
+            return false;
+        };
+        match status.code() {
+            Code::DeadlineExceeded => true,
+            // The connection was not made.
+            Code::Unavailable => false,
+            _ => is_transport_failure(status),
+        }
+    }
+
     /// The delay before a retry that the server asks for (`google.rpc.RetryInfo`).
     pub(super) fn retry_delay(&self) -> Option<Duration> {
         match self {
@@ -184,14 +203,27 @@ fn is_transport_failure(status: &Status) -> bool {
 }
 
 fn describe(status: &Status) -> String {
+    if let Some(answer) = status.message().strip_prefix(WITHOUT_GRPC_STATUS) {
+        return format!("the answer is not that of a gRPC server: HTTP status {answer}");
+    }
+    if let Some(scope) = missing_scope(status) {
+        return format!("the access token lacks the scope {scope}");
+    }
     if !is_transport_failure(status) {
         return format!(
-            "the server answered {:?}: {}",
-            status.code(),
+            "the server answered {}: {}",
+            wire_name(status.code()),
             status.message()
         );
     }
     let causes = || std::iter::successors(status.source(), |&error| error.source());
+    if causes().any(|cause| cause.to_string() == DNS_ERROR) {
+        let cause = causes().last().map(ToString::to_string);
+        return format!(
+            "the name of the server cannot be resolved: {}",
+            cause.unwrap_or_default()
+        );
+    }
     let cause = causes()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .find(|error| error.raw_os_error().is_some() || error.kind() == io::ErrorKind::TimedOut);
@@ -201,5 +233,69 @@ fn describe(status: &Status) -> String {
             None => format!("the server cannot be reached: {}", status.message()),
         },
         _ => "the connection to the server was lost".to_owned(),
+    }
+}
+
+/// The scope that the access token of a call lacks (RFC 6750 3).
+fn missing_scope(status: &Status) -> Option<&str> {
+    let challenge = status.metadata().get("www-authenticate")?.to_str().ok()?;
+    let (_, rest) = challenge
+        .strip_prefix("Bearer error=\"insufficient_scope\"")?
+        .split_once("scope=\"")?;
+    Some(rest.split_once('"')?.0)
+}
+
+/// The name of a code on the wire and in the contract, such as `NOT_FOUND`.
+fn wire_name(code: Code) -> String {
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_scope_is_read_from_the_challenge() {
+        let denied = |challenge: &'static str| {
+            let mut status = Status::permission_denied("denied");
+            let value = challenge.parse().unwrap();
+            status.metadata_mut().insert("www-authenticate", value);
+            Error::from(status).to_string()
+        };
+        assert_eq!(
+            denied("Bearer error=\"insufficient_scope\", scope=\"files.write\""),
+            "the access token lacks the scope files.write"
+        );
+        for other in [
+            "Bearer error=\"invalid_token\"",
+            "Bearer error=\"insufficient_scope\"",
+            "Basic",
+        ] {
+            let expected = "the server answered PERMISSION_DENIED: denied";
+            assert_eq!(denied(other), expected, "{other}");
+        }
+    }
+
+    #[test]
+    fn code_has_its_name_on_the_wire() {
+        assert_eq!(wire_name(Code::Ok), "OK");
+        assert_eq!(wire_name(Code::OutOfRange), "OUT_OF_RANGE");
+        assert_eq!(wire_name(Code::Unauthenticated), "UNAUTHENTICATED");
+    }
+
+    #[test]
+    fn http_status_without_a_grpc_status_is_named() {
+        let message = format!("{WITHOUT_GRPC_STATUS}404 Not Found");
+        assert_eq!(
+            Error::from(Status::unimplemented(message)).to_string(),
+            "the answer is not that of a gRPC server: HTTP status 404 Not Found"
+        );
     }
 }

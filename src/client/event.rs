@@ -28,6 +28,9 @@ pub enum Event {
         error: Error,
         /// The time until the next attempt.
         delay: Duration,
+        /// The number of the next attempt, of those that [`Retry::attempts`](super::Retry::attempts) allows without
+        /// progress: 2 after the first failure. An attempt with another access token does not count.
+        attempt: usize,
     },
     /// Bytes transferred so far, by this run or an earlier one, cannot be used. The next attempt starts from 0.
     StartedOver {

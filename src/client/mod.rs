@@ -38,8 +38,8 @@
 //! let received = client
 //!     .download("remote/name", &copy)
 //!     .on_event(|event| {
-//!         if let Event::Retrying { error, delay } = event {
-//!             eprintln!("{error}; trying again in {delay:?}");
+//!         if let Event::Retrying { error, delay, .. } = event {
+//!             eprintln!("{error}; retrying in {delay:?}");
 //!         }
 //!     })
 //!     .await?;
@@ -80,7 +80,7 @@ pub use self::{
     retry::Retry,
     upload::Upload,
 };
-use self::{call::stat, event::EventSink, retry::Attempts, session::Session};
+use self::{call::stat, event::EventSink, retry::Attempts, session::Session, upload::abort_upload};
 use crate::pb::{self, file_controller_client::FileControllerClient};
 
 /// Transfers files to and from one server. Cheap to clone; clones share the connection and the token.
@@ -167,6 +167,24 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Discards the unfinished upload of the remote `filename` that has this id.
+    ///
+    /// [`Upload::abort`] discards the one that the upload of a file would continue. A run that is sending the upload
+    /// fails with ABORTED, reason `SUPERSEDED`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Call`] with NOT_FOUND: the server has no such unfinished upload of this caller. [`Error::Call`],
+    /// [`Error::Token`], [`Error::RetriesExhausted`].
+    pub async fn abort_upload(
+        &self,
+        filename: impl Into<String>,
+        upload_id: impl Into<String>,
+    ) -> Result<(), Error> {
+        let (filename, upload_id) = (filename.into(), upload_id.into());
+        abort_upload(&mut self.attempts(), &filename, &upload_id).await
     }
 
     fn attempts(&self) -> Attempts {

@@ -103,7 +103,12 @@ impl Attempts {
             match self.session.renew_token().await {
                 Ok(true) => {
                     let delay = Duration::ZERO;
-                    events.emit(Event::Retrying { error, delay });
+                    let attempt = self.failures + 1;
+                    events.emit(Event::Retrying {
+                        error,
+                        delay,
+                        attempt,
+                    });
                     return Ok(());
                 }
                 Ok(false) => return Err(error),
@@ -118,7 +123,11 @@ impl Attempts {
             return Err(retries_exhausted(self.failures, error));
         };
         let delay = delay.max(error.retry_delay().unwrap_or_default());
-        events.emit(Event::Retrying { error, delay });
+        events.emit(Event::Retrying {
+            error,
+            delay,
+            attempt: self.failures + 1,
+        });
         tokio::time::sleep(delay).await;
         Ok(())
     }

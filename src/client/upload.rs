@@ -16,6 +16,7 @@ use super::{
     local::FileSource,
     reader_source::{ReaderSource, random_upload_id},
     retry::Attempts,
+    session::Session,
     source::{SourceChunk, UploadSource},
 };
 use crate::{
@@ -31,6 +32,9 @@ const DEFAULT_CHUNK: u32 = 256 * 1024;
 
 /// The longest wait for calls whose result does not matter: aborting an upload, ending a stream.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest wait for the answer to an abort that was asked for: the server removes gigabytes for it.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The number of times that an upload discards what earlier runs have left, at no cost. The second time it takes
 /// an id that no run has used.
@@ -100,6 +104,26 @@ impl<'a> Upload<'a> {
     pub fn on_event(mut self, watch: impl FnMut(Event) + Send + 'a) -> Self {
         self.events = EventSink::new(watch);
         self
+    }
+
+    /// Discards the unfinished upload that this one would continue, instead of sending the file.
+    ///
+    /// Its id is derived from the names of machine, file and target and from the precondition, so the local file need
+    /// not exist any more. A run that is sending the upload fails with ABORTED, reason `SUPERSEDED`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Call`] with NOT_FOUND: the server has no such unfinished upload. That is the failure of an upload from
+    /// a reader, too, since no other run can continue one. [`Error::Local`]: the directory of the file cannot be found.
+    /// [`Error::Call`], [`Error::Token`], [`Error::RetriesExhausted`].
+    pub async fn abort(mut self) -> Result<(), Error> {
+        let upload_id = match self.origin {
+            Origin::File(path) => {
+                FileSource::upload_id_of(path, &self.filename, self.if_etag.as_deref()).await?
+            }
+            Origin::Reader(_) => random_upload_id(),
+        };
+        abort_upload(&mut self.attempts, &self.filename, &upload_id).await
     }
 
     async fn run(self) -> Result<pb::FileInfo, Error> {
@@ -367,20 +391,49 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
 
     /// Discards an upload on the server, or its result. If that fails, it expires.
     async fn abort(&mut self, upload_id: String) {
-        let message = pb::AbortUploadRequest {
-            filename: self.open.filename.clone(),
-            upload_id,
-        };
         let session = &mut self.attempts.session;
-        let abort = async {
-            let mut request = session.build_request(message).await?;
-            request.set_timeout(CLEANUP_TIMEOUT);
-            session.files().abort_upload(request).await?;
-            Ok::<_, Error>(())
-        };
+        let abort = abort(session, &self.open.filename, &upload_id, CLEANUP_TIMEOUT);
         // The request's own timeout does not cover the wait for a token.
         let _ = tokio::time::timeout(CLEANUP_TIMEOUT, abort).await;
     }
+}
+
+/// Discards an unfinished upload, over as many attempts as necessary.
+pub(super) async fn abort_upload(
+    attempts: &mut Attempts,
+    filename: &str,
+    upload_id: &str,
+) -> Result<(), Error> {
+    let mut may_be_done = false;
+    loop {
+        match abort(&mut attempts.session, filename, upload_id, ABORT_TIMEOUT).await {
+            Ok(()) => return Ok(()),
+            // An attempt whose answer was lost may have discarded it.
+            Err(error) if may_be_done && error.code() == Some(Code::NotFound) => return Ok(()),
+            Err(error) => {
+                may_be_done |= error.may_have_had_effect();
+                let events = &mut EventSink::default();
+                attempts.wait_to_retry(error, events).await?;
+            }
+        }
+    }
+}
+
+/// Discards an upload, in one call.
+async fn abort(
+    session: &mut Session,
+    filename: &str,
+    upload_id: &str,
+    timeout: Duration,
+) -> Result<(), Error> {
+    let message = pb::AbortUploadRequest {
+        filename: filename.to_owned(),
+        upload_id: upload_id.to_owned(),
+    };
+    let mut request = session.build_request(message).await?;
+    request.set_timeout(timeout);
+    session.files().abort_upload(request).await?;
+    Ok(())
 }
 
 fn prefix(len: u64, crc32c: u32) -> Prefix {

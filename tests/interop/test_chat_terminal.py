@@ -1,4 +1,4 @@
-"""The chat example on a pseudo terminal."""
+"""The chat on a pseudo terminal."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-BIDI_CHAT = Path(__file__).parents[2] / "target" / "debug" / "examples" / "bidi_chat"
+MUXS = Path(__file__).parents[2] / "target" / "debug" / "muxs"
 TIMEOUT = 10
 
 ENTER = "\r"
@@ -23,13 +23,15 @@ CTRL_D = "\x04"
 class Terminal:
     """A terminal with the chat running on it."""
 
-    def __init__(self, address):
+    def __init__(self, address, typed_ahead=""):
         self.keyboard, self.device = pty.openpty()
         fcntl.ioctl(self.device, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.settings = termios.tcgetattr(self.device)
-        self.seen = b""
+        # What has come since the last text that was waited for, and all that was read.
+        self.seen = self.all = b""
+        self.type(typed_ahead)
         self.chat = subprocess.Popen(
-            [BIDI_CHAT, "--addr", f"http://{address}"],
+            [MUXS, "chat", "--addr", f"http://{address}"],
             stdin=self.device,
             stdout=self.device,
             stderr=self.device,
@@ -47,7 +49,9 @@ class Terminal:
         while text.encode() not in self.seen:
             ready, _, _ = select.select([self.keyboard], [], [], max(0, deadline - time.monotonic()))
             assert ready, f"{text!r} did not come in {TIMEOUT} s, but {self.seen!r}"
-            self.seen += os.read(self.keyboard, 4096)
+            read = os.read(self.keyboard, 4096)
+            self.seen += read
+            self.all += read
         self.seen = self.seen.split(text.encode(), 1)[1]
 
     def close(self):
@@ -72,6 +76,33 @@ def test_each_name_is_greeted_during_the_conversation(terminal):
     assert terminal.chat.poll() is None
 
 
+def test_lines_typed_ahead_are_greeted_one_by_one(address):
+    terminal = Terminal(address, typed_ahead="Ada" + ENTER + "Grace" + ENTER + "half")
+    try:
+        terminal.wait_for("Hello, Ada!")
+        terminal.wait_for("Hello, Grace!")
+        terminal.type(" a line" + ENTER)
+        terminal.wait_for("Hello, half a line!")
+    finally:
+        terminal.close()
+
+
+def test_ctrl_d_does_not_end_a_line(terminal):
+    terminal.wait_for("> ")
+    terminal.type("half" + CTRL_D + " a line" + ENTER)
+    terminal.wait_for("Hello, half a line!")
+    terminal.type(CTRL_D)
+    assert terminal.chat.wait(TIMEOUT) == 0
+
+
+def test_empty_line_is_not_sent(terminal):
+    terminal.wait_for("> ")
+    terminal.type(ENTER + ENTER + "Ada" + ENTER)
+    terminal.wait_for("Hello, ")
+    terminal.wait_for("Ada!")
+    assert b"Hello, !" not in terminal.all
+
+
 def test_ctrl_d_ends_the_conversation_after_the_last_replies(terminal):
     terminal.wait_for("> ")
     terminal.type("Ada" + ENTER + "Grace" + ENTER + CTRL_D)
@@ -85,7 +116,9 @@ def test_ctrl_c_cancels_the_conversation(terminal):
     terminal.wait_for("> ")
     terminal.type("Ada" + ENTER)
     terminal.wait_for("Hello, Ada!")
-    terminal.type(CTRL_C)
+    terminal.type("half" + CTRL_C)
+    # The shell's prompt begins a line.
+    terminal.wait_for("^C\r\n")
     assert terminal.chat.wait(TIMEOUT) == 130
     assert termios.tcgetattr(terminal.device) == terminal.settings
 
@@ -104,3 +137,35 @@ def test_terminated_chat_restores_the_terminal(terminal):
     terminal.chat.terminate()
     assert terminal.chat.wait(TIMEOUT) == 143
     assert termios.tcgetattr(terminal.device) == terminal.settings
+
+
+def test_killed_server_is_reported_on_a_line_of_its_own(own_server):
+    terminal = Terminal(own_server.address)
+    try:
+        terminal.wait_for("> ")
+        terminal.type("Ada" + ENTER)
+        terminal.wait_for("Hello, Ada!")
+        own_server.kill()
+        # The prompt is removed first.
+        terminal.wait_for("\r\x1b[J")
+        terminal.wait_for("the server went away")
+        assert terminal.chat.wait(TIMEOUT) == 1
+        assert termios.tcgetattr(terminal.device) == terminal.settings
+    finally:
+        terminal.close()
+
+
+def test_stopping_server_is_reported(own_server):
+    terminal = Terminal(own_server.address)
+    try:
+        terminal.wait_for("> ")
+        terminal.type("Ada" + ENTER)
+        terminal.wait_for("Hello, Ada!")
+        own_server.process.terminate()
+        terminal.wait_for("The server is stopping")
+        terminal.type("Grace" + ENTER + CTRL_D)
+        terminal.wait_for("Hello, Grace!")
+        assert terminal.chat.wait(TIMEOUT) == 0
+        assert own_server.process.wait(TIMEOUT) == 0
+    finally:
+        terminal.close()

@@ -33,7 +33,7 @@ pub(crate) fn create_certificate(addresses: &[Address], format: LogFormat) -> an
             };
             let (host, port) = (format_host(host), address.port());
             message += &format!(
-                "\n  cargo run --example hello -- --addr https://{host}:{port} --ca {CERTIFICATE_PATH}\n  \
+                "\n  cargo run --bin muxs -- chat --addr https://{host}:{port} --ca {CERTIFICATE_PATH}\n  \
                  grpcurl -cacert {CERTIFICATE_PATH} {host}:{port} list"
             );
         }

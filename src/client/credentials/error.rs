@@ -10,8 +10,8 @@ use super::token::MAX_TOKEN_BYTES;
 pub enum TokenError {
     /// Others could read the token on its way to the server.
     #[error(
-        "{0} is not encrypted, and whoever is on the way there could read the token; tokens are \
-         sent to https://, to unix: and to loopback addresses"
+        "{0} is not encrypted, and others could read the token on its way there: tokens are sent \
+         to https://, unix: and loopback addresses only"
     )]
     Plaintext(String),
     /// The text is not a token.

@@ -8,7 +8,7 @@ use std::{
         ffi::OsStrExt,
         fs::{FileExt, MetadataExt},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -48,8 +48,11 @@ impl FileSource {
         run_blocking(move || {
             let cannot = |operation| Error::local(operation, &path);
             // Looked at before it is opened: opening a FIFO would wait for its other end.
-            let is_file = fs::metadata(&path).map_err(cannot("open"))?.is_file();
-            if !is_file {
+            let found = fs::metadata(&path).map_err(cannot("open"))?;
+            if found.is_dir() {
+                return Err(cannot("send")(io::ErrorKind::IsADirectory.into()));
+            }
+            if !found.is_file() {
                 let why = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
                 return Err(cannot("send")(why));
             }
@@ -89,13 +92,23 @@ impl FileSource {
     ///
     /// The file's version is not part of it: the checksums show whether an earlier run sent the same bytes.
     pub(in crate::client) fn upload_id(&self, filename: &str, if_etag: Option<&str>) -> String {
-        let machine = rustix::system::uname();
-        let texts = [
-            filename.as_bytes(),
-            self.canonical.as_os_str().as_bytes(),
-            machine.nodename().to_bytes(),
-        ];
-        hash(texts.into_iter().chain(if_etag.map(str::as_bytes)))
+        derive_upload_id(&self.canonical, filename, if_etag)
+    }
+
+    /// Derives the same id for a file that need not be there any more, and is not opened.
+    pub(in crate::client) async fn upload_id_of(
+        path: PathBuf,
+        filename: &str,
+        if_etag: Option<&str>,
+    ) -> Result<String, Error> {
+        let canonical = run_blocking(move || {
+            let canonical = match path.canonicalize() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => canonical_name(&path),
+                found => found,
+            };
+            canonical.map_err(Error::local("find", &path))
+        });
+        Ok(derive_upload_id(&canonical.await?, filename, if_etag))
     }
 
     fn read_ahead(&self) -> BackgroundTask<io::Result<SourceChunk>> {
@@ -197,6 +210,26 @@ impl UploadSource for FileSource {
             self.known = self.known.split_off(&nearest);
         }
     }
+}
+
+fn derive_upload_id(canonical: &Path, filename: &str, if_etag: Option<&str>) -> String {
+    let machine = rustix::system::uname();
+    let texts = [
+        filename.as_bytes(),
+        canonical.as_os_str().as_bytes(),
+        machine.nodename().to_bytes(),
+    ];
+    hash(texts.into_iter().chain(if_etag.map(str::as_bytes)))
+}
+
+/// The canonical path of a name without a file, in a directory that exists.
+fn canonical_name(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(io::ErrorKind::NotFound)?;
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    Ok(parent.canonicalize()?.join(name))
 }
 
 /// Whether a file of this size has as many bytes.

@@ -216,7 +216,7 @@ async fn upload_resumes_from_the_durable_prefix_with_a_new_token() {
         server.script().authorizations,
         ["Bearer one", "Bearer two", "Bearer three"]
     );
-    let retrying = "retrying: the server answered Unauthenticated: scripted";
+    let retrying = "retrying: the server answered UNAUTHENTICATED: scripted";
     assert_eq!(
         events.entries(),
         [

@@ -57,7 +57,7 @@ async fn assert_refused(place: &TransferDir) -> Error {
 
 async fn assert_foreign(place: &TransferDir, name: &str) {
     let error = assert_refused(place).await;
-    let advice = "is not of a download: move it away, or choose another name";
+    let advice = "was not made by a download: move it away, or choose another name";
     let expected = format!("{} {advice}", place.path(name).display());
     assert_eq!(error.to_string(), expected);
 }

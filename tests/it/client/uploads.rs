@@ -351,7 +351,7 @@ async fn file_without_the_checksum_of_its_source_is_resent() {
         (info(&longer, "etag"), other),
         (
             unknown,
-            "the server does not tell the checksum of the file that was uploaded before",
+            "the server does not know the checksum of the file that was uploaded before",
         ),
     ];
     for (committed, reason) in cases {

@@ -1,6 +1,10 @@
-//! The server program: flags, variables, output, signals and exit codes.
+//! The programs: flags, variables, output, signals and exit codes.
 
-mod example_credentials;
+mod bad_servers;
+mod chat;
+mod command;
+mod command_credentials;
+mod deployment;
 mod examples;
 mod systemd;
 mod unix_socket;

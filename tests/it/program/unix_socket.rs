@@ -19,7 +19,7 @@ use tokio::{net::UnixStream, sync::oneshot, task::JoinHandle};
 use tonic::{Code, transport::Channel};
 
 use crate::support::{
-    Program, assert_failure, hello, program::example, upload_stream::content, with_timeout,
+    Program, assert_failure, hello, program::muxs, upload_stream::content, with_timeout,
 };
 
 /// A server in this process, on a Unix socket and on a TCP address.
@@ -274,56 +274,23 @@ async fn stale_socket_of_a_killed_program_is_replaced() {
 }
 
 #[tokio::test]
-async fn examples_connect_by_unix_socket() {
+async fn command_connects_by_unix_socket() {
     let server = Server::start(|_| {}).await;
     let folder = server.folder.path().to_owned();
     let address = server.address();
-    let run = move |name: &str, arguments: &[&str]| {
-        let mut command = example(name);
-        command.args(["--addr", &address]).args(arguments);
+    let run = move |arguments: &[&str], input: &'static str| {
+        let mut command = muxs(&address);
+        command.args(arguments).write_stdin(input);
         let run = command.current_dir(&folder).assert().success();
-        let run = run.get_output();
-        let stderr = String::from_utf8(run.stderr.clone()).unwrap();
-        assert!(!stderr.contains("Nothing listens"), "{stderr}");
-        (String::from_utf8(run.stdout.clone()).unwrap(), stderr)
+        String::from_utf8(run.get_output().stdout.clone()).unwrap()
     };
     fs::write(server.path("file"), "some bytes").unwrap();
     let runs = tokio::task::spawn_blocking(move || {
-        assert!(run("hello", &[]).0.starts_with("Hello, you!\n"));
-        assert!(
-            run("stream_file", &["put", "file"])
-                .0
-                .starts_with("file sent: 10 B")
-        );
-        assert!(
-            run("stream_file", &["stat", "file"])
-                .0
-                .starts_with("file: 10 bytes")
-        );
-        run("stream_file", &["get", "file", "copy"]);
-        let (_, stderr) = run("stream_file", &["--size", "8MiB"]);
-        assert!(
-            stderr.contains("the connection to the server was lost."),
-            "{stderr}"
-        );
-        assert!(
-            stderr.contains("\nThe copy has the same bytes."),
-            "{stderr}"
-        );
+        assert_eq!(run(&["chat"], "you\n"), "Hello, you!\n");
+        assert!(run(&["put", "file"], "").starts_with("file sent: 10 B"));
+        assert!(run(&["stat", "file"], "").starts_with("file: 10 bytes"));
+        run(&["get", "file", "copy"], "");
     });
     with_timeout(runs).await.unwrap();
     assert_eq!(fs::read(server.path("copy")).unwrap(), b"some bytes");
-}
-
-#[tokio::test]
-async fn example_starts_its_own_server_without_a_socket() {
-    let folder = tempfile::tempdir().unwrap();
-    let missing = address(&folder.path().join("missing"));
-    let run = example("hello").args(["--addr", &missing]).assert();
-    let run = run.success();
-    let stderr = String::from_utf8(run.get_output().stderr.clone()).unwrap();
-    assert!(
-        stderr.starts_with(&format!("Nothing listens at {missing}, so")),
-        "{stderr}"
-    );
 }

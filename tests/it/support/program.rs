@@ -1,4 +1,4 @@
-//! The server program and the built examples, as child processes.
+//! The server program, the command line and the built examples, as child processes.
 
 use std::{
     fs,
@@ -169,11 +169,39 @@ pub(crate) fn examples_dir() -> &'static Path {
 }
 
 pub(crate) fn example(name: &str) -> Command {
-    let mut command = Command::new(examples_dir().join(name));
-    command.timeout(TEST_TIMEOUT);
-    // The credentials of the environment are not for these servers.
+    clean(Command::new(examples_dir().join(name)))
+}
+
+/// The command line, with the address of a server.
+pub(crate) fn muxs(address: &str) -> Command {
+    let mut command = clean(Command::new(env!("CARGO_BIN_EXE_muxs")));
+    command.args(["--addr", address]);
     command
-        .env_remove("MUXS_TOKEN")
-        .env_remove("MUXS_CLIENT_SECRET");
+}
+
+/// The same as a process that the test talks to. Dropping it kills the process.
+pub(crate) fn muxs_process(address: &str, arguments: &[&str]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_muxs"));
+    command
+        .args(["--addr", address])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    for name in VARIABLES {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// The variables of the command line. Those of the environment are not for the servers of tests.
+const VARIABLES: [&str; 3] = ["MUXS_ADDR", "MUXS_TOKEN", "MUXS_CLIENT_SECRET"];
+
+fn clean(mut command: Command) -> Command {
+    command.timeout(TEST_TIMEOUT);
+    for name in VARIABLES {
+        command.env_remove(name);
+    }
     command
 }

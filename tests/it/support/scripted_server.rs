@@ -59,6 +59,8 @@ pub(crate) struct Script {
     pub(crate) chunks: Vec<Vec<pb::Chunk>>,
     pub(crate) finishes: Vec<FinishUpload>,
     pub(crate) aborts: Vec<String>,
+    /// The failures of the next calls of AbortUpload. After these, the calls succeed.
+    pub(crate) abort_failures: VecDeque<Status>,
     pub(crate) read_requests: Vec<ReadStreamRequest>,
     /// The `authorization` of each call, empty if it had none.
     pub(crate) authorizations: Vec<String>,
@@ -343,8 +345,12 @@ impl FileController for ScriptedServer {
         request: Request<pb::AbortUploadRequest>,
     ) -> Result<Response<pb::AbortUploadResponse>, Status> {
         let id = self.record(request).upload_id;
-        self.script().aborts.push(id);
-        Ok(Response::new(pb::AbortUploadResponse {}))
+        let mut script = self.script();
+        script.aborts.push(id);
+        match script.abort_failures.pop_front() {
+            Some(failure) => Err(failure),
+            None => Ok(Response::new(pb::AbortUploadResponse {})),
+        }
     }
 
     async fn read(&self, _: Request<pb::Files>) -> Result<Response<pb::Content>, Status> {

@@ -1,4 +1,4 @@
-//! The TLS flags of the program and of the examples.
+//! The TLS flags of the programs.
 
 use std::{fs, process::Command};
 
@@ -9,7 +9,7 @@ use crate::support::{
     Program,
     certificates::Authority,
     pki::{Pki, assert_greeted, assert_serves_certificate, greet},
-    program::{assert_start_fails, example, server_command},
+    program::{assert_start_fails, muxs, server_command},
     tree, with_timeout,
 };
 
@@ -200,16 +200,17 @@ async fn self_signed_certificate_is_generated_and_announced() {
     assert_greeted(greet(&by_name, trust()).await);
 
     let log = program.log();
-    let advice = "cargo run --example hello -- ";
+    let advice = "cargo run --bin muxs -- ";
     let stderr = log
         .lines()
         .find_map(|line| line.trim().strip_prefix(advice));
     let stderr = stderr.unwrap_or_else(|| panic!("no advice in {log}"));
-    let mut hello = example("hello");
-    hello.args(stderr.split(' ')).current_dir(folder.path());
-    let run = tokio::task::spawn_blocking(move || hello.assert().success());
+    let mut chat = assert_cmd::Command::new(env!("CARGO_BIN_EXE_muxs"));
+    chat.args(stderr.split(' ')).current_dir(folder.path());
+    chat.env_remove("MUXS_TOKEN").write_stdin("you");
+    let run = tokio::task::spawn_blocking(move || chat.assert().success());
     let run = with_timeout(run).await.unwrap();
-    assert!(run.get_output().stdout.starts_with(b"Hello, you!\n"));
+    assert_eq!(run.get_output().stdout, b"Hello, you!\n");
 
     // A generated certificate is not reloaded.
     program.signal(Signal::HUP);
@@ -241,31 +242,43 @@ async fn public_plaintext_address_logs_a_warning() {
 }
 
 #[tokio::test]
-async fn examples_send_certificates_and_explain_tls_errors() {
+async fn command_sends_certificates_and_explains_tls_errors() {
     let pki = Pki::new();
     let client = pki.authority.client();
     pki.write("client.pem", &client.cert);
     pki.write("client-key.pem", &client.key);
     let stranger = Authority::new("another authority");
+    let unknown = stranger.client();
     pki.write("stranger.pem", &stranger.pem());
+    pki.write("unknown.pem", &unknown.cert);
+    pki.write("unknown-key.pem", &unknown.key);
     let required = format!("--tls-client-ca={}", pki.flag("authority.pem"));
     let strict = pki.program(&[&required]).await;
     let plain = Program::start(&pki.path("plain")).await;
     let (authority, stranger) = (pki.flag("authority.pem"), pki.flag("stranger.pem"));
     let (cert, key) = (pki.flag("client.pem"), pki.flag("client-key.pem"));
+    let (unknown, unknown_key) = (pki.flag("unknown.pem"), pki.flag("unknown-key.pem"));
     let as_plain = strict.url.replace("https", "http");
     let as_strict = plain.url.replace("http", "https");
     let missing = pki.flag("missing.pem");
 
     let shown = ["--ca", &authority, "--cert", &cert, "--key", &key];
+    let denied = [
+        "--ca",
+        &authority,
+        "--cert",
+        &unknown,
+        "--key",
+        &unknown_key,
+    ];
     let with = |address: &str, more: &[&str]| {
-        let mut hello = example("hello");
-        hello.args(["--addr", address]).args(more);
-        hello
+        let mut chat = muxs(address);
+        chat.args(more).arg("chat").write_stdin("you");
+        chat
     };
     let good = with(&strict.url, &shown).assert().success();
-    assert!(good.get_output().stdout.starts_with(b"Hello, you!\n"));
-    let trust = "nobody who is trusted here vouches for its certificate; --ca FILE trusts";
+    assert_eq!(good.get_output().stdout, b"Hello, you!\n");
+    let trust = "is not signed by an authority trusted here; --ca FILE adds";
     let cases: [(&str, &[&str], &str); 9] = [
         (&strict.url, &[], trust),
         (&strict.url, &["--ca", &stranger], trust),
@@ -274,46 +287,48 @@ async fn examples_send_certificates_and_explain_tls_errors() {
         (
             &strict.url,
             &shown[..2],
-            "if it wants a certificate, --cert and",
+            "if it requires a certificate of this client, --cert and --key",
         ),
         (
-            &as_plain,
-            &[],
-            "if it encrypts, its address begins with https://",
+            &strict.url,
+            &denied,
+            "it may not accept the certificate of --cert",
         ),
-        (&as_strict, &shown, "the address begins with http://"),
+        (&as_plain, &[], "encrypts: its address is https://"),
+        (&as_strict, &shown, "its address begins with http://"),
         (
             &plain.url,
             &shown,
             "--ca and --cert are for addresses that begin with https://",
-        ),
-        (
-            "localhost:50051",
-            &[],
-            "is not an address: those begin with http://, https://, unix:",
         ),
     ];
     for (address, flags, words) in cases {
         let run = with(address, flags).assert().code(1);
         let stderr = String::from_utf8(run.get_output().stderr.clone()).unwrap();
         assert!(
-            stderr.starts_with("Failed: ") && stderr.contains(words),
+            stderr.starts_with("error: ") && stderr.contains(words),
             "{stderr}"
         );
         assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }
 }
 
-/// An untrusted certificate is a permanent failure.
+/// A server that this client cannot use stays so: nothing is retried.
 #[tokio::test]
-async fn stream_file_does_not_retry_an_untrusted_server() {
+async fn command_does_not_retry_a_server_that_it_cannot_use() {
     let pki = Pki::new();
-    let server = pki.program(&[]).await;
-    let mut stat = example("stream_file");
-    let run = stat.args(["--addr", &server.url, "stat", "a"]).assert();
-    let stderr = String::from_utf8(run.code(78).get_output().stderr.clone()).unwrap();
-    assert!(
-        stderr.starts_with(&format!("Failed: cannot use {}: ", server.url)),
-        "{stderr}"
-    );
+    let required = format!("--tls-client-ca={}", pki.flag("authority.pem"));
+    let server = pki.program(&[&required]).await;
+    let authority = pki.flag("authority.pem");
+    let as_plain = server.url.replace("https", "http");
+    for (address, flags) in [
+        (&server.url, &[][..]),
+        (&server.url, &["--ca", &authority]),
+        (&as_plain, &[]),
+    ] {
+        let run = muxs(address).args(flags).args(["stat", "a"]).assert();
+        let stderr = String::from_utf8(run.code(78).get_output().stderr.clone()).unwrap();
+        assert!(!stderr.contains("retrying"), "{stderr}");
+        assert!(!stderr.contains("gave up"), "{stderr}");
+    }
 }

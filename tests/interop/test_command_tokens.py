@@ -1,4 +1,4 @@
-"""The examples with tokens of a real authorization server, from every source of tokens."""
+"""The command line with tokens of a real authorization server, from every source of tokens."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from cutting_proxy import CuttingProxy
 from issuer import ALL, RESOURCE, secret_of
 from uploads import MIB
 
-EXAMPLES = TARGET / "debug" / "examples"
+MUXS = TARGET / "debug" / "muxs"
 
 # Longer than a brief token is good for, at the pace of a slow link.
 SIZE = 24 * MIB
@@ -42,11 +42,11 @@ def slow(auth_server):
     proxy.close()
 
 
-def example(name, address, *arguments, **env):
-    """Runs an example, with nothing of a token in its environment but what is said here."""
+def muxs(address, *arguments, **env):
+    """Runs a command, with `env` as its only variables for muxs."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("MUXS_")}
-    command = [EXAMPLES / name, "--addr", f"http://{address}", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=25, env=own | env)
+    command = [MUXS, "--addr", f"http://{address}", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=25, env=own | env, input="you\n")
 
 
 def by_itself(issuer, folder, client):
@@ -100,25 +100,23 @@ def assert_discreet(run):
     assert "the secret of" not in run.stdout + run.stderr
 
 
-def test_stream_file_puts_and_gets_with_a_token(auth_server, shown, filename, tmp_path):
+def test_put_get_and_chat_send_a_token(auth_server, shown, filename, tmp_path):
     flags, env = shown("writer")
     content = random.Random(filename).randbytes(3 * MIB)
     (tmp_path / "there").write_bytes(content)
-    assert_well(example("stream_file", auth_server.address, *flags, "put", tmp_path / "there", filename, **env))
-    assert_well(example("stream_file", auth_server.address, *flags, "stat", filename, **env))
-    assert_well(example("stream_file", auth_server.address, *flags, "get", filename, tmp_path / "back", **env))
+    assert_well(muxs(auth_server.address, *flags, "put", tmp_path / "there", filename, **env))
+    assert_well(muxs(auth_server.address, *flags, "stat", filename, **env))
+    assert_well(muxs(auth_server.address, *flags, "get", filename, tmp_path / "back", **env))
     assert (tmp_path / "back").read_bytes() == content
-
-
-@pytest.mark.parametrize("name", ["hello", "bidi_chat"])
-def test_greeting_examples_send_a_token(auth_server, shown, name):
     flags, env = shown("elliptic")
-    assert_well(example(name, auth_server.address, *flags, **env))
+    chat = muxs(auth_server.address, *flags, "chat", **env)
+    assert_well(chat)
+    assert chat.stdout == "Hello, you!\n"
 
 
-@pytest.mark.parametrize("name", ["hello", "bidi_chat", "stream_file"])
-def test_example_without_a_token_explains_the_flags(auth_server, name):
-    run = example(name, auth_server.address)
+@pytest.mark.parametrize("command", [["chat"], ["stat", "a"], ["abort", "--upload-id", "x", "a"]])
+def test_command_without_a_token_explains_the_flags(auth_server, command):
+    run = muxs(auth_server.address, *command)
     assert run.returncode != 0
     assert "--token-file" in run.stderr
     assert_discreet(run)
@@ -128,10 +126,11 @@ def test_insufficient_token_is_not_retried(auth_server, issuer, tmp_path, filena
     (tmp_path / "there").write_bytes(b"content")
     reader = by_itself(issuer, tmp_path, "reader")
     reader[reader.index(ALL)] = "files.read"
-    run = example("stream_file", auth_server.address, *reader, "put", tmp_path / "there", filename)
+    run = muxs(auth_server.address, *reader, "put", tmp_path / "there", filename)
     assert run.returncode != 0
+    assert "lacks the scope files.write" in run.stderr
     assert_discreet(run)
-    run = example("stream_file", auth_server.address, *reader, "stat", filename)
+    run = muxs(auth_server.address, *reader, "stat", filename)
     assert run.returncode != 0
     assert "token" not in run.stderr
 
@@ -145,8 +144,8 @@ def test_transfer_outlives_its_token(issuer, how, filename, tmp_path):
     with ready(believing(issuer, "--log-format", "json", log=log), issuer) as server:
         proxy = SlowProxy(server.address, PACE)
         try:
-            assert_well(example("stream_file", proxy.address, *flags, "put", tmp_path / "there", filename))
-            assert_well(example("stream_file", proxy.address, *flags, "get", filename, tmp_path / "back"))
+            assert_well(muxs(proxy.address, *flags, "put", tmp_path / "there", filename))
+            assert_well(muxs(proxy.address, *flags, "get", filename, tmp_path / "back"))
         finally:
             proxy.close()
         server.stop()
@@ -161,10 +160,10 @@ def test_transfer_outlives_its_token(issuer, how, filename, tmp_path):
 def test_token_file_is_reread_at_expiry(auth_server, issuer, filename, tmp_path, slow):
     flags = in_file(issuer, tmp_path, "brief")
     (tmp_path / "there").write_bytes(bytes(SIZE))
-    command = [EXAMPLES / "stream_file", "--addr", f"http://{slow.address}", *flags]
+    command = [MUXS, "--addr", f"http://{slow.address}", *flags]
     command += ["put", tmp_path / "there", filename]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        # Whoever keeps the file up to date does so now and then.
+        # A program that keeps the file up to date does so now and then.
         while process.poll() is None:
             (tmp_path / "next").write_text(issuer.token("brief"))
             os.replace(tmp_path / "next", tmp_path / "brief.token")

@@ -1,4 +1,4 @@
-//! The examples and their flags for access tokens.
+//! The command line's flags for access tokens.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use muxs::pb::FileInfo;
 use tonic::Code;
 
 use crate::support::{
-    program::example,
+    program::muxs,
     scripted_server::{ScriptedServer, failure},
 };
 
@@ -14,11 +14,10 @@ fn refusal() -> Result<FileInfo, tonic::Status> {
     Err(failure(Code::Unauthenticated, "UNAUTHENTICATED"))
 }
 
-/// Runs `stream_file stat` against a server, on another thread than the server's.
+/// Runs `muxs stat` against a server, on another thread than the server's.
 async fn stat(server: &str, flags: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
-    let mut command = example("stream_file");
-    command.args(["--addr", server]).args(flags);
-    command.args(["stat", "name"]);
+    let mut command = muxs(server);
+    command.args(flags).args(["stat", "name"]);
     command.envs(environment.iter().copied());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap());
     let output = output.await.unwrap();
@@ -29,7 +28,7 @@ async fn stat(server: &str, flags: &[&str], environment: &[(&str, &str)]) -> (Op
 }
 
 #[tokio::test]
-async fn example_sends_a_token_from_file_environment_or_command() {
+async fn command_sends_a_token_from_file_environment_or_command() {
     let server = ScriptedServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
@@ -60,16 +59,15 @@ async fn example_sends_a_token_from_file_environment_or_command() {
 }
 
 #[tokio::test]
-async fn example_refused_without_a_token_explains_the_flags() {
+async fn command_refused_without_a_token_explains_the_flags() {
     let server = ScriptedServer::start().await;
     server.script().stats.push_back(refusal());
     let (code, stderr) = stat(&server.url(), &[], &[]).await;
     assert_eq!(code, Some(80));
     assert_eq!(
         stderr,
-        "Failed: the server answered Unauthenticated: scripted. The server wants an access token, \
-         and none was given: --token-file, MUXS_TOKEN, --token-command, or --issuer with \
-         --client-id give one.\n"
+        "error: the server requires an access token: --token-file, MUXS_TOKEN or --token-command \
+         give one, --issuer with --client-id requests one\n"
     );
     // With a token, the advice would be of no use.
     server.script().stats.push_back(refusal());
@@ -77,58 +75,70 @@ async fn example_refused_without_a_token_explains_the_flags() {
     assert_eq!(code, Some(80));
     assert_eq!(
         stderr,
-        "Failed: the server answered Unauthenticated: scripted.\n"
+        "error: the server does not accept the access token: it may have expired, or be for \
+         another server\n"
     );
 }
 
 #[tokio::test]
-async fn example_does_not_send_a_token_in_plain_text() {
+async fn command_does_not_send_a_token_in_plain_text() {
     let token = [("MUXS_TOKEN", "the-token")];
     let (code, stderr) = stat("http://192.0.2.1:50051", &[], &token).await;
     assert_eq!(code, Some(1));
     assert_eq!(
         stderr,
-        "Failed: http://192.0.2.1:50051/ is not encrypted, and whoever is on the way there could \
-         read the token; tokens are sent to https://, to unix: and to loopback addresses.\n"
+        "error: http://192.0.2.1:50051/ is not encrypted, and others could read the token on its \
+         way there: tokens are sent to https://, unix: and loopback addresses only\n"
     );
 }
 
 #[tokio::test]
-async fn example_with_a_failing_token_source_says_why() {
+async fn command_with_a_failing_token_source_says_why() {
     let server = ScriptedServer::start().await;
     let cases = [
         (
             ["--token-command", "echo 'log in first' >&2; exit 4"],
-            "Failed: the command for tokens ended with exit status: 4: log in first.\n",
+            "error: the command for tokens ended with exit status: 4: log in first\n",
         ),
         (
             ["--token-file", "/nonexistent"],
-            "Failed: cannot read the token in /nonexistent: No such file or directory (os error 2).\n",
+            "error: cannot read the token in /nonexistent: No such file or directory\n",
         ),
     ];
     for (flags, expected) in cases {
         let (code, stderr) = stat(&server.url(), &flags, &[]).await;
         assert_eq!((code, stderr.as_str()), (Some(1), expected));
-        // The other examples call the server without opening a file before.
-        let mut hello = example("hello");
-        hello.args(["--addr", &server.url()]).args(flags);
-        let output = tokio::task::spawn_blocking(move || hello.output().unwrap());
+        // The chat has a channel of its own.
+        let mut chat = muxs(&server.url());
+        chat.args(flags).arg("chat").write_stdin("");
+        let output = tokio::task::spawn_blocking(move || chat.output().unwrap());
         let stderr = String::from_utf8(output.await.unwrap().stderr).unwrap();
-        assert!(stderr.ends_with(expected), "{stderr}");
+        assert_eq!(stderr, expected);
     }
     assert!(server.script().authorizations.is_empty());
 }
 
-#[test]
-fn example_sends_no_token_to_its_own_server() {
-    // The command of this flag would fail if the example ran it.
-    let mut hello = example("hello");
-    hello.args(["--addr", "http://127.0.0.1:1"]);
-    hello.args(["--token-command", "exit 1"]).assert().success();
+#[tokio::test]
+async fn token_without_a_scope_names_the_scope() {
+    let server = ScriptedServer::start().await;
+    let denied = || {
+        let mut status = failure(Code::PermissionDenied, "INSUFFICIENT_SCOPE");
+        let challenge = "Bearer error=\"insufficient_scope\", scope=\"files.read\"";
+        let metadata = status.metadata_mut();
+        metadata.insert("www-authenticate", challenge.parse().unwrap());
+        Err(status)
+    };
+    server.script().stats.push_back(denied());
+    let (code, stderr) = stat(&server.url(), &[], &[("MUXS_TOKEN", "the-token")]).await;
+    assert_eq!(code, Some(71));
+    assert_eq!(
+        stderr,
+        "error: the access token lacks the scope files.read: get a token that has it\n"
+    );
 }
 
 #[test]
-fn example_rejects_several_token_sources_and_secret_arguments() {
+fn command_rejects_several_token_sources_and_secret_arguments() {
     let conflicts: [&[&str]; 9] = [
         &["--token-file", "x", "--token-command", "y"],
         &[
@@ -154,12 +164,11 @@ fn example_rejects_several_token_sources_and_secret_arguments() {
         &["--token", "x"],
         &["--client-secret", "x"],
     ];
-    for name in ["hello", "bidi_chat", "stream_file"] {
-        for flags in conflicts {
-            let output = example(name).args(flags).assert().code(2);
-            let stderr = String::from_utf8(output.get_output().stderr.clone()).unwrap();
-            assert!(stderr.starts_with("error: "), "{flags:?}: {stderr}");
-        }
+    for flags in conflicts {
+        let mut command = muxs("http://127.0.0.1:1");
+        let output = command.args(flags).arg("chat").assert().code(2);
+        let stderr = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+        assert!(stderr.starts_with("error: "), "{flags:?}: {stderr}");
     }
 }
 
@@ -172,27 +181,26 @@ async fn client_secret_comes_from_file_or_environment() {
         (code, stderr.as_str()),
         (
             Some(1),
-            "Failed: --client-id needs a secret: in --client-secret-file or in \
-             MUXS_CLIENT_SECRET.\n"
+            "error: --client-id needs a secret: in --client-secret-file or in MUXS_CLIENT_SECRET\n"
         )
     );
     let missing = [&client[..], &["--client-secret-file", "/nonexistent"]].concat();
     let (code, stderr) = stat(&server.url(), &missing, &[]).await;
     assert_eq!(code, Some(1));
     assert!(
-        stderr.starts_with("Failed: cannot read the secret in /nonexistent: "),
+        stderr.starts_with("error: cannot read the secret in /nonexistent: "),
         "{stderr}"
     );
 
-    let mut chat = example("bidi_chat");
-    chat.args(["--addr", &server.url()]).args(client);
-    chat.env("MUXS_CLIENT_SECRET", "the-secret").write_stdin("");
+    let mut chat = muxs(&server.url());
+    chat.args(client).arg("chat").write_stdin("");
+    chat.env("MUXS_CLIENT_SECRET", "the-secret");
     let output = tokio::task::spawn_blocking(move || chat.output().unwrap());
     let output = output.await.unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let url = "http://127.0.0.1:1/.well-known/openid-configuration";
-    let expected = format!("Failed: no token from the issuer: {url} cannot be reached: ");
-    assert!(stderr.starts_with(&expected), "{stderr}");
+    let expected = "error: no token from the issuer: ";
+    assert!(stderr.starts_with(expected), "{stderr}");
+    assert!(stderr.contains("http://127.0.0.1:1/"), "{stderr}");
     assert!(!stderr.contains("the-secret"), "{stderr}");
 }
