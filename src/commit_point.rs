@@ -55,7 +55,7 @@ impl CommitPoint {
     }
 }
 
-/// Ends a call when it is dropped: nobody waits for the call any more.
+/// Ends a call when it is dropped: its client no longer waits for it.
 pub(crate) struct EndOnDrop(pub(crate) CommitPoint);
 
 impl Drop for EndOnDrop {

@@ -114,7 +114,12 @@ impl ServerMetadata {
 }
 
 fn endpoint(name: &'static str, address: Option<&str>) -> Result<Url, Error> {
-    require_secure(address.ok_or(Error::Lacks(name))?)
+    let address = address.ok_or(Error::Lacks(name))?;
+    require_secure(address).map_err(|error| Error::Endpoint {
+        name,
+        address: redact_text(address),
+        why: error.to_string(),
+    })
 }
 
 /// Parses a URL and refuses one whose traffic could be read or forged.
@@ -126,20 +131,28 @@ pub(crate) fn require_secure(address: &str) -> Result<Url, Error> {
     match url.scheme() {
         "https" => Ok(url),
         "http" if url.host_str().is_some_and(is_loopback) => Ok(url),
-        _ => Err(Error::Plaintext(redact(&url))),
+        _ => Err(Error::Plaintext),
     }
 }
 
 /// A request to an authorization server failed. The response body is not included: it may hold a secret.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("the address of the issuer, or one that it names, is not a URL")]
+    #[error("the address is not a URL such as https://login.example.com")]
     NotAUrl,
-    #[error("addresses with a name or password in them are not used")]
+    #[error("the address must not have a user name or password")]
     Userinfo,
-    #[error("{0} is neither https nor on a loopback host")]
-    Plaintext(String),
-    #[error("no client for HTTP can be made: {0}")]
+    #[error(
+        "the address is not encrypted: use https:// (http:// only on 127.0.0.1, [::1] or localhost)"
+    )]
+    Plaintext,
+    #[error("the issuer's {name} {address} cannot be used: {why}")]
+    Endpoint {
+        name: &'static str,
+        address: String,
+        why: String,
+    },
+    #[error("cannot create an HTTP client: {0}")]
     Setup(String),
     #[error("{url} cannot be reached: {why}")]
     Unreachable { url: String, why: String },
@@ -164,6 +177,14 @@ pub(crate) fn redact(url: &Url) -> String {
     url.set_query(None);
     url.set_fragment(None);
     url.into()
+}
+
+/// The same for a text that may not be a URL.
+pub(crate) fn redact_text(address: &str) -> String {
+    match Url::parse(address) {
+        Ok(url) if url.has_host() => redact(&url),
+        _ => address.rsplit('@').next().unwrap_or_default().to_owned(),
+    }
 }
 
 fn secure() -> reqwest::Result<Client> {
@@ -265,5 +286,6 @@ mod tests {
         }
         let url = Url::parse("https://a:secret@example.com/x?secret#secret").unwrap();
         assert_eq!(redact(&url), "https://example.com/x");
+        assert_eq!(redact_text("a:secret@example.com"), "example.com");
     }
 }

@@ -31,48 +31,48 @@ pub(super) fn store_families(store: &Store) -> Vec<Family> {
         ),
         counter(
             "muxs_file_written_bytes_total",
-            "Bytes of uploads and texts that were written.",
+            "Bytes of uploads and of Write's texts that were written.",
             &stats.written_bytes,
         ),
         Family::gauges(
             "muxs_uploads_open",
-            "Uploads that are open.",
+            "Uploads that a stream has open.",
             vec![Sample::unlabeled(store.open_uploads() as f64)],
         ),
         counter(
             "muxs_uploads_begun_total",
-            "Uploads that began at their first byte.",
+            "Uploads that received their first byte.",
             &uploads.begun,
         ),
         counter(
             "muxs_uploads_resumed_total",
-            "Uploads that went on with what an earlier call had left.",
+            "Uploads that were resumed by a later call.",
             &uploads.resumed,
         ),
         counter(
             "muxs_uploads_superseded_total",
-            "Uploads that were taken from the call that had them by another.",
+            "Uploads that another call took over.",
             &uploads.superseded,
         ),
         counter(
             "muxs_uploads_committed_total",
-            "Uploads that were put in their place.",
+            "Uploads that were finished: their file is in place.",
             &uploads.committed,
         ),
         counter(
             "muxs_uploads_expired_total",
-            "Uploads that were removed because nobody went on with them.",
+            "Unfinished uploads that were removed because they were not resumed in time.",
             &uploads.expired,
         ),
         counter(
             "muxs_uploads_aborted_total",
-            "Uploads that were removed by their clients.",
+            "Uploads that clients aborted.",
             &uploads.aborted,
         ),
         // Merged with the limits that the server counts.
         Family::counters(
             "muxs_refused_total",
-            "What was refused or cut, by the limit that said so.",
+            "Connections, calls, messages and uploads that were refused or ended by a limit.",
             refused.into(),
         ),
     ]
@@ -83,7 +83,7 @@ pub(super) fn upload_dir_families(store: &Store) -> Vec<Family> {
     let staged = match store.staged() {
         Ok(staged) => staged,
         Err(error) => {
-            tracing::warn!(?error, "cannot look at what is staged");
+            tracing::warn!(?error, "cannot count the unfinished uploads");
             return Vec::new();
         }
     };
@@ -95,7 +95,7 @@ pub(super) fn upload_dir_families(store: &Store) -> Vec<Family> {
         ),
         Family::gauges(
             "muxs_uploads_staged_bytes",
-            "What has come of unfinished uploads.",
+            "Bytes of unfinished uploads on the disk.",
             vec![Sample::unlabeled(staged.bytes as f64)],
         ),
     ]

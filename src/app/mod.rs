@@ -40,7 +40,7 @@ pub async fn run(
     };
     let served = services::server(config).serve(listeners, shutdown).await;
     stop.cancel();
-    // The root's lock says that the end is clean when nobody uses the store any more.
+    // The end counts as clean when the store, which has the root's lock, is no longer used.
     let _ = timeout(SWEEP_END, &mut sweep).await;
     served
 }

@@ -26,7 +26,7 @@ mod store;
 mod upload;
 mod version;
 
-pub use error::{Error, OpenError};
+pub use error::{Error, NotAFile, OpenError};
 pub use path::{FilePath, InvalidPath};
 pub(crate) use principal::{Principal, parse_folder};
 pub use service::MAX_CHUNK_BYTES;

@@ -77,10 +77,10 @@ pub enum InvalidPath {
     #[error("a component of the filename is longer than {MAX_COMPONENT_BYTES} bytes")]
     ComponentTooLong,
     /// The text begins with `/`.
-    #[error("the filename begins with a slash")]
+    #[error("the filename begins with a slash: it has to be relative to the server's root folder")]
     Absolute,
     /// A component is empty: there are two slashes in a row or one at the end.
-    #[error("the filename has an empty component")]
+    #[error("the filename has an empty component: it ends with a slash, or has two in a row")]
     EmptyComponent,
     /// A component is `.` or `..`.
     #[error("the filename has a component that is `.` or `..`")]
@@ -92,10 +92,10 @@ pub enum InvalidPath {
     #[error("the filename has a backslash")]
     Backslash,
     /// The file would lie in the server's private directory.
-    #[error("the filename lies in the server's own folder")]
+    #[error("the filename is in `.muxs`, the server's own folder")]
     Reserved,
     /// The server's filesystem does not support the name.
-    #[error("the server's disk does not take a filename like this")]
+    #[error("the server's filesystem does not support the filename")]
     NotStorable,
 }
 

@@ -27,7 +27,7 @@ impl UploadId {
 
 /// The text is not a valid upload id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an upload_id has 1 to {MAX_ID_BYTES} characters of visible ASCII")]
+#[error("the upload_id is not 1 to {MAX_ID_BYTES} characters of visible ASCII")]
 pub struct InvalidUploadId;
 
 impl FromStr for UploadId {

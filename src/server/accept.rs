@@ -16,7 +16,7 @@ pub(super) async fn accept(listener: Listener, limit: ConnectionLimit, workers: 
                 peer,
                 permit,
             }),
-            None => tracing::debug!(%peer, "closed: too many connections"),
+            None => tracing::debug!(%peer, "connection closed: too many connections"),
         }
     }
 }

@@ -167,9 +167,9 @@ impl ConnectionContext {
             counters.hit(limit);
         }
         Err(match limit {
-            Limit::ShutdownGrace => "its calls did not end in time",
-            Limit::Silence => "the client did not close it",
-            _ => "the client does not answer pings",
+            Limit::ShutdownGrace => "its calls did not end in time, and were aborted",
+            Limit::Silence => "the client did not close the connection",
+            _ => "the client did not answer a ping",
         }
         .into())
     }

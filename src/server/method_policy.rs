@@ -72,7 +72,7 @@ impl MethodPolicy {
     /// At the deadline of the call, or when its token expires, the server ends a call that has not passed the
     /// point, and the handler cannot pass it any more: the status then means that nothing was changed. It waits for
     /// the answer of a call that has passed, at most 10 s more. A status that comes after those says in its
-    /// message that the call may have had its effect. A call that its client resets, or that is lost with its
+    /// message that the call may have taken effect. A call that its client resets, or that is lost with its
     /// connection, does not pass any more either.
     #[must_use]
     pub fn commits(self) -> Self {

@@ -37,7 +37,7 @@
 //!   its response stream are dropped at that moment; cleanup belongs in `Drop`. Work that must go on is
 //!   spawned with [`Background`].
 //! * **Changes.** Work on another thread goes on when the handler is dropped, and could make its change after the
-//!   client was told that the time was over. A method with [`MethodPolicy::commits`] has a [`CommitPoint`]: either the
+//!   client has received DEADLINE_EXCEEDED. A method with [`MethodPolicy::commits`] has a [`CommitPoint`]: either the
 //!   handler passes it, makes its change and answers, or the call ends without one.
 //! * **Panics.** A panic ends its own call with INTERNAL, and no other.
 //! * **Extensions.** The extensions of a request contain an `Arc<`[`Identity`]`>` with [`Server::auth`], except for

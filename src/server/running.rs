@@ -143,7 +143,7 @@ impl RunningServer {
         tracing::info!(grace = ?self.shutdown_grace, "draining");
         let calls = timeout(self.shutdown_grace, shutdown.connections.wait());
         if calls.await.is_err() {
-            tracing::warn!("cutting the calls that did not end in time");
+            tracing::warn!("aborting the calls that did not end in time");
         }
         let background = &shutdown.background;
         if !background.tasks.is_empty() {
@@ -151,7 +151,7 @@ impl RunningServer {
             let tasks = timeout(BACKGROUND_GRACE, background.tasks.wait());
             if tasks.await.is_err() {
                 tracing::error!(
-                    "background tasks did not stop in time: what they have not saved may be lost"
+                    "background tasks did not stop in time: their unsaved data may be lost"
                 );
             }
             // Connections that take longer are aborted like the others.
@@ -165,7 +165,7 @@ impl RunningServer {
             }
         };
         if timeout(ABORT_TIMEOUT, aborted).await.is_err() {
-            tracing::error!("a handler blocks its thread, which is not waited for");
+            tracing::error!("a handler still blocks its thread; stopping without waiting for it");
         }
         self.admin.shutdown().await;
     }

@@ -62,11 +62,11 @@ pub(super) struct Services {
 pub(super) enum InvalidServices {
     #[error(transparent)]
     Methods(#[from] InvalidMethods),
-    #[error("descriptor sets cannot be served by reflection: {0}")]
+    #[error("reflection cannot serve the descriptor sets: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    #[error("the policy for {0} names no service that is served")]
+    #[error("the policy for {0} is for a service that is not served")]
     UnknownService(String),
-    #[error("the service {0} is there twice")]
+    #[error("the service {0} was added twice")]
     DuplicateService(&'static str),
 }
 

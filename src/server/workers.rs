@@ -113,7 +113,7 @@ impl Workers {
                     permit,
                 });
                 if self.queues[next].send(job).is_err() {
-                    tracing::debug!(%peer, "closed: the worker has ended");
+                    tracing::debug!(%peer, "connection closed: its worker has ended");
                 }
             }
             Err(error) => tracing::warn!(%peer, %error, "cannot dispatch a connection"),

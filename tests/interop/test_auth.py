@@ -108,7 +108,7 @@ def challenge(error):
 
 def assert_unauthenticated(error):
     assert_failure(error, StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
-    assert error.details() == "the call needs an access token that is valid"
+    assert error.details() == "the method requires a valid access token"
     assert challenge(error) == 'Bearer error="invalid_token"'
 
 

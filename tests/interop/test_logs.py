@@ -297,7 +297,7 @@ def test_each_line_is_json_when_calls_are_cut(log_file, second):
             assert server.process.wait(timeout=TIMEOUT) == (1 if second else 0)
             for call in calls:
                 call.cancel()
-    of(log_file, "stopped at once, calls under way are cut" if second else "stopped")
+    of(log_file, "second signal: stopping at once, running calls are aborted" if second else "stopped")
 
 
 TOKENS = ["--auth-issuer", "https://issuer.muxs.example", "--auth-audience", RESOURCE]

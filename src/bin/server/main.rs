@@ -1,5 +1,6 @@
 //! The server program: parses flags, prints a line for each address, serves until a stop signal.
 
+mod announcement;
 mod args;
 mod self_signed;
 mod socket_activation;
@@ -8,18 +9,17 @@ mod telemetry;
 
 use std::{
     future::pending,
-    io::{self, Write},
-    path::Path,
+    io::{self, ErrorKind},
     pin::pin,
     process::ExitCode,
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use muxs::{
     app::{self, Config, ScopeNames},
     files::Store,
-    server::{Address, Limits, Listener, Tls},
+    server::{Limits, Listener, Tls},
 };
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{self, SignalKind, signal};
@@ -31,10 +31,11 @@ use self::{
 
 fn main() -> ExitCode {
     let args = Args::parse_or_exit();
-    let format = args.log_format;
+    let format = args.monitoring.log_format;
     // Before a file is opened or a thread is started.
     let inherited = socket_activation::from_env();
     telemetry::start_logging(format);
+    Args::warn_of_unknown_variables();
     match inherited.and_then(|inherited| serve(args, inherited)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -66,37 +67,40 @@ async fn serve_until_stopped(args: Args, inherited: Vec<InheritedSocket>) -> any
     // A write beyond the file size limit raises this signal. Unhandled, the signal would end the process;
     // with a handler, the write fails as on a full disk.
     let _file_too_large = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?;
-    let (admin, calls): (Vec<_>, Vec<_>) = inherited
-        .into_iter()
-        .partition(InheritedSocket::is_for_admin);
-    let mut listeners = listen(calls, &args.listen).await?;
-    let admin = listen(admin, args.admin_listen.as_slice()).await?;
-    let addresses = listeners.iter().map(Listener::address);
-    let addresses: Vec<_> = addresses.collect::<io::Result<_>>()?;
-    let tls = match args.tls.tls_self_signed {
-        true => Some(self_signed::create_certificate(
-            &addresses,
-            args.log_format,
-        )?),
-        false => args.tls.load()?,
-    };
+    // Before the ports are bound: an address in use must not hide what is wrong with a file.
+    let loaded_tls = args.tls.load()?;
     let auth = args.auth.load()?;
     let scopes = match auth {
         Some(_) => args.auth.scopes()?,
         None => ScopeNames::default(),
     };
     #[cfg(feature = "otel")]
-    let traces = telemetry::Traces::start(args.otlp_endpoint.as_deref())?;
+    let traces = telemetry::Traces::start(args.monitoring.otlp_endpoint.as_deref())?;
     let (root, settings) = (args.files.root.clone(), args.files.settings());
     // Recovery after a crash may take long, so a stop signal interrupts it.
     let store = tokio::select! {
         opened = tokio::task::spawn_blocking(move || Store::open(root, settings)) => opened??,
         () = &mut stop => return Ok(()),
     };
+    let (admin, calls): (Vec<_>, Vec<_>) = inherited
+        .into_iter()
+        .partition(InheritedSocket::is_for_admin);
+    let mut listeners = listen(calls, &args.listen, "--listen").await?;
+    let admin_address = args.monitoring.admin_listen.as_slice();
+    let admin = listen(admin, admin_address, "--admin-listen").await?;
+    let addresses = listeners.iter().map(Listener::address);
+    let addresses: Vec<_> = addresses.collect::<io::Result<_>>()?;
+    let tls = match args.tls.tls_self_signed {
+        true => Some(self_signed::create_certificate(
+            &addresses,
+            args.monitoring.log_format,
+        )?),
+        false => loaded_tls.clone(),
+    };
     let mut config = Config {
         chunk_bytes: args.files.chunk_bytes,
         limits: cap_by_fd_limit(args.limits.limits()),
-        shutdown_grace: args.shutdown_grace.into(),
+        shutdown_grace: args.shutdown_grace,
         tls: tls.clone(),
         auth,
         scopes,
@@ -107,20 +111,26 @@ async fn serve_until_stopped(args: Args, inherited: Vec<InheritedSocket>) -> any
         tracer: traces.tracer(),
         ..Config::new(store)
     };
-    if let Some(workers) = args.workers {
+    if let Some(workers) = args.workers() {
         config.workers = workers;
     }
     if config.auth.is_none() {
-        tracing::info!("open: whoever can connect may call; see --auth-issuer");
+        tracing::info!(
+            "no access token is required: every client that can connect may call every method; \
+             --auth-issuer requires tokens"
+        );
     }
-    announce(&addresses, tls.is_some(), &args.files.root);
+    announcement::print_addresses(&addresses, tls.is_some(), &args.files.root);
     for listener in admin {
-        announce_admin(&listener.address()?);
+        announcement::print_admin_address(&listener.address()?);
         listeners.push(listener.for_admin());
+    }
+    if config.auth.is_none() && tls.is_none() {
+        announcement::print_first_command(&addresses);
     }
     let grace = config.shutdown_grace;
     let status = systemd::format_status(&addresses);
-    let shutdown = notify_until_stopped(stop, status, hangup, tls, grace);
+    let shutdown = notify_until_stopped(stop, status, hangup, loaded_tls, grace);
     app::run(listeners, config, shutdown).await?;
     #[cfg(feature = "otel")]
     traces.finish().await;
@@ -144,32 +154,53 @@ async fn notify_until_stopped(
     systemd::notify_stopping(grace);
 }
 
-/// Listens on the inherited sockets, whatever `--listen` says; without any, on `addresses`.
+/// Listens on the inherited sockets, or without any on `addresses`, the values of `flag`.
 async fn listen(
     inherited: Vec<InheritedSocket>,
     addresses: &[String],
+    flag: &str,
 ) -> anyhow::Result<Vec<Listener>> {
     match inherited.is_empty() {
-        true => bind(addresses).await,
+        true => bind(addresses, flag).await,
         false => inherited.into_iter().map(listen_on).collect(),
     }
 }
 
-async fn bind(addresses: &[String]) -> anyhow::Result<Vec<Listener>> {
+async fn bind(addresses: &[String], flag: &str) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for address in addresses {
-        let listener = Listener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on {address}"))?;
-        listeners.push(listener);
+        let bound = Listener::bind(address).await;
+        let listener = bound.map_err(|error| explain_bind_error(address, flag, error));
+        listeners.push(listener.with_context(|| format!("cannot listen on {address}"))?);
     }
     Ok(listeners)
+}
+
+/// Adds to the operating system's error what can be done about it.
+fn explain_bind_error(address: &str, flag: &str, error: io::Error) -> anyhow::Error {
+    let advice = match error.kind() {
+        ErrorKind::AddrInUse => {
+            format!("stop the program that listens there, or choose another address with {flag}")
+        }
+        ErrorKind::AddrNotAvailable => {
+            "no network interface of this machine has the address".to_owned()
+        }
+        ErrorKind::PermissionDenied if !address.starts_with("unix:") => {
+            "ports below 1024 need a privilege".to_owned()
+        }
+        // The text of the operating system is about one of the forms only.
+        ErrorKind::InvalidInput if !address.starts_with("unix:") => {
+            return anyhow!("it is not HOST:PORT, a port from 0 to 65535, or unix:PATH");
+        }
+        _ => return error.into(),
+    };
+    anyhow!("{error}; {advice}")
 }
 
 fn listen_on(socket: InheritedSocket) -> anyhow::Result<Listener> {
     let name = socket.name.clone();
     let listener = socket.into_listener();
-    listener.with_context(|| format!("cannot listen on the socket {name} that was handed over"))
+    listener.with_context(|| format!("cannot use the inherited socket {name}"))
 }
 
 /// Raises the limit of open files as far as possible, and caps connections at half of it.
@@ -185,7 +216,7 @@ fn cap_by_fd_limit(limits: Limits) -> Limits {
         },
     );
     if let Err(error) = raised {
-        tracing::warn!(%error, "cannot raise the limit of open files");
+        tracing::warn!(%error, "cannot raise the limit on open files");
     }
     let Some(descriptors) = getrlimit(Resource::Nofile).current else {
         return limits;
@@ -194,56 +225,12 @@ fn cap_by_fd_limit(limits: Limits) -> Limits {
     if limits.max_connections > cap {
         tracing::warn!(
             max_connections = cap,
-            "the limit of open files ({descriptors}) allows no more connections"
+            "the limit on open files ({descriptors}) allows no more connections"
         );
     }
     Limits {
         max_connections: limits.max_connections.min(cap),
         ..limits
-    }
-}
-
-/// Prints a line for each address. The kernel accepts connections from the bind on.
-fn announce(addresses: &[Address], encrypted: bool, root: &Path) {
-    let mut out = io::stdout().lock();
-    for address in addresses {
-        let scheme = match (address, encrypted) {
-            (Address::Tcp(_), true) => "https://",
-            (Address::Tcp(_), false) => "http://",
-            (Address::Unix(_), _) => "",
-        };
-        // A closed standard output does not keep the server from serving.
-        let _ = writeln!(
-            out,
-            "muxs listening on {scheme}{address}, serving {}",
-            root.display()
-        );
-        if let Address::Tcp(address) = address
-            && !address.ip().to_canonical().is_loopback()
-            && !encrypted
-        {
-            tracing::warn!(
-                %address,
-                "whoever is on the way can read and change what is sent here: see --tls-cert"
-            );
-        }
-    }
-    let _ = out.flush();
-}
-
-/// Prints the address of the administrative endpoints.
-fn announce_admin(address: &Address) {
-    let scheme = match address {
-        Address::Tcp(_) => "http://",
-        Address::Unix(_) => "",
-    };
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "muxs admin on {scheme}{address}");
-    let _ = out.flush();
-    if let Address::Tcp(address) = address
-        && !address.ip().to_canonical().is_loopback()
-    {
-        tracing::warn!(%address, "whoever reaches this address is told how the server is");
     }
 }
 
@@ -261,15 +248,15 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
         either(&mut interrupt, &mut terminate).await;
         tokio::spawn(async move {
             either(&mut interrupt, &mut terminate).await;
-            tracing::warn!("stopped at once, calls under way are cut");
+            tracing::warn!("second signal: stopping at once, running calls are aborted");
             std::process::exit(1);
         });
     })
 }
 
-/// Reads certificate and key again at each SIGHUP, for ever.
+/// Reads certificate and key again at each SIGHUP, forever.
 ///
-/// Without them nothing is read, but the end of the reload is reported all the same, because the service
+/// Without files nothing is read, but the end of the reload is reported all the same, because the service
 /// manager waits for it.
 async fn reload_at_hangup(mut hangup: unix::Signal, tls: Option<Tls>, status: &str) {
     while hangup.recv().await.is_some() {
@@ -280,7 +267,8 @@ async fn reload_at_hangup(mut hangup: unix::Signal, tls: Option<Tls>, status: &s
                 systemd::notify_ready(status);
             }
             Err(error) => {
-                let error = error.context("keeping certificate and key as they were");
+                let error =
+                    error.context("reload failed, the previous certificate and key stay in use");
                 tracing::error!("{error:#}");
                 systemd::notify_ready(&format!("{status}; {error:#}"));
             }
@@ -292,8 +280,8 @@ async fn reload_at_hangup(mut hangup: unix::Signal, tls: Option<Tls>, status: &s
 /// Reads certificate and key again. Returns the message for the log.
 async fn reload(tls: Option<Tls>) -> anyhow::Result<&'static str> {
     let Some(tls) = tls else {
-        return Ok("there is no certificate to read again");
+        return Ok("SIGHUP ignored: without --tls-cert, there is no certificate file to reload");
     };
     tokio::task::spawn_blocking(move || tls.reload()).await??;
-    Ok("certificate and key read again")
+    Ok("certificate and key reloaded")
 }

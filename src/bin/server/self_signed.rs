@@ -21,8 +21,8 @@ pub(crate) fn create_certificate(addresses: &[Address], format: LogFormat) -> an
     std::fs::write(CERTIFICATE_PATH, pem)
         .with_context(|| format!("cannot write {CERTIFICATE_PATH}"))?;
     let mut message = format!(
-        "A certificate for {}, good for a year, is in {CERTIFICATE_PATH}.\n\
-         Every start makes another. To trust it, say so to the client:",
+        "The new certificate {CERTIFICATE_PATH} is for {} and valid for a year.\n\
+         Every start creates another one. Clients that trust it:",
         names.join(", ")
     );
     for address in addresses {

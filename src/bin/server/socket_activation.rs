@@ -54,7 +54,7 @@ impl InheritedSocket {
             name => name,
         };
         let listener = InheritedListener::take(descriptors, index)
-            .with_context(|| format!("cannot listen on the socket {name} that was handed over"))?;
+            .with_context(|| format!("cannot use the inherited socket {name}"))?;
         Ok(Self {
             name: name.to_owned(),
             listener,
@@ -94,10 +94,10 @@ impl InheritedListener {
                 let listens = socket_acceptconn(&unix)?;
                 (Self::Unix(unix), listens)
             }
-            (None, _) => bail!("it is neither of TCP nor a Unix stream socket"),
+            (None, _) => bail!("it is neither a TCP nor a Unix stream socket"),
         };
         // A unit with `Accept=yes` passes connections instead of listening sockets.
-        ensure!(listens, "it does not listen");
+        ensure!(listens, "it is not a listening socket");
         Ok(socket)
     }
 }

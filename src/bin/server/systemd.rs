@@ -14,18 +14,18 @@ pub(crate) fn notify_ready(status: &str) {
 
 /// Reports that a reload has begun; [`notify_ready`] reports its end.
 ///
-/// The time tells the service manager which of its requests this notification answers.
+/// By the time, the service manager knows which of its requests this notification answers.
 pub(crate) fn notify_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::warn!(%error, "cannot tell the time to the service manager"),
+        Err(error) => tracing::warn!(%error, "cannot read the time for the service manager"),
     }
 }
 
 /// Reports that the drain has begun.
 pub(crate) fn notify_stopping(grace: Duration) {
     let grace = humantime::format_duration(grace);
-    let status = format!("draining: calls under way may take another {grace}");
+    let status = format!("stopping: running calls have {grace} to end");
     notify(&[NotifyState::Stopping, NotifyState::Status(&status)]);
 }
 
@@ -55,6 +55,6 @@ fn notify(states: &[NotifyState<'_>]) {
         .map(|state| NotifyState::Custom(state))
         .collect();
     if let Err(error) = sd_notify::notify(&states) {
-        tracing::warn!(%error, "the service manager cannot be told");
+        tracing::warn!(%error, "cannot notify the service manager");
     }
 }

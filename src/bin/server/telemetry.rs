@@ -28,7 +28,11 @@ pub(crate) fn start_logging(format: LogFormat) {
         }
     }
     if let Some(error) = filter_error {
-        tracing::warn!(%error, "RUST_LOG is not followed");
+        tracing::warn!(
+            %error,
+            "RUST_LOG is invalid and ignored, so the log level is info; an example of a valid one: \
+             RUST_LOG=info,muxs::call=debug"
+        );
     }
 }
 

@@ -1,6 +1,6 @@
-//! The clock by which uploads expire: it goes only while a server runs, and nobody can set it.
+//! The clock by which uploads expire: it advances only while a server runs, and cannot be set.
 //!
-//! A server that was off for a day has given no client a chance to go on with an upload. The wall clock's steps
+//! A server that was off for a day has given no client a chance to resume an upload. The wall clock's steps
 //! do not count either.
 
 use std::time::{Instant, SystemTime};

@@ -7,7 +7,7 @@ use cap_std::fs::{Dir, MetadataExt};
 use crate::{
     checksum::Crc32c,
     files::{
-        error::Error,
+        error::{Error, NotAFile},
         local::{
             closer::Closer,
             disk::{self, Mount, inode_of},
@@ -60,7 +60,7 @@ pub(super) trait CommitRecord {
     fn cancel(&mut self);
 }
 
-/// No record: after a crash nobody asks.
+/// No record: after a crash no client asks for the result of a Write.
 pub(super) struct Unrecorded;
 
 impl CommitRecord for Unrecorded {
@@ -84,7 +84,7 @@ impl Committed {
     /// Makes the name durable. After a failure it may be or not.
     pub(super) fn sync(&self) -> Result<(), Error> {
         let synced = self.folder.sync(self.change);
-        synced.map_err(|error| Error::io("make the folder durable", error))
+        synced.map_err(|error| Error::io("sync the folder to disk", error))
     }
 }
 
@@ -119,7 +119,7 @@ impl Committer {
             candidate.staged.reset_mode();
         }
         let changing = io::Error::other("another program keeps changing the folder");
-        Err(Error::io("put the file in its place", changing))
+        Err(Error::io("rename the file into place", changing))
     }
 
     /// None if another program has changed the folder or the attributes of the target meanwhile.
@@ -136,7 +136,7 @@ impl Committer {
         let folder = self.folders.make(&target)?;
         let attributes = self.attributes(&target, &folder)?;
         let marked = self.versions.mark(staged.file(), candidate.crc32c);
-        let version = marked.map_err(|error| Error::io("stamp the file", error))?;
+        let version = marked.map_err(|error| Error::io("set the attributes of the file", error))?;
         // Last, because a read-only file cannot be marked.
         staged.set_attributes(&attributes)?;
         // First the file: a record whose file is gone says that the file was renamed.
@@ -201,8 +201,8 @@ impl Committer {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Err(Error::Exists { etag: None })
             }
-            Err(error) if error.kind() == io::ErrorKind::IsADirectory => Err(Error::NotAFile),
-            Err(error) => Err(Error::io("put the file in its place", error)),
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => Err(NotAFile::entry(true)),
+            Err(error) => Err(Error::io("rename the file into place", error)),
         }
     }
 
@@ -218,7 +218,7 @@ impl Committer {
     /// Makes everything durable, after a sync that failed: its repetition would prove nothing.
     pub(super) fn sync_filesystem(&self) -> Result<(), Error> {
         let synced = disk::syncfs(&self.root.dir);
-        synced.map_err(|error| Error::io("make the folder durable", error))
+        synced.map_err(|error| Error::io("sync the folder to disk", error))
     }
 
     /// Finds the place of a file, on the mount of the staged ones: a rename does not reach another.
@@ -239,14 +239,14 @@ impl Committer {
             Ok(false) => Err(Error::OtherFilesystem),
             // Another program has just removed the file.
             Err(error) if is_missing(&error) => Ok(target),
-            Err(error) => Err(Error::io("look at the folder", error)),
+            Err(error) => Err(Error::io("inspect the folder", error)),
         }
     }
 
     /// The attributes that a file gets at its place: those of the file that it replaces, without setuid, setgid
     /// and sticky bits. Rights that were granted to a program must not pass to other content.
     fn attributes(&self, target: &ResolvedPath, folder: &Folder) -> Result<Attributes, Error> {
-        let cannot = |error| Error::io("look at the folder", error);
+        let cannot = |error| Error::io("inspect the folder", error);
         if let Some(existing) = target.existing_file()? {
             return Ok(Attributes {
                 mode: existing.mode() & 0o777,
@@ -286,5 +286,5 @@ fn is_in_place(candidate: &Candidate<'_>, target: &ResolvedPath, folder: &Folder
 /// Whether the folder is still where the path leads.
 fn is_current(folder: &Folder, target: &ResolvedPath) -> Result<bool, Error> {
     let current = folder.is(target.dir());
-    current.map_err(|error| Error::io("look at the folder", error))
+    current.map_err(|error| Error::io("inspect the folder", error))
 }

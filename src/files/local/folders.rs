@@ -19,7 +19,7 @@ use cap_std::fs::Dir;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::files::{
-    error::Error,
+    error::{Error, NotAFile},
     local::{
         disk::{self, Inode, inode_of},
         resolve::{ResolvedPath, is_missing},
@@ -178,7 +178,7 @@ impl Folders {
             Err(error) => {
                 unsynced.has_unknown = true;
                 match is_missing(&error) {
-                    true => Err(Error::NotAFile),
+                    true => Err(Error::NotAFile(NotAFile::BelowAFile)),
                     false => Err(cannot(error)),
                 }
             }
@@ -187,7 +187,7 @@ impl Folders {
 
     /// Makes the names of a folder and of those above it durable, as far as they are new.
     fn sync_names(&self, dir: &Dir) -> Result<(), Error> {
-        let cannot = |error| Error::io("make the folder durable", error);
+        let cannot = |error| Error::io("sync the folder to disk", error);
         let new = {
             let mut unsynced = self.unsynced.lock();
             if unsynced.has_unknown {

@@ -90,7 +90,7 @@ impl Local {
     /// Opens a root. In a writable store, creates it if it is missing, locks it, and recovers from a crash.
     pub(super) fn open(root: &Path, settings: &Settings) -> Result<Self, OpenError> {
         if settings.access == AccessMode::ReadWrite && !root.exists() {
-            create_root(root).map_err(|source| OpenError::NotWritable {
+            create_root(root).map_err(|source| OpenError::NotCreatable {
                 root: root.into(),
                 source,
             })?;
@@ -354,7 +354,7 @@ impl Writer {
     }
 }
 
-/// Finds out how the filesystem tells versions apart, and which permissions new files get.
+/// Finds out how versions can be distinguished on the filesystem, and which permissions new files get.
 fn probe(dir: &Dir) -> io::Result<(Option<Versions>, u32)> {
     const NAME: &str = "probe";
     let mut options = OpenOptions::new();

@@ -14,7 +14,7 @@ use cap_std::fs::{Dir, Metadata, OpenOptions, OpenOptionsExt};
 use rustix::{fs::OFlags, io::Errno};
 
 use crate::files::{
-    error::Error,
+    error::{Error, NotAFile},
     local::{
         disk::{self, Inode, inode_of},
         version::version,
@@ -92,7 +92,7 @@ impl ResolvedPath {
         match &self.found {
             None => return Err(Error::NotFound),
             Some(found) if found.is_symlink() => return Err(Error::NotFound),
-            Some(found) if !found.is_file() => return Err(Error::NotAFile),
+            Some(found) if !found.is_file() => return Err(NotAFile::entry(found.is_dir())),
             Some(_) => {}
         }
         // The entry may have become a FIFO since it was checked, hence NONBLOCK and the second check.
@@ -103,9 +103,9 @@ impl ResolvedPath {
         let file = disk::open(&self.dir, &self.name, &options)
             .map_err(|error| classify("open the file", error))?
             .into_std();
-        let opened = disk::fstat(&file).map_err(|error| Error::io("look at the file", error))?;
+        let opened = disk::fstat(&file).map_err(|error| Error::io("inspect the file", error))?;
         if !opened.is_file() {
-            return Err(Error::NotAFile);
+            return Err(NotAFile::entry(opened.is_dir()));
         }
         rustix::fs::fcntl_setfl(&file, OFlags::empty())
             .map_err(|error| Error::io("open the file", error.into()))?;
@@ -118,11 +118,11 @@ impl ResolvedPath {
         if let Some(first) = self.missing.first()
             && lstat(&self.dir, first)?.is_some_and(|found| !found.is_dir())
         {
-            return Err(Error::NotAFile);
+            return Err(Error::NotAFile(NotAFile::BelowAFile));
         }
         match &self.found {
             Some(found) if found.is_file() => Ok(Some(found)),
-            Some(found) if !found.is_symlink() => Err(Error::NotAFile),
+            Some(found) if !found.is_symlink() => Err(NotAFile::entry(found.is_dir())),
             _ => Ok(None),
         }
     }
@@ -135,7 +135,7 @@ impl ResolvedPath {
         let found = match self.open() {
             Ok(file) => match disk::fstat(&file) {
                 Ok(found) => version(&file, &found),
-                Err(error) => Err(Error::io("look at the file", error)),
+                Err(error) => Err(Error::io("inspect the file", error)),
             },
             Err(error) => Err(error),
         };
@@ -197,7 +197,7 @@ impl Sandbox<'_> {
         match disk::stat(self.dir, path) {
             Err(error) if is_missing(&error) => Ok(entry),
             Err(error) => Err(classify("follow the link", error)),
-            Ok(found) if !found.is_file() => Err(Error::NotAFile),
+            Ok(found) if !found.is_file() => Err(NotAFile::entry(found.is_dir())),
             Ok(_) => {
                 let real = disk::canonicalize(self.dir, path);
                 self.resolve_parent(&real.map_err(|error| classify("follow the link", error))?)
@@ -207,7 +207,7 @@ impl Sandbox<'_> {
 
     /// Follows the links of the parent directory only.
     fn resolve_parent(&self, path: &Path) -> Result<ResolvedPath, Error> {
-        let name = path.file_name().ok_or(Error::NotAFile)?;
+        let name = path.file_name().ok_or(Error::NotAFile(NotAFile::Folder))?;
         let (dir, missing) = self.deepest_dir(path.parent().unwrap_or(Path::new("")))?;
         let found = match missing.is_empty() {
             true => lstat(&dir, name)?,
@@ -245,7 +245,7 @@ impl Sandbox<'_> {
     /// Refuses a directory in the server's private one. The handle is looked at, and not the path that led to
     /// it: meanwhile a link on it may lead elsewhere.
     fn refuse_private_dir(&self, opened: &Dir) -> Result<(), Error> {
-        let cannot = |error| Error::io("look at the folder", error);
+        let cannot = |error| Error::io("inspect the folder", error);
         let root = self.root.inode;
         let mut below = disk::inode_above(opened, 0).map_err(cannot)?;
         if below == root {
@@ -278,7 +278,7 @@ fn lstat(dir: &Dir, name: &OsStr) -> Result<Option<Metadata>, Error> {
     match disk::lstat(dir, name) {
         Ok(found) => Ok(Some(found)),
         Err(error) if is_missing(&error) => Ok(None),
-        Err(error) => Err(classify("look at the file", error)),
+        Err(error) => Err(classify("inspect the file", error)),
     }
 }
 
@@ -296,7 +296,9 @@ fn classify(operation: &'static str, error: io::Error) -> Error {
         io::ErrorKind::NotFound => Error::NotFound,
         io::ErrorKind::PermissionDenied if error.raw_os_error().is_none() => Error::OutsideRoot,
         // A cycle of links.
-        _ if Errno::from_io_error(&error) == Some(Errno::LOOP) => Error::NotAFile,
+        _ if Errno::from_io_error(&error) == Some(Errno::LOOP) => {
+            Error::NotAFile(NotAFile::TooManyLinks)
+        }
         _ => Error::io(operation, error),
     }
 }

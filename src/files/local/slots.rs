@@ -1,4 +1,4 @@
-//! Values by key, each of which exists as long as somebody refers to it.
+//! Values by key, each of which exists as long as there is a reference to it.
 
 use std::{collections::HashMap, hash::Hash, ops::Deref, sync::Arc};
 
@@ -15,7 +15,7 @@ impl<K, V> Default for Slots<K, V> {
 }
 
 impl<K: Clone + Eq + Hash, V: Default> Slots<K, V> {
-    /// Takes a reference to the value of a key, which is the default one if nobody has one.
+    /// Takes a reference to the value of a key, which is the default one if there is no other reference.
     pub(super) fn acquire(&self, key: K) -> SlotRef<K, V> {
         let mut slots = self.0.lock();
         SlotRef {

@@ -80,5 +80,5 @@ fn read_nowait(_: &std::fs::File, _: u64, _: &mut [u8]) -> io::Result<usize> {
 }
 
 fn metadata(file: &std::fs::File) -> Result<Metadata, Error> {
-    disk::fstat(file).map_err(|error| Error::io("look at the file", error))
+    disk::fstat(file).map_err(|error| Error::io("inspect the file", error))
 }

@@ -42,7 +42,7 @@ pub(super) struct Attributes {
 impl StagedFile {
     /// Creates an empty file. Fails if the name exists.
     pub(super) fn create(dir: &Arc<Dir>, name: String) -> Result<Self, Error> {
-        Self::try_create(dir, name).map_err(|error| Error::io("stage the file", error))
+        Self::try_create(dir, name).map_err(|error| Error::io("create the temporary file", error))
     }
 
     /// Creates an empty file, in place of one that exists.
@@ -53,7 +53,7 @@ impl StagedFile {
             }
             created => created,
         };
-        created.map_err(|error| Error::io("stage the file", error))
+        created.map_err(|error| Error::io("create the temporary file", error))
     }
 
     fn try_create(dir: &Arc<Dir>, name: String) -> io::Result<Self> {
@@ -126,7 +126,7 @@ impl StagedFile {
     /// Gives the file the attributes of its target. A group that cannot be given has no more rights than
     /// others: another one would get them.
     pub(super) fn set_attributes(&self, attributes: &Attributes) -> Result<(), Error> {
-        let cannot = |error| Error::io("stage the file", error);
+        let cannot = |error| Error::io("create the temporary file", error);
         let found = disk::fstat(&self.file).map_err(cannot)?;
         let &Attributes {
             mut mode,
@@ -159,7 +159,7 @@ impl StagedFile {
 
     pub(super) fn set_mtime(&self, time: SystemTime) -> Result<(), Error> {
         let set = disk::set_mtime(&self.file, time);
-        set.map_err(|error| Error::io("stamp the file", error))
+        set.map_err(|error| Error::io("set the attributes of the file", error))
     }
 
     /// Makes the content and the size durable.
@@ -176,7 +176,7 @@ impl StagedFile {
 
     fn sync_failed(&self, error: io::Error) -> Error {
         self.unusable.store(true, Ordering::Relaxed);
-        let error = Error::io("make the file durable", error);
+        let error = Error::io("sync the file to disk", error);
         if !matches!(error, Error::DiskFull) {
             self.remove();
         }
@@ -196,7 +196,10 @@ impl StagedFile {
 
     fn check_usable(&self) -> Result<(), Error> {
         match self.unusable.load(Ordering::Relaxed) {
-            true => Err(Error::io("use the file", io::ErrorKind::NotFound.into())),
+            true => Err(Error::io(
+                "find the temporary file",
+                io::ErrorKind::NotFound.into(),
+            )),
             false => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! The version of a file: what its metadata says, and the nonce that its commit left in an attribute.
+//! The version of a file: its metadata, and the nonce that its commit left in an attribute.
 //!
 //! Inode, size and mtime alone come back: where a filesystem keeps whole seconds, the third version of a name
 //! within one has the inode and the time of the first.
@@ -34,7 +34,7 @@ pub(super) fn fingerprint(metadata: &Metadata) -> Fingerprint {
     (metadata.ino(), metadata.len(), seconds, nanoseconds)
 }
 
-/// How the versions below a root are told apart.
+/// How the versions below a root are distinguished.
 #[derive(Debug)]
 pub(super) enum Versions {
     /// By a random nonce, kept in an attribute of the file.
@@ -44,7 +44,7 @@ pub(super) enum Versions {
 }
 
 impl Versions {
-    /// Finds out what the filesystem of a new file supports. None if versions cannot be told apart.
+    /// Finds out what the filesystem of a new file supports. None if versions cannot be distinguished.
     pub(super) fn probe(file: &fs::File) -> io::Result<Option<Self>> {
         match disk::set_xattr(file, VERSION, "") {
             Ok(()) => return Ok(Some(Self::Nonces)),
@@ -108,7 +108,7 @@ fn parse_mark(text: &str, metadata: &Metadata) -> Option<(String, Option<Crc32c>
 
 /// The version of an open file.
 pub(super) fn version(file: &fs::File, metadata: &Metadata) -> Result<Version, Error> {
-    let mark = read_mark(file, metadata).map_err(|error| Error::io("look at the file", error))?;
+    let mark = read_mark(file, metadata).map_err(|error| Error::io("inspect the file", error))?;
     let (nonce, crc32c) = mark.unzip();
     Ok(describe(metadata, nonce.as_deref(), crc32c.flatten()))
 }

@@ -54,7 +54,7 @@ fn failure(error: &Error) -> Failure {
         Error::OutsideFolder => Failure::new(Code::PermissionDenied, "OUTSIDE_FOLDER"),
         Error::ReadOnly => Failure::new(Code::PermissionDenied, "READ_ONLY"),
         Error::NotFound => Failure::new(Code::NotFound, "NOT_FOUND"),
-        Error::NotAFile => Failure::new(Code::FailedPrecondition, "NOT_A_FILE"),
+        Error::NotAFile(_) => Failure::new(Code::FailedPrecondition, "NOT_A_FILE"),
         Error::TooLarge { limit, size } => Failure::new(Code::FailedPrecondition, "TOO_LARGE")
             .metadata("limit", limit)
             .metadata("size", size),

@@ -46,13 +46,13 @@ const FINAL_ANSWERS: usize = 2;
 /// one could keep 4 MiB of unknown fields.
 const COPY_THRESHOLD_BYTES: usize = 256 * 1024;
 
-const STEP_AFTER_FINISH: &str = "nothing comes after finish";
+const STEP_AFTER_FINISH: &str = "a step follows finish, which is the last one";
 
 /// One WriteStream call.
 pub(super) struct UploadStream {
     store: Store,
     principal: Principal,
-    /// Ended when nobody waits for the responses any more.
+    /// Ended when the client no longer waits for responses.
     point: CommitPoint,
     requests: Streaming<pb::WriteStreamRequest>,
     responses: mpsc::Sender<Result<pb::WriteStreamResponse, Status>>,
@@ -113,7 +113,7 @@ impl UploadStream {
             let failure = Failure::new(Code::Internal, "IO");
             ended
                 .err()
-                .map(|_| Err(failure.status("the server failed")))
+                .map(|_| Err(failure.status("the server failed because of an internal error")))
         });
         ReceiverStream::new(outgoing).chain(panicked)
     }
@@ -155,7 +155,7 @@ impl UploadStream {
                 step: Some(Step::Open(open)),
             })) => Ok(open),
             Some(Err(status)) => Err(StreamError::Transport(status)),
-            Some(Ok(_)) | None => Err(StreamError::BadRequest("the first step has to be open")),
+            Some(Ok(_)) | None => Err(StreamError::BadRequest("the first step is not open")),
         }
     }
 
@@ -194,8 +194,10 @@ impl UploadStream {
                     let version = upload.finish(size, crc32c.map(Crc32c::from)).await?;
                     return Ok(committed_state(path, version));
                 }
-                Some(Step::Open(_)) => return Err(StreamError::BadRequest("open comes once")),
-                None => return Err(StreamError::BadRequest("a step has to be set")),
+                Some(Step::Open(_)) => {
+                    return Err(StreamError::BadRequest("open is the first step only"));
+                }
+                None => return Err(StreamError::BadRequest("the request has no step")),
             }
         }
     }
@@ -271,8 +273,10 @@ impl From<StreamError> for Status {
                 Failure::new(Code::InvalidArgument, BAD_REQUEST).status(message)
             }
             StreamError::Transport(status) => status,
-            StreamError::Draining => Failure::new(Code::Unavailable, "DRAINING")
-                .retry_after(RETRY_AFTER, "the server stops"),
+            StreamError::Draining => Failure::new(Code::Unavailable, "DRAINING").retry_after(
+                RETRY_AFTER,
+                "the server is stopping: open the upload again to resume it",
+            ),
         }
     }
 }

@@ -55,7 +55,7 @@ impl Pool {
             let permit = self.0.acquire_owned().await;
             match permit {
                 Ok(permit) => join(start(permit, work)).await,
-                Err(closed) => Err(Error::io("start the work", io::Error::other(closed))),
+                Err(closed) => Err(Error::io("start the disk access", io::Error::other(closed))),
             }
         });
         join(AbortOnDropHandle::new(waiting)).await
@@ -81,7 +81,10 @@ async fn join<T>(
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(cancelled) => Err(Error::io("start the work", io::Error::other(cancelled))),
+            Err(cancelled) => Err(Error::io(
+                "start the disk access",
+                io::Error::other(cancelled),
+            )),
         },
     }
 }

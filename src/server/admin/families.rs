@@ -59,27 +59,27 @@ pub(super) fn calls(collector: &Collector) -> Vec<Family> {
     vec![
         counters(
             "grpc_server_started_total",
-            "Calls that have begun.",
+            "Calls that were started.",
             |counters| &counters.started,
         ),
         Family::counters(
             "grpc_server_handled_total",
-            "Calls that have ended, by the code that they ended with.",
+            "Calls that have ended, by status code.",
             handled.collect(),
         ),
         counters(
             "grpc_server_msg_received_total",
-            "Messages that have come to the handlers of calls.",
+            "Request messages that handlers have received.",
             |counters| &counters.messages_received,
         ),
         counters(
             "grpc_server_msg_sent_total",
-            "Messages that calls have sent.",
+            "Response messages that were sent.",
             |counters| &counters.messages_sent,
         ),
         Family::histograms(
             "grpc_server_handling_seconds",
-            "How long calls took, from their headers to their end.",
+            "Duration of calls, from their headers to their end.",
             latencies.collect(),
         ),
     ]
@@ -99,28 +99,32 @@ pub(super) fn server(collector: &Collector) -> Vec<Family> {
     vec![
         Family::gauges(
             "muxs_connections",
-            "Connections that are open.",
+            "Open connections.",
             vec![Sample::unlabeled(collector.connections.open() as f64)],
         ),
         Family::counters(
             "muxs_connections_total",
-            "Connections that were let in.",
+            "Connections that were accepted.",
             vec![Sample::unlabeled(collector.connections.total())],
         ),
         Family::counters(
             "muxs_refused_total",
-            "What was refused or cut, by the limit that said so.",
+            "Connections, calls, messages and uploads that were refused or ended by a limit.",
             hits.into(),
         ),
         Family::gauges(
             "muxs_draining",
-            "Whether the server takes no further calls, and stops when the last has ended.",
+            "1 while the server shuts down, otherwise 0.",
             vec![Sample::unlabeled(f64::from(collector.is_draining()))],
         ),
-        Family::gauges("muxs_build_info", "The version, as a label.", vec![version]),
+        Family::gauges(
+            "muxs_build_info",
+            "The version of the server, as a label.",
+            vec![version],
+        ),
         Family::gauges(
             "process_start_time_seconds",
-            "When the server began, in seconds since 1970.",
+            "Start time of the server, in seconds since 1970.",
             vec![Sample::unlabeled(
                 started_at.unwrap_or_default().as_secs_f64(),
             )],

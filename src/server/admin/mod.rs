@@ -126,7 +126,7 @@ impl Admin {
             _ => match scrape::scrape(&self.collector).await {
                 Ok(text) => response(StatusCode::OK, METRICS_CONTENT_TYPE, text),
                 Err(error) => {
-                    tracing::error!(%error, "cannot write the metrics down");
+                    tracing::error!(%error, "cannot format the metrics");
                     plain(StatusCode::INTERNAL_SERVER_ERROR, "failed")
                 }
             },

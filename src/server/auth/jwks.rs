@@ -25,9 +25,9 @@ struct VerifyingKey {
 /// A document contains no key that could verify a token.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InvalidJwks {
-    #[error("it is not a JWK set")]
+    #[error("it is not a JWK set (RFC 7517)")]
     Malformed,
-    #[error("none of its keys is for an algorithm that is allowed")]
+    #[error("it has no key for any of the allowed algorithms")]
     NoneFits,
 }
 

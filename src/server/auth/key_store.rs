@@ -105,7 +105,8 @@ impl KeyStore {
     ) -> Result<Self, AuthError> {
         let url = |address: &str| {
             oauth::require_secure(address).map_err(|error| AuthError::Address {
-                address: address.to_owned(),
+                // It may hold a password.
+                address: oauth::redact_text(address),
                 why: error.to_string(),
             })
         };
@@ -221,7 +222,7 @@ impl KeyStore {
         let usable = match fetched {
             Ok(jwks) => {
                 if *failures > 0 {
-                    tracing::info!("the keys of the issuer can be read again");
+                    tracing::info!("the issuer's keys can be fetched again");
                 }
                 *failures = 0;
                 Some(usable_until(jwks, inner.max_age))
@@ -229,7 +230,7 @@ impl KeyStore {
             Err(error) => {
                 // One line for the whole outage.
                 if *failures == 0 {
-                    tracing::error!(error, "cannot read the keys of the issuer; trying again");
+                    tracing::error!(error, "cannot fetch the issuer's keys; retrying");
                 }
                 *failures = failures.saturating_add(1);
                 None

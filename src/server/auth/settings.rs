@@ -38,21 +38,26 @@ pub enum KeySource {
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     /// The name is not that of a supported algorithm with a public key.
-    #[error("{0} is no algorithm that tokens are signed with by a key pair")]
+    #[error(
+        "{0:?} is not supported for tokens; RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 and EdDSA \
+             are"
+    )]
     Algorithm(String),
     /// The list of algorithms is empty.
-    #[error("no algorithm is allowed")]
+    #[error("the list of algorithms for tokens is empty")]
     NoAlgorithm,
     /// Issuer or audience is empty, which would match tokens that have none.
     #[error("the {0} is empty")]
     Empty(&'static str),
     /// The name of a scope is empty, or contains characters that scopes cannot.
-    #[error("{0:?} is not the name of a scope")]
+    #[error(
+        "{0:?} is not a scope name, which has no space, quotation mark, backslash or non-ASCII character"
+    )]
     Scope(String),
     /// The URL of the issuer or of the keys cannot be used.
-    #[error("cannot use {address}: {why}")]
+    #[error("cannot get the issuer's keys from {address}: {why}")]
     Address {
-        /// The URL as given.
+        /// The URL as given, but without a user name, a password and a query.
         address: String,
         /// The cause.
         why: String,

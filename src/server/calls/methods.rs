@@ -50,7 +50,7 @@ pub(in crate::server) struct Methods {
 pub(in crate::server) enum InvalidMethods {
     #[error("a descriptor set cannot be decoded: {0}")]
     Descriptors(#[from] prost::DecodeError),
-    #[error("the policy for {0} names no method of its service")]
+    #[error("the policy for {0} is for a method that its service does not have")]
     UnknownMethod(String),
 }
 

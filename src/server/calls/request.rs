@@ -125,7 +125,7 @@ impl RequestReceiver {
 
 impl Drop for RequestReceiver {
     fn drop(&mut self) {
-        self.close(Status::cancelled("the call is over"));
+        self.close(Status::cancelled("the call has ended"));
     }
 }
 

@@ -11,36 +11,43 @@ use crate::{
     server::auth::Denied,
 };
 
-/// The header that says what was wrong with an access token (RFC 6750 3).
+/// The header with the problem of an access token (RFC 6750 3).
 const WWW_AUTHENTICATE: &str = "www-authenticate";
 
 /// The delay before a retry that BUSY, IDLE and AUTH_UNAVAILABLE suggest.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 pub(super) fn resource_exhausted() -> Status {
-    Failure::new(Code::ResourceExhausted, "BUSY").retry_after(RETRY_DELAY, "the server is busy")
+    Failure::new(Code::ResourceExhausted, "BUSY").retry_after(
+        RETRY_DELAY,
+        "the server has too many connections or calls: try again later",
+    )
 }
 
 pub(super) fn denied(denied: &Denied) -> Status {
     match denied {
         Denied::Token(_) | Denied::UnknownKey(_) => unauthenticated(),
         Denied::Scope(scope) => insufficient_scope(scope.as_str()),
-        Denied::NoKeys => Failure::new(Code::Unavailable, "AUTH_UNAVAILABLE")
-            .retry_after(RETRY_DELAY, "tokens cannot be checked at the moment"),
+        Denied::NoKeys => Failure::new(Code::Unavailable, "AUTH_UNAVAILABLE").retry_after(
+            RETRY_DELAY,
+            "the server has no current keys to check access tokens: try again later",
+        ),
     }
 }
 
 /// The status of every invalid token. It does not say what is wrong, which would help to forge one.
 pub(super) fn unauthenticated() -> Status {
     let status = Failure::new(Code::Unauthenticated, "UNAUTHENTICATED")
-        .status("the call needs an access token that is valid");
+        .status("the method requires a valid access token");
     with_challenge(status, "Bearer error=\"invalid_token\"")
 }
 
 fn insufficient_scope(scope: &str) -> Status {
     let status = Failure::new(Code::PermissionDenied, "INSUFFICIENT_SCOPE")
         .metadata("scope", scope)
-        .status("the access token is not good for this method");
+        .status(format!(
+            "the access token lacks the scope `{scope}`, which the method requires"
+        ));
     let challenge = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
     with_challenge(status, &challenge)
 }
@@ -52,12 +59,12 @@ fn with_challenge(mut status: Status, challenge: &str) -> Status {
 }
 
 pub(super) fn deadline_exceeded() -> Status {
-    Failure::new(Code::DeadlineExceeded, "DEADLINE").status("the time for the call is over")
+    Failure::new(Code::DeadlineExceeded, "DEADLINE").status("the deadline of the call has passed")
 }
 
 /// The status of a call that is ended although its handler has passed the commit point.
 pub(super) fn after_commit(status: &Status) -> Status {
-    let message = format!("{}; the call may have had its effect", status.message());
+    let message = format!("{}; the call may have taken effect", status.message());
     let details = status.get_error_details();
     Status::with_error_details_and_metadata(
         status.code(),
@@ -68,11 +75,12 @@ pub(super) fn after_commit(status: &Status) -> Status {
 }
 
 pub(super) fn invalid_timeout() -> Status {
-    Failure::new(Code::InvalidArgument, BAD_REQUEST).status("grpc-timeout does not say a time")
+    Failure::new(Code::InvalidArgument, BAD_REQUEST).status("the header grpc-timeout is invalid")
 }
 
 pub(super) fn idle() -> Status {
-    Failure::new(Code::Unavailable, "IDLE").retry_after(RETRY_DELAY, "nothing came for too long")
+    Failure::new(Code::Unavailable, "IDLE")
+        .retry_after(RETRY_DELAY, "the client sent nothing for too long")
 }
 
 pub(super) fn too_large(limit: u64, size: u64) -> Status {
@@ -80,16 +88,17 @@ pub(super) fn too_large(limit: u64, size: u64) -> Status {
         .metadata("limit", limit)
         .metadata("size", size)
         .status(format!(
-            "a message of {size} bytes, where the most is {limit}"
+            "the message has {size} bytes, and at most {limit} are accepted"
         ))
 }
 
 pub(super) fn cardinality_violation() -> Status {
-    Failure::new(Code::Unimplemented, BAD_REQUEST).status("the method takes exactly one message")
+    Failure::new(Code::Unimplemented, BAD_REQUEST)
+        .status("the method takes exactly one request message")
 }
 
 pub(super) fn handler_panicked() -> Status {
-    Failure::new(Code::Internal, "IO").status("the server failed")
+    Failure::new(Code::Internal, "IO").status("the server failed because of an internal error")
 }
 
 /// The HTTP response to a request that is not gRPC.
@@ -156,7 +165,7 @@ mod tests {
     fn status_after_the_commit_differs_in_its_message_only() {
         for status in [deadline_exceeded(), unauthenticated()] {
             let after = after_commit(&status);
-            let message = format!("{}; the call may have had its effect", status.message());
+            let message = format!("{}; the call may have taken effect", status.message());
             assert_eq!(after.message(), message);
             assert_eq!(after.code(), status.code());
             let (reason, before) = (

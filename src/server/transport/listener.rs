@@ -117,7 +117,7 @@ impl Listener {
                 Err(error) => {
                     // One line for the whole outage, not ten a second.
                     if !is_failing {
-                        tracing::error!(%error, "cannot accept connections; trying again");
+                        tracing::error!(%error, "cannot accept connections; retrying");
                     }
                     is_failing = true;
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
@@ -132,7 +132,7 @@ impl Listener {
                 let (stream, address) = listener.accept().await?;
                 // A connection without these options is served all the same.
                 if let Err(error) = set_options(&stream) {
-                    tracing::debug!(%error, "cannot set the options of a socket");
+                    tracing::debug!(%error, "cannot set socket options");
                 }
                 Ok((Stream::Tcp(stream), Peer::Tcp(address)))
             }
@@ -157,7 +157,10 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
 async fn bind_unix(path: &Path) -> io::Result<Listener> {
     // The system would choose an abstract name that no client knows.
     if path.as_os_str().is_empty() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "the path is empty"));
+        return Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "the path after unix: is empty",
+        ));
     }
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == ErrorKind::AddrInUse && is_stale(path).await => {

@@ -137,7 +137,9 @@ impl<S: AsyncWrite> TimeoutIo<S> {
         if let Some(counters) = this.counters.take() {
             counters.hit(Limit::WriteStallTimeout);
         }
-        Poll::Ready(Err(timed_out("the client reads nothing from its socket")))
+        Poll::Ready(Err(timed_out(
+            "the client does not read the data that waits for it",
+        )))
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
-        self, RootCertStore, ServerConfig,
+        self, InconsistentKeys, RootCertStore, ServerConfig,
         pki_types::{
             CertificateDer, PrivateKeyDer,
             pem::{self, PemObject},
@@ -126,7 +126,7 @@ impl Tls {
         match stream.get_ref().1.alpn_protocol() {
             Some(ALPN) => Ok(stream),
             _ => Err(io::Error::other(
-                "the client does not ask for HTTP/2 by ALPN",
+                "the client does not offer HTTP/2 (h2) by ALPN",
             )),
         }
     }
@@ -223,6 +223,17 @@ fn without_prefix(error: &pem::Error) -> &dyn fmt::Display {
     }
 }
 
+/// What is wrong with a key, whose certificate is in `cert`.
+fn pair_problem(cert: &Path, error: &rustls::Error) -> String {
+    let cert = cert.display();
+    match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            format!("does not belong to the certificate in {cert}")
+        }
+        error => format!("cannot be used with the certificate in {cert}: {error}"),
+    }
+}
+
 /// Certificates or keys cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -241,7 +252,7 @@ pub enum TlsError {
     #[error("there is no private key in {}", .0.display())]
     NoKey(PathBuf),
     /// Certificate and key do not match, or are not usable.
-    #[error("{} and {} are no certificate and its key: {error}", .cert.display(), .key.display())]
+    #[error("the key in {} {}", .key.display(), pair_problem(.cert, .error))]
     Pair {
         /// The certificate's file.
         cert: PathBuf,
@@ -251,7 +262,7 @@ pub enum TlsError {
         error: rustls::Error,
     },
     /// A file contains no usable authority for client certificates.
-    #[error("cannot trust clients by {}: {reason}", .file.display())]
+    #[error("cannot use the client authorities in {}: {reason}", .file.display())]
     Authority {
         /// The file.
         file: PathBuf,
@@ -259,6 +270,6 @@ pub enum TlsError {
         reason: String,
     },
     /// A certificate for development cannot be created.
-    #[error("cannot make a certificate: {0}")]
+    #[error("cannot create a certificate: {0}")]
     Development(rcgen::Error),
 }

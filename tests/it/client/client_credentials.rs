@@ -431,11 +431,11 @@ async fn mismatched_issuer_gets_no_secret() {
         ),
         // Issuers are compared character by character.
         (named(&format!("{url}/"), &endpoint), "another issuer"),
-        (named(&url, "http://example.com/token"), "neither https nor"),
-        (named(&url, "ftp://127.0.0.1/token"), "neither https nor"),
+        (named(&url, "http://example.com/token"), "not encrypted"),
+        (named(&url, "ftp://127.0.0.1/token"), "not encrypted"),
         (
             named(&url, "https://x:the-token@example.com/"),
-            "a name or password in them",
+            "a user name or password",
         ),
         (named(&url, "/token"), "not a URL"),
         (
@@ -458,17 +458,11 @@ async fn mismatched_issuer_gets_no_secret() {
 async fn token_endpoint_must_be_https_or_loopback() {
     let server = ScriptedServer::start().await;
     for (issuer, reason) in [
-        (
-            "http://issuer.example.com",
-            "neither https nor on a loopback host",
-        ),
-        (
-            "http://10.0.0.1:8080/",
-            "neither https nor on a loopback host",
-        ),
+        ("http://issuer.example.com", "is not encrypted: use https"),
+        ("http://10.0.0.1:8080/", "is not encrypted: use https"),
         (
             "https://x:the-token@issuer.example.com",
-            "a name or password in them",
+            "a user name or password",
         ),
         ("issuer", "not a URL"),
     ] {

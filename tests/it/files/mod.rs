@@ -220,16 +220,34 @@ async fn special_file_is_refused_at_once_and_untouched() {
     symlink("link-a", server.path("link-b")).unwrap();
     let before = tree(server.root());
 
-    for name in ["folder", "fifo", "socket", "link-to-fifo", "link-a"] {
+    const SPECIAL: &str = "the filename is that of a FIFO, a socket or a device";
+    for (name, message) in [
+        (
+            "folder",
+            "the filename is that of a folder: name a file in it",
+        ),
+        ("fifo", SPECIAL),
+        ("socket", SPECIAL),
+        ("link-to-fifo", SPECIAL),
+        (
+            "link-a",
+            "the filename has a cycle of symbolic links, or too many of them",
+        ),
+    ] {
         let (code, reason) = (Code::FailedPrecondition, "NOT_A_FILE");
         assert_read_failed(&read(&mut files, name).await, code, reason);
         assert_write_failed(&write(&mut files, name, "text").await, code, reason);
-        assert_failure(stat(&mut files, name).await, code, reason);
+        let failure = assert_failure(stat(&mut files, name).await, code, reason);
+        assert_eq!(failure.message(), message);
     }
     // A path through a special file is refused as well.
     for name in ["fifo/below", "socket/below", "link-to-fifo/below"] {
         let status = write(&mut files, name, "text").await;
         assert_write_failed(&status, Code::FailedPrecondition, "NOT_A_FILE");
+        assert_eq!(
+            status.failure.unwrap().message,
+            "a part of the filename that has to be a folder is a file"
+        );
     }
     assert_eq!(tree(server.root()), before);
     assert!(
@@ -563,7 +581,7 @@ async fn os_error_text_is_not_sent_to_the_client() {
     assert_write_failed(&status, Code::Internal, "IO");
     assert_eq!(
         status.failure.unwrap().message,
-        "the server could not stage the file"
+        "the server could not create the temporary file"
     );
     assert!(!server.path("a.txt").exists());
 }

@@ -94,7 +94,7 @@ async fn public_admin_address_is_used_with_a_warning() {
     assert!(admin.starts_with("http://0.0.0.0:"), "{admin}");
     let log = program.stop().await;
     assert!(
-        log.contains("WARN") && log.contains("whoever reaches"),
+        log.contains("WARN") && log.contains("can read the metrics"),
         "{log}"
     );
 }
@@ -148,6 +148,6 @@ fn invalid_admin_address_is_rejected() {
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "nowhere"])
             .arg("--root")
             .arg(root.path()),
-        "cannot listen on nowhere: invalid socket address",
+        "cannot listen on nowhere: it is not HOST:PORT, a port from 0 to 65535, or unix:PATH",
     );
 }

@@ -27,7 +27,7 @@ fn hello_calls_every_shape_on_its_own_server() {
         [
             "Hello, you!",
             "Hello, you!",
-            "DeadlineExceeded: the time for the call is over"
+            "DeadlineExceeded: the deadline of the call has passed"
         ]
     );
     let stderr = String::from_utf8(output.stderr).unwrap();

@@ -11,7 +11,7 @@ mod unix_socket;
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     process::Stdio,
 };
@@ -26,7 +26,7 @@ use tonic::Code;
 use crate::support::{
     Program, TEST_TIMEOUT, assert_failure, connect, file, kill, metadata,
     program::{assert_start_fails, server_command},
-    tree,
+    report_skip,
     upload_stream::{UploadStream, open, whole},
     with_timeout,
 };
@@ -36,13 +36,63 @@ fn start_fails_when_port_is_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let root = tempfile::tempdir().unwrap();
-    assert_start_fails(
-        server_command()
-            .args(["--listen", &address, "--root"])
-            .arg(root.path()),
-        &format!("cannot listen on {address}: Address already in use (os error 98)"),
-    );
-    assert!(tree(root.path()).is_empty());
+    for flag in ["--listen", "--admin-listen"] {
+        assert_start_fails(
+            server_command()
+                .args(["--listen=127.0.0.1:0", flag, &address, "--root"])
+                .arg(root.path()),
+            &format!(
+                "cannot listen on {address}: Address already in use (os error 98); stop the program \
+                 that listens there, or choose another address with {flag}"
+            ),
+        );
+    }
+}
+
+/// What is wrong with a file is reported first, even if a port is in use.
+#[test]
+fn port_in_use_hides_no_other_error() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    let issuer = [
+        "--auth-issuer",
+        "https://login.example.com",
+        "--auth-audience",
+        "name",
+    ];
+    let cases: [(&[&str], String); 3] = [
+        (
+            &["--root", path],
+            format!("the root {path} is not a folder"),
+        ),
+        (
+            &["--tls-cert", path, "--tls-key", path],
+            format!("there is no certificate in {path}"),
+        ),
+        (
+            &[&issuer[..], &["--auth-jwks", path]].concat(),
+            format!("cannot use the keys in {path}: it is not a JWK set (RFC 7517)"),
+        ),
+    ];
+    for (flags, sentence) in cases {
+        let mut command = server_command();
+        command.args(["--listen", &address]).args(flags);
+        assert_start_fails(&mut command, &sentence);
+    }
+}
+
+#[tokio::test]
+async fn port_alone_is_one_of_the_loopback_interface() {
+    let root = tempfile::tempdir().unwrap();
+    for port in ["0", ":0"] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_server"));
+        command.args(["--listen", port, "--root"]).arg(root.path());
+        let program = Program::start_command(command).await;
+        assert_eq!(program.address.ip(), Ipv4Addr::LOCALHOST);
+        stop(program, Signal::TERM).await;
+    }
 }
 
 #[test]
@@ -52,7 +102,7 @@ fn start_fails_on_an_invalid_address() {
         server_command()
             .args(["--listen", "nowhere", "--root"])
             .arg(root.path()),
-        "cannot listen on nowhere: invalid socket address",
+        "cannot listen on nowhere: it is not HOST:PORT, a port from 0 to 65535, or unix:PATH",
     );
 }
 
@@ -71,6 +121,14 @@ fn start_fails_when_root_is_a_file() {
     }
 }
 
+#[test]
+fn start_fails_when_root_cannot_be_created() {
+    assert_start_fails(
+        server_command().args(["--listen", "127.0.0.1:0", "--root", "/proc/x"]),
+        "the root /proc/x does not exist and cannot be created: No such file or directory (os error 2)",
+    );
+}
+
 #[tokio::test]
 async fn start_fails_when_root_is_locked() {
     let root = tempfile::tempdir().unwrap();
@@ -80,7 +138,8 @@ async fn start_fails_when_root_is_locked() {
             .args(["--listen", "127.0.0.1:0", "--root"])
             .arg(root.path()),
         &format!(
-            "the root {} is in use by another server",
+            "the root {} is in use by another server: stop it, start this one read-only, or use \
+             another root",
             root.path().display()
         ),
     );
@@ -304,16 +363,75 @@ async fn flags_for_large_files_take_effect() {
     assert_eq!(sizes, [2000, 1000]);
 }
 
+/// Zero is refused as well: a limit of 0 would stop the server from working, and look like no limit.
 #[test]
-fn invalid_sizes_and_durations_are_rejected() {
-    for flag in [
-        "--chunk-bytes=0",
-        "--chunk-bytes=2MiB",
-        "--chunk-bytes=x",
-        "--checkpoint-bytes=-1",
-        "--max-upload-bytes=many",
-        "--upload-ttl=1",
-    ] {
-        server_command().arg(flag).assert().code(2);
+fn invalid_number_is_rejected_with_a_sentence() {
+    const SIZE: &str = "it must be a number of bytes, or one with a unit such as 256KiB or 64MiB";
+    const DURATION: &str = "it must be a number with a unit, such as 500ms, 30s, 5m or 24h";
+    let cases = [
+        ("--workers", "0", "it must be at least 1"),
+        ("--max-calls", "0", "it must be at least 1"),
+        ("--max-connections", "0", "it must be at least 1"),
+        ("--max-calls", "-1", "it must be a whole number, at least 1"),
+        (
+            "--max-calls",
+            "many",
+            "it must be a whole number, at least 1",
+        ),
+        ("--max-streams", "4294967296", "it is too large"),
+        ("--checkpoint-bytes", "0", "it must be at least 1 byte"),
+        ("--checkpoint-bytes", "-1", SIZE),
+        ("--chunk-bytes", "banana", SIZE),
+        ("--chunk-bytes", "0", "it must be at least 1 byte"),
+        ("--chunk-bytes", "2MiB", "it must be at most 1MiB"),
+        ("--max-upload-bytes", "many", SIZE),
+        (
+            "--max-upload-bytes",
+            "0",
+            "it would refuse every upload; leave the flag out for no limit",
+        ),
+        ("--idle-timeout", "0s", "it must be longer than 0"),
+        ("--idle-timeout", "banana", DURATION),
+        ("--upload-ttl", "1", DURATION),
+        ("--shutdown-grace", "-3s", "it must not be negative"),
+    ];
+    for (flag, value, sentence) in cases {
+        let output = server_command().args([flag, value]).assert().code(2);
+        let stderr = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+        let (first, name) = (stderr.lines().next().unwrap(), &flag[2..]);
+        assert!(
+            first.starts_with(&format!("error: invalid value '{value}' for '--{name} <")),
+            "{stderr}"
+        );
+        assert!(first.ends_with(&format!(">': {sentence}")), "{stderr}");
     }
+}
+
+#[test]
+fn trace_flag_of_a_server_without_traces_is_explained() {
+    if cfg!(feature = "otel") {
+        report_skip("this server is built with traces");
+        return;
+    }
+    let flag = ["--otlp-endpoint", "http://127.0.0.1:4317"];
+    let output = server_command().args(flag).assert().code(2);
+    let stderr = String::from_utf8(output.get_output().stderr.clone()).unwrap();
+    let sentence = "this server is built without traces; build it with `--features otel`";
+    assert!(stderr.contains(sentence), "{stderr}");
+}
+
+#[tokio::test]
+async fn unknown_variable_is_logged_with_the_closest_one() {
+    let root = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_server"));
+    command
+        .args(["--listen", "127.0.0.1:0", "--root"])
+        .arg(root.path())
+        .env("MUXS_MAX_CALL", "3")
+        .env("MUXS_TOKEN", "the client's");
+    let program = Program::start_command(command).await;
+    let log = stop(program, Signal::TERM).await;
+    let sentence = "the server has no variable MUXS_MAX_CALL; the closest one is MUXS_MAX_CALLS";
+    assert!(log.contains("WARN") && log.contains(sentence), "{log}");
+    assert!(!log.contains("MUXS_TOKEN"), "{log}");
 }

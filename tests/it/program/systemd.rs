@@ -104,7 +104,7 @@ async fn server_notifies_ready_reloading_and_stopping() {
     assert_ends(program).await;
     assert_eq!(
         manager.recv().await,
-        "STOPPING=1\nSTATUS=draining: calls under way may take another 30s\n"
+        "STOPPING=1\nSTATUS=stopping: running calls have 30s to end\n"
     );
 }
 
@@ -123,7 +123,7 @@ async fn failed_reload_is_notified_and_completes() {
     program.signal(Signal::HUP);
     parse_reload_time(&manager.recv().await);
     let notification = manager.recv().await;
-    let kept = "; keeping certificate and key as they were: ";
+    let kept = "; reload failed, the previous certificate and key stay in use: ";
     let kept = format!("{}{kept}", ready.trim_end());
     assert!(
         notification.starts_with(&kept) && notification.contains(&key),
@@ -199,7 +199,10 @@ async fn sighup_without_a_certificate_is_ignored() {
     let program = Program::start(root.path()).await;
     program.signal(Signal::HUP);
     let logged = async {
-        while !program.log().contains("no certificate to read again") {
+        while !program
+            .log()
+            .contains("there is no certificate file to reload")
+        {
             tokio::task::yield_now().await;
         }
     };
@@ -302,10 +305,10 @@ fn inherited_non_listener_is_rejected() {
     let listening = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap()).into();
     let connection = OwnedFd::from(UnixStream::pair().unwrap().0);
     for (second, sentence) in [
-        (Stdio::from(connection), "it does not listen"),
+        (Stdio::from(connection), "it is not a listening socket"),
         (
             Stdio::null(),
-            "it is neither of TCP nor a Unix stream socket",
+            "it is neither a TCP nor a Unix stream socket",
         ),
     ] {
         let mut command = socket_activated(folder.path(), [listening(), second]);
@@ -318,7 +321,7 @@ fn inherited_non_listener_is_rejected() {
         assert_eq!(said, "");
         assert_eq!(
             fs::read_to_string(folder.path().join("log")).unwrap(),
-            format!("error: cannot listen on the socket second that was handed over: {sentence}\n")
+            format!("error: cannot use the inherited socket second: {sentence}\n")
         );
     }
 }

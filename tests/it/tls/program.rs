@@ -86,8 +86,8 @@ async fn wait_logged(program: &Program, words: &str, times: usize) {
 
 #[tokio::test]
 async fn sighup_reloads_the_certificate_or_keeps_the_old_one() {
-    const READ: &str = "certificate and key read again";
-    const KEPT: &str = "keeping certificate and key as they were";
+    const READ: &str = "certificate and key reloaded";
+    const KEPT: &str = "the previous certificate and key stay in use";
     let pki = Pki::new();
     let [first, second, third] = [(); 3].map(|()| pki.authority.server());
     pki.install(&first);
@@ -162,7 +162,7 @@ fn start_fails_on_an_invalid_certificate_or_key() {
     );
     pki.write("key.pem", &pki.authority.server().key);
     refuses(format!(
-        "{cert} and {key} are no certificate and its key: keys may not be consistent: KeyMismatch"
+        "the key in {key} does not belong to the certificate in {cert}"
     ));
     pki.write("key.pem", "garbage");
     refuses(format!("there is no private key in {key}"));

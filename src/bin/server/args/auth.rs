@@ -1,16 +1,20 @@
 //! The flags for access tokens and reflection.
 
+use std::time::Duration;
+
 use clap::{Args as Flags, ValueEnum};
-use humantime::Duration;
 use muxs::{
     app::ScopeNames,
     server::{Auth, AuthError, AuthSettings, KeySource, Reflection},
 };
 
+use super::values::parse_nonzero_duration;
+
 #[derive(Debug, Flags)]
 #[command(next_help_heading = "Access tokens")]
 pub(crate) struct AuthArgs {
-    /// Let in only who has an access token of this authorization server, named as its tokens name it
+    /// Require an access token from this authorization server, spelled as in the tokens' claim `iss`
+    /// [default: none]
     #[arg(
         long,
         value_name = "URL",
@@ -19,7 +23,7 @@ pub(crate) struct AuthArgs {
     )]
     auth_issuer: Option<String>,
 
-    /// What a token has to be for (aud): a name for this server that the issuer knows
+    /// This server's name in the tokens' claim `aud` [default: none]
     #[arg(
         long,
         value_name = "NAME",
@@ -28,7 +32,7 @@ pub(crate) struct AuthArgs {
     )]
     auth_audience: Option<String>,
 
-    /// The keys of the issuer, a JWK set [default: where the issuer says, by OpenID discovery]
+    /// The issuer's keys, a JWK set [default: found by OpenID discovery]
     #[arg(
         long,
         value_name = "FILE|URL",
@@ -37,7 +41,7 @@ pub(crate) struct AuthArgs {
     )]
     auth_jwks: Option<String>,
 
-    /// Algorithms that a token may be signed with
+    /// Signature algorithms that tokens may use, separated by commas
     #[arg(
         long,
         value_name = "NAMES",
@@ -47,7 +51,7 @@ pub(crate) struct AuthArgs {
     )]
     auth_algorithms: Vec<String>,
 
-    /// The type that a token has to say it is of; some issuers say JWT
+    /// Required token type (`typ`); some issuers use `JWT`
     #[arg(
         long,
         value_name = "TYPE",
@@ -56,7 +60,7 @@ pub(crate) struct AuthArgs {
     )]
     auth_token_type: String,
 
-    /// The scope that greetings need
+    /// Scope that the greeters require
     #[arg(
         long,
         value_name = "SCOPE",
@@ -65,7 +69,7 @@ pub(crate) struct AuthArgs {
     )]
     auth_scope_greeter: String,
 
-    /// The scope that it needs to read files
+    /// Scope that reading files requires
     #[arg(
         long,
         value_name = "SCOPE",
@@ -74,7 +78,7 @@ pub(crate) struct AuthArgs {
     )]
     auth_scope_read: String,
 
-    /// The scope that it needs to write files
+    /// Scope that writing files requires
     #[arg(
         long,
         value_name = "SCOPE",
@@ -83,30 +87,32 @@ pub(crate) struct AuthArgs {
     )]
     auth_scope_write: String,
 
-    /// A claim with the folder below the root that its caller is restricted to; a token without it
-    /// is good for all of the root [default: none]
+    /// Claim that restricts a caller to a folder below the root; a token without it gives access to
+    /// the whole root [default: none]
     #[arg(long, value_name = "CLAIM", env = "MUXS_AUTH_FOLDER_CLAIM")]
     auth_folder_claim: Option<String>,
 
-    /// How often the keys of the issuer are read again
+    /// Fetch the issuer's keys at this interval
     #[arg(
         long,
         value_name = "DURATION",
         env = "MUXS_AUTH_REFRESH",
-        default_value = "5m"
+        default_value = "5m",
+        value_parser = parse_nonzero_duration
     )]
     auth_refresh: Duration,
 
-    /// How long the last keys are believed in while they cannot be read again
+    /// Use the issuer's last keys for this time if they cannot be fetched
     #[arg(
         long,
         value_name = "DURATION",
         env = "MUXS_AUTH_KEYS_MAX_AGE",
-        default_value = "1h"
+        default_value = "1h",
+        value_parser = parse_nonzero_duration
     )]
     auth_keys_max_age: Duration,
 
-    /// Who may ask what is served, by gRPC reflection
+    /// Who may list the services and messages by gRPC reflection
     #[arg(
         long,
         value_name = "WHO",
@@ -118,11 +124,11 @@ pub(crate) struct AuthArgs {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum ReflectionArg {
-    /// Everybody
+    /// Every client
     Public,
-    /// Who has an access token
+    /// Clients with an access token
     Authenticated,
-    /// Nobody
+    /// No client
     Off,
 }
 
@@ -140,8 +146,8 @@ impl AuthArgs {
             },
             algorithms: self.auth_algorithms.clone(),
             token_type: self.auth_token_type.clone(),
-            refresh: self.auth_refresh.into(),
-            keys_max_age: self.auth_keys_max_age.into(),
+            refresh: self.auth_refresh,
+            keys_max_age: self.auth_keys_max_age,
             ..AuthSettings::new(issuer, audience)
         };
         Auth::load(settings).map(Some)

@@ -1,16 +1,18 @@
 //! The flags for files and uploads.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use bytesize::ByteSize;
 use clap::{Args as Flags, builder::BoolishValueParser};
-use humantime::Duration;
-use muxs::files::{AccessMode, MAX_CHUNK_BYTES, Settings};
+use muxs::files::{AccessMode, Settings};
+
+use super::values::{
+    parse_chunk_bytes, parse_count, parse_max_upload, parse_nonzero_duration, parse_size,
+};
 
 #[derive(Debug, Flags)]
 #[command(next_help_heading = "Files")]
 pub(crate) struct FileArgs {
-    /// Folder whose files are served; created if it is missing
+    /// Folder to serve; created if it is missing
     #[arg(
         long,
         value_name = "DIR",
@@ -19,61 +21,71 @@ pub(crate) struct FileArgs {
     )]
     pub(crate) root: PathBuf,
 
-    /// Refuse every write, and write nothing: the folder may be in use by another server or on a
-    /// read-only disk
+    /// Refuse every write, and write nothing: another server may use the folder, or the disk may be
+    /// read-only [default: off]
     #[arg(long, env = "MUXS_READ_ONLY", value_parser = BoolishValueParser::new())]
     read_only: bool,
 
-    /// How long an upload that nobody goes on with is kept, such as 90m or 7d
+    /// Keep an unfinished upload, and the result of a finished one, for this time after its last use
     #[arg(
         long,
         value_name = "DURATION",
         env = "MUXS_UPLOAD_TTL",
-        default_value = "24h"
+        default_value = "24h",
+        value_parser = parse_nonzero_duration
     )]
     upload_ttl: Duration,
 
-    /// Make an upload durable after this much, such as 16MiB, and in any case each second
+    /// Make an upload durable after this many bytes, and at least every second
     #[arg(
         long,
         value_name = "SIZE",
         env = "MUXS_CHECKPOINT_BYTES",
-        default_value = "64MiB"
+        default_value = "64MiB",
+        value_parser = parse_size
     )]
-    checkpoint_bytes: ByteSize,
+    checkpoint_bytes: u64,
 
-    /// Refuse to upload larger files than this [default: no limit]
-    #[arg(long, value_name = "SIZE", env = "MUXS_MAX_UPLOAD_BYTES")]
-    max_upload_bytes: Option<ByteSize>,
+    /// Largest file that can be uploaded [default: no limit]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "MUXS_MAX_UPLOAD_BYTES",
+        value_parser = parse_max_upload
+    )]
+    max_upload_bytes: Option<u64>,
 
-    /// Uploads that may be open at a time
+    /// Uploads that are open at the same time
     #[arg(
         long,
         value_name = "COUNT",
         env = "MUXS_MAX_UPLOADS",
-        default_value = "256"
+        default_value = "256",
+        value_parser = parse_count::<usize>
     )]
     max_uploads: usize,
 
-    /// Unfinished uploads that may be there at a time, those included whose client is gone
+    /// Unfinished uploads, open or interrupted
     #[arg(
         long,
         value_name = "COUNT",
         env = "MUXS_MAX_UNFINISHED_UPLOADS",
-        default_value = "10000"
+        default_value = "10000",
+        value_parser = parse_count::<usize>
     )]
     max_unfinished_uploads: usize,
 
-    /// The same for each caller, on a server that requires access tokens
+    /// Unfinished uploads of one caller, on a server that requires access tokens
     #[arg(
         long,
         value_name = "COUNT",
         env = "MUXS_MAX_UNFINISHED_UPLOADS_PER_OWNER",
-        default_value = "1000"
+        default_value = "1000",
+        value_parser = parse_count::<usize>
     )]
     max_unfinished_uploads_per_owner: usize,
 
-    /// Send files in chunks of this size, at most 1MiB, to clients that have no wish
+    /// Chunk size of downloads if the client requests none, at most 1MiB
     #[arg(
         long,
         value_name = "SIZE",
@@ -92,24 +104,12 @@ impl FileArgs {
                 true => AccessMode::ReadOnly,
                 false => AccessMode::ReadWrite,
             },
-            upload_ttl: self.upload_ttl.into(),
-            checkpoint_bytes: self.checkpoint_bytes.as_u64(),
-            max_upload_bytes: match self.max_upload_bytes {
-                Some(limit) => limit.as_u64(),
-                None => defaults.max_upload_bytes,
-            },
+            upload_ttl: self.upload_ttl,
+            checkpoint_bytes: self.checkpoint_bytes,
+            max_upload_bytes: self.max_upload_bytes.unwrap_or(defaults.max_upload_bytes),
             max_open_uploads: self.max_uploads,
             max_unfinished_uploads: self.max_unfinished_uploads,
             max_unfinished_uploads_per_owner: self.max_unfinished_uploads_per_owner,
         }
-    }
-}
-
-/// Parses the size of a chunk.
-fn parse_chunk_bytes(text: &str) -> Result<u32, String> {
-    let size: ByteSize = text.parse()?;
-    match u32::try_from(size.as_u64()) {
-        Ok(bytes @ 1..=MAX_CHUNK_BYTES) => Ok(bytes),
-        _ => Err("a chunk has 1 byte to 1MiB".to_owned()),
     }
 }

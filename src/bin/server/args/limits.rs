@@ -1,100 +1,123 @@
 //! The flags for limits on clients.
 
+use std::time::Duration;
+
 use clap::Args as Flags;
-use humantime::Duration;
 use muxs::server::Limits;
+
+use super::values::{parse_count, parse_nonzero_duration};
 
 #[derive(Debug, Flags)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
-    /// Connections at a time
+    /// Open connections, in all
     #[arg(
         long,
         value_name = "COUNT",
         env = "MUXS_MAX_CONNECTIONS",
-        default_value = "10000"
+        default_value = "10000",
+        value_parser = parse_count::<usize>
     )]
     max_connections: usize,
 
-    /// Connections at a time from one IPv4 address or IPv6 network of 64 bits
+    /// Open connections from one IPv4 address, or from one IPv6 /64 network
     #[arg(
         long,
         value_name = "COUNT",
         env = "MUXS_MAX_CONNECTIONS_PER_ADDRESS",
-        default_value = "1000"
+        default_value = "1000",
+        value_parser = parse_count::<usize>
     )]
     max_connections_per_address: usize,
 
-    /// Calls at a time on one connection; further ones wait at the client
+    /// Concurrent calls on one connection; clients hold back further calls
     #[arg(
         long,
         value_name = "COUNT",
         env = "MUXS_MAX_STREAMS",
-        default_value = "128"
+        default_value = "128",
+        value_parser = parse_count::<u32>
     )]
     max_streams: u32,
 
-    /// Calls at a time on all connections
+    /// Concurrent calls, in all; further calls fail with BUSY
     #[arg(
         long,
         value_name = "COUNT",
         env = "MUXS_MAX_CALLS",
-        default_value = "4096"
+        default_value = "4096",
+        value_parser = parse_count::<usize>
     )]
     max_calls: usize,
 
-    /// How long a client may take for the TLS handshake, and for the first bytes of HTTP/2
+    /// Time for the TLS handshake, and again for the client's first HTTP/2 bytes
     #[arg(
         long,
         value_name = "DURATION",
         env = "MUXS_HANDSHAKE_TIMEOUT",
-        default_value = "5s"
+        default_value = "5s",
+        value_parser = parse_nonzero_duration
     )]
     handshake_timeout: Duration,
 
-    /// How long a client may take nothing from its socket while bytes wait for it
+    /// Close a connection if the client reads nothing for this time while data waits for it
     #[arg(
         long,
         value_name = "DURATION",
         env = "MUXS_WRITE_STALL_TIMEOUT",
-        default_value = "60s"
+        default_value = "60s",
+        value_parser = parse_nonzero_duration
     )]
     write_stall_timeout: Duration,
 
-    /// How long a connection may be silent before the client is asked whether it is there
+    /// Ping the client after this time without a byte from it
     #[arg(
         long,
         value_name = "DURATION",
         env = "MUXS_KEEPALIVE_INTERVAL",
-        default_value = "60s"
+        default_value = "60s",
+        value_parser = parse_nonzero_duration
     )]
     keepalive_interval: Duration,
 
-    /// How long the client may take to answer that
+    /// Close a connection if the client does not answer a ping in this time
     #[arg(
         long,
         value_name = "DURATION",
         env = "MUXS_KEEPALIVE_TIMEOUT",
-        default_value = "20s"
+        default_value = "20s",
+        value_parser = parse_nonzero_duration
     )]
     keepalive_timeout: Duration,
 
-    /// How long the server waits for the next step of an upload, or for the message of a call that
-    /// has one
+    /// End a call whose client does not send the next step of an upload, or its only request
+    /// message, in this time
     #[arg(
         long,
         value_name = "DURATION",
         env = "MUXS_IDLE_TIMEOUT",
-        default_value = "60s"
+        default_value = "60s",
+        value_parser = parse_nonzero_duration
     )]
     idle_timeout: Duration,
 
-    /// The most time a call may take, whatever its client says [default: no limit]
-    #[arg(long, value_name = "DURATION", env = "MUXS_MAX_DEADLINE")]
+    /// End a call after this time, even if the client's deadline is later [default: no limit]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "MUXS_MAX_DEADLINE",
+        value_parser = parse_nonzero_duration
+    )]
     max_deadline: Option<Duration>,
 
-    /// After how long a connection takes no further calls, give or take a tenth [default: never]
-    #[arg(long, value_name = "DURATION", env = "MUXS_MAX_CONNECTION_AGE")]
+    /// Accept no further calls on a connection of this age, varied by up to 10 %
+    /// [default: no limit]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "MUXS_MAX_CONNECTION_AGE",
+        value_parser = parse_nonzero_duration
+    )]
     max_connection_age: Option<Duration>,
 }
 
@@ -105,13 +128,13 @@ impl LimitArgs {
             max_connections_per_address: self.max_connections_per_address,
             max_streams: self.max_streams,
             max_calls: self.max_calls,
-            handshake_timeout: self.handshake_timeout.into(),
-            write_stall_timeout: self.write_stall_timeout.into(),
-            keepalive_interval: self.keepalive_interval.into(),
-            keepalive_timeout: self.keepalive_timeout.into(),
-            idle_timeout: self.idle_timeout.into(),
-            max_deadline: self.max_deadline.map(Into::into),
-            max_connection_age: self.max_connection_age.map(Into::into),
+            handshake_timeout: self.handshake_timeout,
+            write_stall_timeout: self.write_stall_timeout,
+            keepalive_interval: self.keepalive_interval,
+            keepalive_timeout: self.keepalive_timeout,
+            idle_timeout: self.idle_timeout,
+            max_deadline: self.max_deadline,
+            max_connection_age: self.max_connection_age,
         }
     }
 }

@@ -8,15 +8,16 @@ use muxs::server::{ClientAuth, Tls, TlsError, TlsFiles};
 #[derive(Debug, Flags)]
 #[command(next_help_heading = "Encryption")]
 pub(crate) struct TlsArgs {
-    /// Encrypt TCP with this certificate, and those between it and an authority, in PEM
+    /// Encrypt TCP connections with this certificate, followed by its intermediate certificates, in
+    /// PEM [default: none]
     #[arg(long, value_name = "FILE", env = "MUXS_TLS_CERT", requires = "tls_key")]
     pub(super) tls_cert: Option<PathBuf>,
 
-    /// The key of the certificate, in PEM
+    /// Private key of the certificate, in PEM [default: none]
     #[arg(long, value_name = "FILE", env = "MUXS_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// Let in clients with a certificate of the authorities in this file, in PEM
+    /// Require client certificates signed by an authority in this file, in PEM [default: none]
     #[arg(
         long,
         value_name = "FILE",
@@ -25,7 +26,7 @@ pub(crate) struct TlsArgs {
     )]
     tls_client_ca: Option<PathBuf>,
 
-    /// Whether a client may also have none
+    /// Whether clients must have a certificate (require) or may have none (optional)
     #[arg(
         long,
         value_name = "WHETHER",
@@ -35,7 +36,8 @@ pub(crate) struct TlsArgs {
     )]
     tls_client_auth: ClientAuthArg,
 
-    /// Encrypt TCP with a certificate made for now, to try it out, and say how to trust it
+    /// Encrypt TCP connections with a new certificate that clients have to trust, to try out TLS
+    /// [default: off]
     #[arg(long, env = "MUXS_TLS_SELF_SIGNED", value_parser = BoolishValueParser::new())]
     pub(crate) tls_self_signed: bool,
 }

@@ -116,14 +116,14 @@ impl UploadDir {
         match disk::lstat(&self.0, name) {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::io("look at the upload", error)),
+            Err(error) => Err(Error::io("inspect the upload", error)),
         }
     }
 
     /// Makes removals durable.
     pub(super) fn sync(&self) -> Result<(), Error> {
         let synced = disk::fsync_dir(&self.0);
-        synced.map_err(|error| Error::io("make the folder durable", error))
+        synced.map_err(|error| Error::io("sync the folder to disk", error))
     }
 
     /// Whether the upload was last touched more than `ttl` before `now`, or has no journal.
@@ -134,7 +134,7 @@ impl UploadDir {
         ttl: Duration,
     ) -> Result<bool, Error> {
         let name = key.journal_name();
-        let cannot = |error| Error::io("look at the upload", error);
+        let cannot = |error| Error::io("inspect the upload", error);
         let Some(journal) = self.lstat(&name)? else {
             return Ok(true);
         };
@@ -159,7 +159,7 @@ impl UploadDir {
 }
 
 fn cannot_list(error: io::Error) -> Error {
-    Error::io("look at the uploads", error)
+    Error::io("list the uploads", error)
 }
 
 /// Treats a missing file, or one that is no file, as None. Other errors may be transient and are returned.

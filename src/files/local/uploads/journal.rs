@@ -149,7 +149,7 @@ impl Journal {
     fn sync_dir(&mut self) -> Result<(), Error> {
         if !self.dir_synced {
             disk::fsync_dir(self.file.dir()).map_err(|error| {
-                let error = Error::io("make the folder durable", error);
+                let error = Error::io("sync the folder to disk", error);
                 if !matches!(error, Error::DiskFull) {
                     // As with a failed sync of a file, the success of a second sync would prove nothing.
                     self.file.remove();

@@ -16,8 +16,8 @@ const JOURNAL_SUFFIX: &str = ".journal";
 const OWNER_DIGITS: usize = 16;
 const UPLOAD_DIGITS: usize = 64;
 
-/// Identifies an upload: a digest of its owner, and one of its filename, id and owner. The first tells how many
-/// uploads an owner has without a look into them.
+/// Identifies an upload: a digest of its owner, and one of its filename, id and owner. The first is enough to
+/// count the uploads of an owner without a look into them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct UploadKey(String);
 

@@ -135,7 +135,7 @@ impl Uploads {
         settings: &Settings,
         stats: Arc<StoreStats>,
     ) -> Result<Self, Error> {
-        let cannot = |error| Error::io("look at the uploads", error);
+        let cannot = |error| Error::io("list the uploads", error);
         let uploads = Self {
             dir: UploadDir::new(dirs.uploads),
             outcomes: Outcomes::new(folders, dirs.commits, dirs.results).map_err(cannot)?,

@@ -172,13 +172,15 @@ impl Outcomes {
     pub(super) fn forget(&self, key: &UploadKey) -> Result<(), Error> {
         self.expire(key)?;
         let synced = self.results.sync(self.results.changed());
-        synced.map_err(|error| Error::io("forget the upload", error))
+        synced.map_err(|error| Error::io("remove the result of the upload", error))
     }
 
     /// Forgets a result. After a crash it may be there again.
     pub(super) fn expire(&self, key: &UploadKey) -> Result<(), Error> {
         match disk::unlink(&self.results.dir, key.as_str()) {
-            Err(error) if !is_missing(&error) => Err(Error::io("forget the upload", error)),
+            Err(error) if !is_missing(&error) => {
+                Err(Error::io("remove the result of the upload", error))
+            }
             _ => Ok(()),
         }
     }
@@ -225,7 +227,7 @@ fn cannot_record(error: io::Error) -> Error {
 }
 
 fn read(dir: &Dir, key: &UploadKey) -> Result<Option<Outcome>, Error> {
-    let cannot = |error| Error::io("look at the upload", error);
+    let cannot = |error| Error::io("inspect the upload", error);
     match disk::readlink(dir, key.as_str()) {
         // What is no record was not made here.
         Ok(text) => Ok(serde_json::from_str(&text).ok()),
@@ -236,7 +238,7 @@ fn read(dir: &Dir, key: &UploadKey) -> Result<Option<Outcome>, Error> {
 
 /// The keys in a directory. Other entries are left alone.
 fn keys(dir: &Dir) -> Result<impl Iterator<Item = Result<UploadKey, Error>> + use<>, Error> {
-    let cannot = |error| Error::io("look at the uploads", error);
+    let cannot = |error| Error::io("list the uploads", error);
     let entries = disk::list(dir).map_err(cannot)?;
     Ok(entries.filter_map(move |entry| match entry {
         Ok(entry) => Some(Ok(UploadKey::parse(entry.file_name().to_str()?)?)),

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// An upload of this size has a journal before its first checkpoint, so that a disk that becomes full has space
-/// for the record of what came. Most smaller ones never need any.
+/// for the record of the received bytes. Most smaller ones never need any.
 const EARLY_JOURNAL_BYTES: u64 = 512 * 1024;
 
 /// An unfinished upload with its open files.
@@ -163,7 +163,7 @@ impl PartialUpload {
         }
     }
 
-    /// Makes the accepted prefix durable: the bytes first, then the journal entry that vouches for them. Returns
+    /// Makes the accepted prefix durable: the bytes first, then the journal entry that records them. Returns
     /// the durable prefix. The upload's time to live begins again at `now`.
     pub(super) fn checkpoint(&self, now: SystemTime) -> Result<Prefix, Error> {
         let (accepted, data) = {

@@ -17,8 +17,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Longer than any call.
 const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What the status of a call says that may have had its effect.
-const MAY_HAVE_HAD_EFFECT: &str = "may have had its effect";
+/// A part of the message of a call that has passed its commit point and did not answer in time.
+const MAY_HAVE_HAD_EFFECT: &str = "may have taken effect";
 
 /// Handlers whose work goes on when they are dropped, like that of a blocking thread.
 #[derive(Clone)]
