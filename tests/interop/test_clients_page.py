@@ -451,6 +451,11 @@ def test_one_refused_file_does_not_keep_the_others(python, server, photos):
     assert "NOT_A_FILE" in out
 
 
+def test_missing_folder_fails_with_a_sentence(python, server):
+    sentence, before = python.fail("upload_many", url(server), "missing", "many")
+    assert "missing" in sentence and before == []
+
+
 def test_interrupted_uploads_leave_nothing_on_the_server(python, own_server):
     """A file that takes longer than the test needs to see that it is on its way."""
     (python.folder / "photos").mkdir()
