@@ -1,13 +1,16 @@
-"""The pages of the documentation, whose commands the tests run as they stand."""
+"""The pages of the documentation, whose programs and commands the tests run as they stand."""
 
 import os
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from conftest import TARGET
 
 REPOSITORY = Path(__file__).parents[2]
+PROGRAMS = "python", "js", "proto"
 
 SERVER = "cargo run --bin server -- "
 MUXS = "cargo run --bin muxs -- "
@@ -23,10 +26,23 @@ class Page:
             assert heading, f"{name} has no section {section}"
             self.text = rest.partition("\n## ")[0]
 
-    def blocks(self, language, containing=""):
-        """The code in a language, block by block."""
-        blocks = re.findall(rf"```{language}\n(.*?)```", self.text, re.DOTALL)
+    def blocks(self, *languages, containing=""):
+        """The code in some languages, block by block."""
+        fence = rf"^```(?:{'|'.join(languages)})\n(.*?)^```$"
+        blocks = re.findall(fence, self.text, re.DOTALL | re.MULTILINE)
         return [block for block in blocks if containing in block]
+
+    def programs(self):
+        """The programs, by the name to save them under."""
+        named = re.findall(r"[Ss]ave\s+as\s+`([\w.]+)`:\n\n```\w+\n(.*?)^```$", self.text, re.DOTALL | re.MULTILINE)
+        assert [program for _, program in named] == self.blocks(*PROGRAMS), "a program has no name"
+        return dict(named)
+
+    def save(self, folder):
+        """Saves the programs, as a reader does."""
+        shutil.copy(REPOSITORY / "proto" / "mux.proto", folder)
+        for name, program in self.programs().items():
+            (folder / name).write_text(program)
 
     def commands(self, beginning=""):
         """The commands of the shell, each on one line."""
@@ -57,3 +73,55 @@ class Trial:
         environment = os.environ | variables
         shell = ["bash", "-c", command]
         return subprocess.run(shell, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=30)
+
+
+class Reader:
+    """Someone who has saved the programs of a page in a folder, and runs them."""
+
+    def __init__(self, folder, page, *command, suffix=""):
+        self.folder, self.command, self.suffix = folder, command, suffix
+        self.page = Page(page)
+        self.page.save(folder)
+
+    def start(self, program, *args, **env):
+        return subprocess.Popen(
+            [*self.command, self.folder / (program + self.suffix), *map(str, args)],
+            cwd=self.folder,
+            env=os.environ | env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, program, *args, **env):
+        """Runs a program to its end. Returns its exit code, its standard output and its standard error."""
+        with self.start(program, *args, **env) as process:
+            out, errors = process.communicate(timeout=55)
+        return process.returncode, out, errors
+
+    def succeed(self, program, *args, **env):
+        code, out, errors = self.run(program, *args, **env)
+        assert code == 0, errors
+        return out, errors
+
+    def fail(self, program, *args, **env):
+        """Asserts that a program fails with a sentence. Returns it, and the lines before it."""
+        code, _, errors = self.run(program, *args, **env)
+        assert code == 1, errors
+        assert "Traceback" not in errors and "    at " not in errors, errors
+        *before, sentence = errors.splitlines()
+        return sentence, before
+
+    def shell(self, command, **env):
+        # `python` is that of the tests.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-euc", command],
+            cwd=self.folder,
+            env=os.environ | {"PATH": path} | env,
+            capture_output=True,
+            text=True,
+            timeout=55,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout

@@ -36,7 +36,7 @@ CONTENT = random.Random(1).randbytes(104 * MIB)
 
 
 def configuration(language, containing):
-    [block] = PAGE.blocks(language, containing)
+    [block] = PAGE.blocks(language, containing=containing)
     return block
 
 
@@ -424,7 +424,7 @@ def test_journals_that_are_deleted_free_their_uploads(patient_server):
     uploads = patient_server.root / ".muxs" / "uploads"
     [old] = [journal for journal in uploads.glob("*.journal") if '"old"' in journal.read_text()]
     os.utime(old, (0, old.stat().st_mtime - 3 * 24 * 60 * 60))
-    [see] = CLEAN.blocks("sh", "head --lines=1")
+    [see] = CLEAN.blocks("sh", containing="head --lines=1")
     seen = run_as_root_would(see, **{"/var/lib/muxs/.muxs/uploads": uploads})
     assert '"filename":"old"' in seen.stdout and '"filename":"new"' in seen.stdout, seen
     [delete] = CLEAN.commands("sudo find")
