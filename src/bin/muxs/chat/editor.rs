@@ -157,8 +157,8 @@ impl LineEditor {
     }
 
     fn before(&self) -> usize {
-        let graphemes = self.line[..self.cursor].grapheme_indices(true);
-        graphemes.last().map_or(0, |(start, _)| start)
+        let mut graphemes = self.line[..self.cursor].grapheme_indices(true);
+        graphemes.next_back().map_or(0, |(start, _)| start)
     }
 
     fn after(&self) -> usize {

@@ -34,11 +34,12 @@ pub(super) async fn converse(
     loop {
         tokio::select! {
             // Full only if the call stalls. The next keys wait, and replies are still shown.
-            permit = names.reserve(), if next.is_some() => match (permit, next.take()) {
-                (Ok(permit), Some(name)) => permit.send(name),
-                // The call is over: `replies` has the reason.
-                _ => {}
-            },
+            permit = names.reserve(), if next.is_some() => {
+                // Refused only when the call is over: `replies` has the reason.
+                if let (Ok(permit), Some(name)) = (permit, next.take()) {
+                    permit.send(name);
+                }
+            }
             key = keys.next(), if next.is_none() => {
                 // A terminal that is closed.
                 let Some(key) = key else { return Ok(Ending::Interrupted) };
