@@ -23,12 +23,12 @@ async fn main() -> Result<(), support::Failed> {
     let mib = env::args().nth(2).map_or(Ok(256), |mib| mib.parse::<u32>());
     let mib = mib.map_err(|_| "the size is a number of MiB, such as 8")?;
     let files = &mut Files::new(support::connect().await?);
+    eprintln!("Making {mib} MiB of random bytes and uploading them as {FILENAME}.");
     let (original, copy, size) = (tempfile()?, tempfile()?, u64::from(mib) * MIB);
     let random = File::options().read(true).open("/dev/urandom")?;
     io::copy(&mut random.take(size), &mut &original)?;
     let bar = Bar::new(size); // Drawn only on a terminal.
     bar.set_style(ProgressStyle::with_template("{bar:40} {percent} %")?);
-    eprintln!("Uploading {mib} MiB as {FILENAME}.");
     let begin = Instant::now();
     let open = OpenUpload {
         filename: FILENAME.to_owned(),

@@ -234,7 +234,7 @@ fn stream_file_resumes_both_calls() {
     }
     let stderr: Vec<_> = text(&output.stderr).lines().collect();
     let words = [
-        "Uploading 8 MiB",
+        "Making 8 MiB",
         "The server has 0 MiB of it",
         "The call is cut half-way",
         "The server has ",
