@@ -1,4 +1,4 @@
-"""The chat on a pseudo terminal."""
+"""The chats, of the command and of the example, on a pseudo terminal."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-MUXS = Path(__file__).parents[2] / "target" / "debug" / "muxs"
+DEBUG = Path(__file__).parents[2] / "target" / "debug"
 TIMEOUT = 10
 
 ENTER = "\r"
@@ -20,10 +20,18 @@ CTRL_C = "\x03"
 CTRL_D = "\x04"
 
 
+def muxs_chat(url):
+    return [DEBUG / "muxs", "chat", "--addr", url]
+
+
+def bidi_chat(url):
+    return [DEBUG / "examples" / "bidi_chat", url]
+
+
 class Terminal:
     """A terminal with the chat running on it."""
 
-    def __init__(self, address, typed_ahead=""):
+    def __init__(self, address, typed_ahead="", command=muxs_chat):
         self.keyboard, self.device = pty.openpty()
         fcntl.ioctl(self.device, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.settings = termios.tcgetattr(self.device)
@@ -31,7 +39,7 @@ class Terminal:
         self.seen = self.all = b""
         self.type(typed_ahead)
         self.chat = subprocess.Popen(
-            [MUXS, "chat", "--addr", f"http://{address}"],
+            command(f"http://{address}"),
             stdin=self.device,
             stdout=self.device,
             stderr=self.device,
@@ -68,12 +76,20 @@ def terminal(address):
     terminal.close()
 
 
-def test_each_name_is_greeted_during_the_conversation(terminal):
-    terminal.wait_for("> ")
+@pytest.fixture(params=[muxs_chat, bidi_chat])
+def either(request, address):
+    """The chat of the command, and the chat of the example."""
+    terminal = Terminal(address, command=request.param)
+    yield terminal
+    terminal.close()
+
+
+def test_each_name_is_greeted_during_the_conversation(either):
+    either.wait_for("> ")
     for name in ["Ada", "Grace", "名前"]:
-        terminal.type(name + ENTER)
-        terminal.wait_for(f"Hello, {name}!")
-    assert terminal.chat.poll() is None
+        either.type(name + ENTER)
+        either.wait_for(f"Hello, {name}!")
+    assert either.chat.poll() is None
 
 
 def test_lines_typed_ahead_are_greeted_one_by_one(address):
@@ -103,13 +119,13 @@ def test_empty_line_is_not_sent(terminal):
     assert b"Hello, !" not in terminal.all
 
 
-def test_ctrl_d_ends_the_conversation_after_the_last_replies(terminal):
-    terminal.wait_for("> ")
-    terminal.type("Ada" + ENTER + "Grace" + ENTER + CTRL_D)
-    terminal.wait_for("Hello, Ada!")
-    terminal.wait_for("Hello, Grace!")
-    assert terminal.chat.wait(TIMEOUT) == 0
-    assert termios.tcgetattr(terminal.device) == terminal.settings
+def test_ctrl_d_ends_the_conversation_after_the_last_replies(either):
+    either.wait_for("> ")
+    either.type("Ada" + ENTER + "Grace" + ENTER + CTRL_D)
+    either.wait_for("Hello, Ada!")
+    either.wait_for("Hello, Grace!")
+    assert either.chat.wait(TIMEOUT) == 0
+    assert termios.tcgetattr(either.device) == either.settings
 
 
 def test_ctrl_c_cancels_the_conversation(terminal):
@@ -123,20 +139,20 @@ def test_ctrl_c_cancels_the_conversation(terminal):
     assert termios.tcgetattr(terminal.device) == terminal.settings
 
 
-def test_pasted_names_are_all_greeted(terminal):
-    terminal.wait_for("> ")
+def test_pasted_names_are_all_greeted(either):
+    either.wait_for("> ")
     names = [f"name {number}" for number in range(300)]
-    terminal.type("".join(name + ENTER for name in names) + CTRL_D)
+    either.type("".join(name + ENTER for name in names) + CTRL_D)
     for name in names:
-        terminal.wait_for(f"Hello, {name}!")
-    assert terminal.chat.wait(TIMEOUT) == 0
+        either.wait_for(f"Hello, {name}!")
+    assert either.chat.wait(TIMEOUT) == 0
 
 
-def test_terminated_chat_restores_the_terminal(terminal):
-    terminal.wait_for("> ")
-    terminal.chat.terminate()
-    assert terminal.chat.wait(TIMEOUT) == 143
-    assert termios.tcgetattr(terminal.device) == terminal.settings
+def test_terminated_chat_restores_the_terminal(either):
+    either.wait_for("> ")
+    either.chat.terminate()
+    assert either.chat.wait(TIMEOUT) == 143
+    assert termios.tcgetattr(either.device) == either.settings
 
 
 def test_killed_server_is_reported_on_a_line_of_its_own(own_server):
