@@ -10,6 +10,7 @@ mod attacks;
 mod auth;
 mod calls;
 mod client;
+mod docs;
 mod files;
 mod greeter;
 mod metrics;
