@@ -1,8 +1,8 @@
 //! Generates Rust code from `proto/`, without protoc.
 //!
 //! The messages, servers and clients are in `muxs.rs`, the quick start's service in
-//! `helloworld.Greeter.rs`, and the descriptor set that reflection serves in `descriptors.bin`. The example
-//! `own_service` has `echo.rs` and `echo.bin`.
+//! `helloworld.Greeter.rs`, and the descriptor set that reflection serves in `descriptors.bin`. The examples
+//! have `echo.rs`, `echo.bin`, `numbers.rs` and `numbers.bin`.
 
 use std::{
     env, fs,
@@ -15,8 +15,8 @@ use tonic_build::manual::{Builder, Method, Service};
 
 const PROTOS: [&str; 2] = ["proto/mux.proto", "proto/helloworld.proto"];
 
-/// The service of an example, which a package of the library may lack.
-const EXAMPLE_PROTO: &str = "examples/echo.proto";
+/// The services of the examples, which a package of the library may lack.
+const EXAMPLE_PROTOS: [&str; 2] = ["echo", "numbers"];
 
 /// The path of the codec in the crate.
 const CODEC: &str = "crate::codec::Codec";
@@ -51,11 +51,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // As `Bytes`, a chunk shares the buffer of its message instead of copying it.
         .bytes(".muxs.Chunk.data")
         .compile_fds(muxs)?;
-    if has_feature("CLI") && Path::new(EXAMPLE_PROTO).exists() {
-        println!("cargo::rerun-if-changed={EXAMPLE_PROTO}");
-        let echo = protox::compile([EXAMPLE_PROTO], ["examples"])?;
-        fs::write(out_dir.join("echo.bin"), echo.encode_to_vec())?;
-        tonic_prost_build::configure().compile_fds(echo)?;
+    for name in EXAMPLE_PROTOS {
+        let proto = format!("examples/{name}.proto");
+        if has_feature("CLI") && Path::new(&proto).exists() {
+            println!("cargo::rerun-if-changed={proto}");
+            let descriptors = protox::compile([proto], ["examples"])?;
+            let encoded = descriptors.encode_to_vec();
+            fs::write(out_dir.join(name).with_extension("bin"), encoded)?;
+            tonic_prost_build::configure().compile_fds(descriptors)?;
+        }
     }
     Ok(())
 }

@@ -1,104 +1,105 @@
-//! A conversation over one BidiHello call: say names, be greeted.
+//! A conversation over one BidiHello call: each name that you enter is greeted.
 //!
 //!     cargo run --example bidi_chat
 //!     printf 'Ada\nGrace\n' | cargo run --example bidi_chat
 //!
-//! On a terminal, Ctrl-D ends the conversation when the last reply is there, and Ctrl-C cancels it.
-//! From or to a pipe it is a name a line and a reply a line.
+//! Watch: replies appear above the line that you type, while you type it. From or to a pipe, one line in is one
+//! line out, and a long input waits in the pipe while the call is busy.
 
 mod support;
 
-use std::{
-    io::{self, BufRead, IsTerminal, Write},
-    process::ExitCode,
-};
+use std::error::Error;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::{mem, process::ExitCode, thread};
 
-use clap::Parser;
 use muxs::pb::{HelloReply, HelloRequest, greeter_client::GreeterClient};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustyline_async::{Readline, ReadlineEvent};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Streaming;
 
-/// Names read ahead of the call. Few, so that a long input waits in the pipe and not in memory.
+/// The number of names that are read before the call takes them. Few: a long input waits in the pipe.
 const NAMES_AHEAD: usize = 16;
 
-/// What a shell reports for a program that SIGINT ended.
+/// The exit codes that a shell reports for a program that ended by SIGINT and SIGTERM.
 const INTERRUPTED: u8 = 130;
-
-/// The same for SIGTERM.
 const TERMINATED: u8 = 143;
 
-/// Greets the names that you say, over one call
-#[derive(Parser)]
-struct Args {
-    #[command(flatten)]
-    server: support::ServerArgs,
-}
-
 #[tokio::main]
-async fn main() -> ExitCode {
-    support::exit(chat(Args::parse()).await)
-}
-
-async fn chat(args: Args) -> anyhow::Result<ExitCode> {
-    let server = args.server.find_or_start().await?;
-    let mut greeter = GreeterClient::new(server.connect().await?);
-
-    // One call: names go in at one end, replies come out at the other, each at its own pace.
+async fn main() -> Result<ExitCode, support::Failed> {
+    let mut greeter = GreeterClient::new(support::connect().await?);
     let (names, outgoing) = mpsc::channel(NAMES_AHEAD);
     let requests = ReceiverStream::new(outgoing).map(|name| HelloRequest {
         name,
         ..Default::default()
     });
     let replies = greeter.bidi_hello(requests).await?.into_inner();
-
+    let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     let conversation = async {
-        if io::stdin().is_terminal() && io::stdout().is_terminal() {
-            on_terminal(names, replies).await
-        } else {
-            through_pipe(names, replies).await
+        match is_terminal {
+            true => on_terminal(names, replies).await,
+            false => through_pipe(names, replies).await,
         }
     };
-    // Dropping both ends cancels the call, and gives the terminal back as it was.
     let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        ended = conversation => ended,
-        _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(INTERRUPTED)),
-        _ = terminate.recv() => Ok(ExitCode::from(TERMINATED)),
+    // Dropping the conversation drops both streams, which cancels the call.
+    let code = tokio::select! {
+        ended = conversation => return Ok(ended?),
+        _ = tokio::signal::ctrl_c() => INTERRUPTED,
+        _ = terminate.recv() => TERMINATED,
+    };
+    if is_terminal {
+        eprintln!(); // The shell's prompt gets a line of its own.
     }
+    Ok(ExitCode::from(code))
 }
 
 async fn on_terminal(
     names: mpsc::Sender<String>,
     mut replies: Streaming<HelloReply>,
-) -> anyhow::Result<ExitCode> {
-    eprintln!("Say a name. Ctrl-D ends the conversation, Ctrl-C cancels it.");
+) -> Result<ExitCode, Box<dyn Error>> {
+    eprintln!("Enter sends a name. Ctrl-D ends after the last reply, Ctrl-C cancels at once.");
+    // Lines typed before this program had the terminal, such as while cargo was building.
+    let input = io::stdin();
+    let mut line = String::new();
+    while poll(
+        &mut [PollFd::new(&input, PollFlags::IN)],
+        Some(&Timespec::default()),
+    )? > 0
+        && input.read_line(&mut line)? > 0
+    {
+        let _ = names.send(mem::take(&mut line).trim_end().to_owned()).await;
+    }
     let (mut readline, mut above_prompt) = Readline::new("> ".to_owned())?;
-    loop {
+    readline.should_print_line_on(true, false);
+    let ended = loop {
         tokio::select! {
             event = readline.readline() => match event? {
+                ReadlineEvent::Line(name) if name.is_empty() => {}
                 ReadlineEvent::Line(name) => {
                     readline.add_history_entry(name.clone());
-                    // Refused only when the call is over; then `replies` tells why.
+                    // This fails only after the call has ended, and then `replies` has the reason.
                     let _ = names.send(name).await;
                 }
-                ReadlineEvent::Eof => break,
-                // Here Ctrl-C is a key like any other.
-                ReadlineEvent::Interrupted => return Ok(ExitCode::from(INTERRUPTED)),
+                ReadlineEvent::Eof => break None,
+                ReadlineEvent::Interrupted => break Some(Ok(ExitCode::from(INTERRUPTED))),
             },
-            reply = replies.message() => match reply? {
-                Some(reply) => writeln!(above_prompt, "{}", reply.message)?,
-                None => return Ok(ExitCode::SUCCESS),
+            reply = replies.message() => match reply {
+                Ok(Some(reply)) => writeln!(above_prompt, "{}", reply.message)?,
+                Ok(None) => break Some(Ok(ExitCode::SUCCESS)),
+                Err(status) => break Some(Err(status.into())),
             },
         }
-    }
+    };
+    // Prints the replies so far, and removes the prompt.
     readline.flush()?;
     drop(readline);
-    // No further request: the server sends what is left, and ends the call.
+    if let Some(ended) = ended {
+        return ended;
+    }
+    // The half-close: the server sends the last replies, and ends the call.
     drop(names);
     while let Some(reply) = replies.message().await? {
         println!("{}", reply.message);
@@ -109,46 +110,31 @@ async fn on_terminal(
 async fn through_pipe(
     names: mpsc::Sender<String>,
     mut replies: Streaming<HelloReply>,
-) -> anyhow::Result<ExitCode> {
-    let mut lines = stdin_lines();
-    let send = async {
-        while let Some(line) = lines.recv().await {
-            if names.send(line?).await.is_err() {
-                break;
+) -> Result<ExitCode, Box<dyn Error>> {
+    // A thread that nothing waits for, because the next line may never come.
+    let (unreadable, input_error) = oneshot::channel();
+    thread::spawn(move || {
+        for line in io::stdin().lock().lines() {
+            match line.map(|name| names.blocking_send(name)) {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(error) => return drop(unreadable.send(error)),
             }
         }
-        drop(names);
-        io::Result::Ok(())
-    };
-    let receive = async {
-        let mut stdout = io::stdout();
+    });
+    let print_replies = async {
         while let Some(reply) = replies.message().await? {
-            match writeln!(stdout, "{}", reply.message) {
-                // Whoever read has had enough.
+            match writeln!(io::stdout(), "{}", reply.message) {
+                // The reader of the pipe has seen enough.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
                 written => written?,
             }
         }
-        anyhow::Ok(())
+        Ok(ExitCode::SUCCESS)
     };
-    // The call is over when the replies are, however much input there still is.
     tokio::select! {
-        received = receive => received?,
-        Err(error) = send => anyhow::bail!("cannot read standard input: {error}"),
+        biased;
+        Ok(error) = input_error => Err(format!("cannot read standard input: {error}").into()),
+        ended = print_replies => ended,
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The lines of standard input, read by a thread that nobody waits for: one that Tokio knew would
-/// keep the program from ending until the next line comes.
-fn stdin_lines() -> mpsc::Receiver<io::Result<String>> {
-    let (lines, read) = mpsc::channel(1);
-    std::thread::spawn(move || {
-        for line in io::stdin().lock().lines() {
-            if lines.blocking_send(line).is_err() {
-                break;
-            }
-        }
-    });
-    read
 }

@@ -1,128 +1,90 @@
-//! The four shapes of a gRPC call, one after the other, and what a deadline does to them.
+//! The four shapes of a gRPC call, one after the other, then a deadline that is met and one that is not.
 //!
-//!     cargo run --example hello
-//!
-//! Replies are printed to standard output, what is going on to standard error.
+//! Watch: streams bring their replies one by one, and in BidiHello requests and replies take turns in one call.
 
 mod support;
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
-use clap::Parser;
-use muxs::{
-    client::AuthorizedChannel,
-    pb::{HelloRequest, greeter_client::GreeterClient},
-};
+use muxs::pb::{HelloReply, HelloRequest, greeter_client::GreeterClient};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::{Code, Request};
-
-/// Walks through the four shapes of a gRPC call, and a deadline that is kept and one that is missed
-#[derive(Parser)]
-struct Args {
-    #[command(flatten)]
-    server: support::ServerArgs,
-}
+use tonic::{Code, Request, Status, transport::Channel};
 
 #[tokio::main]
-async fn main() -> ExitCode {
-    support::exit(walk_through(Args::parse()).await)
-}
-
-async fn walk_through(args: Args) -> anyhow::Result<ExitCode> {
-    let server = args.server.find_or_start().await?;
-    let mut greeter = GreeterClient::new(server.connect().await?);
+async fn main() -> Result<(), support::Failed> {
+    let mut greeter = GreeterClient::new(support::connect().await?);
     unary(&mut greeter).await?;
     server_stream(&mut greeter).await?;
     client_stream(&mut greeter).await?;
     both_ways(&mut greeter).await?;
-    deadline_kept(&mut greeter).await?;
-    deadline_missed(&mut greeter).await?;
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn unary(greeter: &mut GreeterClient<AuthorizedChannel>) -> Result<(), tonic::Status> {
-    eprintln!("SayHello: one request, one reply.");
-    let reply = greeter.say_hello(hello("you")).await?.into_inner();
-    println!("{}", reply.message);
+    deadlines(&mut greeter).await?;
     Ok(())
 }
 
-async fn server_stream(
-    greeter: &mut GreeterClient<AuthorizedChannel>,
-) -> Result<(), tonic::Status> {
-    eprintln!("LotsOfReplies: one request, a stream of replies.");
-    let request = HelloRequest {
-        replies: 5,
-        ..hello("you")
-    };
+async fn unary(greeter: &mut GreeterClient<Channel>) -> Result<(), Status> {
+    eprintln!("\nSayHello: one request, one reply.");
+    say(greeter.say_hello(hello("you")).await?.get_ref());
+    Ok(())
+}
+
+async fn server_stream(greeter: &mut GreeterClient<Channel>) -> Result<(), Status> {
+    eprintln!("\nLotsOfReplies: one request, a stream of replies.");
+    let mut request = hello("you");
+    request.replies = 5;
     let mut replies = greeter.lots_of_replies(request).await?.into_inner();
     while let Some(reply) = replies.message().await? {
-        println!("{}", reply.message);
+        say(&reply);
     }
     Ok(())
 }
 
-async fn client_stream(
-    greeter: &mut GreeterClient<AuthorizedChannel>,
-) -> Result<(), tonic::Status> {
-    eprintln!("LotsOfGreetings: a stream of requests, one reply.");
+async fn client_stream(greeter: &mut GreeterClient<Channel>) -> Result<(), Status> {
+    eprintln!("\nLotsOfGreetings: a stream of requests, one reply.");
     let requests = tokio_stream::iter(["Ada", "Grace", "Edsger", "Barbara", "Tony"]).map(hello);
-    let reply = greeter.lots_of_greetings(requests).await?.into_inner();
-    println!("{}", reply.message);
+    say(greeter.lots_of_greetings(requests).await?.get_ref());
     Ok(())
 }
 
-async fn both_ways(greeter: &mut GreeterClient<AuthorizedChannel>) -> anyhow::Result<()> {
-    eprintln!("BidiHello: a stream each way. Here each request waits for the reply before it.");
+async fn both_ways(greeter: &mut GreeterClient<Channel>) -> Result<(), Status> {
+    eprintln!("\nBidiHello: a stream each way. Here each request waits for the reply before.");
     let (requests, outgoing) = mpsc::channel(1);
     let outgoing = ReceiverStream::new(outgoing);
     let mut replies = greeter.bidi_hello(outgoing).await?.into_inner();
     for name in ["Ada", "Grace", "Edsger"] {
-        requests.send(hello(name)).await?;
+        // This fails only after the call has ended, and then `replies` has the reason.
+        let _ = requests.send(hello(name)).await;
         if let Some(reply) = replies.message().await? {
-            println!("{}", reply.message);
+            say(&reply);
         }
     }
-    // No further request: the server ends the call, with OK.
+    // The half-close: no further request. The server ends the call with OK.
     drop(requests);
     while replies.message().await?.is_some() {}
     Ok(())
 }
 
-async fn deadline_kept(
-    greeter: &mut GreeterClient<AuthorizedChannel>,
-) -> Result<(), tonic::Status> {
-    eprintln!("A deadline: the call may take ten seconds, and does not need them.");
+async fn deadlines(greeter: &mut GreeterClient<Channel>) -> Result<(), Status> {
+    eprintln!("\nDeadline met: the call allows 10 s, and needs less.");
     let mut request = Request::new(hello("you"));
     request.set_timeout(Duration::from_secs(10));
-    let reply = greeter.say_hello(request).await?.into_inner();
-    println!("{}", reply.message);
-    Ok(())
-}
+    say(greeter.say_hello(request).await?.get_ref());
 
-async fn deadline_missed(greeter: &mut GreeterClient<AuthorizedChannel>) -> anyhow::Result<()> {
-    eprintln!("A deadline that is missed: half a second, for replies with a minute between them.");
-    let mut request = Request::new(HelloRequest {
-        interval: Some(prost_types::Duration {
-            seconds: 60,
-            nanos: 0,
-        }),
-        ..hello("you")
-    });
+    eprintln!("\nDeadline exceeded: the call allows 0.5 s, but replies come a minute apart.");
+    let mut request = Request::new(hello("you"));
+    request.get_mut().interval = Duration::from_secs(60).try_into().ok();
     request.set_timeout(Duration::from_millis(500));
     let mut replies = greeter.lots_of_replies(request).await?.into_inner();
-    loop {
-        match replies.message().await {
-            Ok(Some(reply)) => println!("{}", reply.message),
-            Ok(None) => anyhow::bail!("the replies ended before their deadline"),
+    while let Some(reply) = replies.next().await {
+        match reply {
+            Ok(reply) => say(&reply),
             Err(status) if status.code() == Code::DeadlineExceeded => {
-                println!("DeadlineExceeded: {}", status.message());
-                return Ok(());
+                println!("  DeadlineExceeded: {}", status.message());
             }
-            Err(status) => return Err(status.into()),
+            Err(status) => return Err(status),
         }
     }
+    Ok(())
 }
 
 fn hello(name: &str) -> HelloRequest {
@@ -130,4 +92,8 @@ fn hello(name: &str) -> HelloRequest {
         name: name.to_owned(),
         ..Default::default()
     }
+}
+
+fn say(reply: &HelloReply) {
+    println!("  {}", reply.message);
 }

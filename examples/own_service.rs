@@ -77,23 +77,24 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let tls = tls.ca_certificate(Certificate::from_pem(certificate));
     let channel = Channel::from_shared(url)?.tls_config(tls)?;
     let mut client = EchoClient::new(channel.connect().await?);
-    println!("{:?}", client.echo(message("hello")).await?.into_inner());
+    let reply = client.echo(message("hello")).await?.into_inner();
+    println!("Echo     {}", reply.text);
     let words = iter(["one", "two", "three"].map(message));
-    println!("{:?}", client.collect(words).await?.into_inner());
+    println!("Collect  {}", client.collect(words).await?.get_ref().text);
     let failed = client.collect(iter([message(&"long ".repeat(20))])).await;
-    println!("{}", failed.expect_err("it is too large").message());
+    println!("Collect  {}", failed.expect_err("too large").message());
     let mut request = Request::new(message("more words than time"));
     request.set_timeout(Duration::from_millis(250));
     let mut words = client.expand(request).await?.into_inner();
     while let Some(word) = words.next().await {
-        println!("{:?}", word.map_err(|status| status.code()));
+        let word = word.map(|word| word.text);
+        println!("Expand   {:?}", word.map_err(|status| status.code()));
     }
-
     let said = iter(["one", "more"].map(message)).throttle(Duration::from_millis(100));
     let mut chat = client.chat(said).await?.into_inner();
     drop((stop, client));
     while let Some(said) = chat.message().await? {
-        println!("{said:?}, while the server drains");
+        println!("Chat     {}, while the server drains", said.text);
     }
     Ok(server.await??)
 }

@@ -1,136 +1,140 @@
-//! Files of any size, to a server and back, past whatever comes between.
+//! `stream_file [URL [SIZE_MIB]]`: a file there and back, chunk by chunk, with both calls cut half-way.
 //!
-//!     cargo run --example stream_file
-//!     cargo run --example stream_file -- put big.iso
-//!     cargo run --example stream_file -- get big.iso copy.iso
-//!
-//! Without an argument it makes a file, uploads it over a connection that is cut half-way,
-//! downloads it and compares. A `put` or `get` that was interrupted continues when it is run again.
-//! Results are printed to standard output, what is going on to standard error.
+//! Watch: the second upload call starts where the server has the bytes on its disk, not where the first stopped.
 
-#[path = "stream_file/cut.rs"]
-mod cut;
-#[path = "stream_file/demo.rs"]
-mod demo;
-#[path = "stream_file/report.rs"]
-mod report;
 mod support;
-#[path = "stream_file/transfer.rs"]
-mod transfer;
 
-use std::{panic, process::ExitCode};
+use std::{env, error::Error, fs::File, io, io::Read, os::unix::fs::FileExt, time::Instant};
 
-use bytesize::ByteSize;
-use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar as Bar, ProgressStyle};
+use muxs::checksum::Crc32c;
+use muxs::pb::{self, FileInfo, OpenUpload, read_stream_response::Event};
+use muxs::pb::{write_stream_request::Step, write_stream_response::State};
+use tempfile::tempfile;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
-/// What a shell reports for a program that SIGINT ended.
-const INTERRUPTED: u8 = 130;
+type Files = pb::file_controller_client::FileControllerClient<tonic::transport::Channel>;
+type Outcome<T = Option<FileInfo>> = Result<T, Box<dyn Error>>;
+const FILENAME: &str = "stream_file-demo.bin";
+const MIB: u64 = 1024 * 1024;
 
-/// Moves files to a server and back; without a command, shows on a file of its own how
-#[derive(Parser)]
-#[command(after_help = AFTER_HELP)]
-struct Args {
-    #[command(flatten)]
-    server: support::ServerArgs,
-
-    /// Print one JSON object a line instead of sentences
-    #[arg(long, global = true)]
-    json: bool,
-
-    /// Print nothing but failures
-    #[arg(short, long, global = true)]
-    quiet: bool,
-
-    /// The size of the demonstration's file
-    #[arg(long, default_value = "256MiB")]
-    size: ByteSize,
-
-    #[command(subcommand)]
-    command: Option<Command>,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Send a local file, or continue to
-    Put {
-        /// The file to send; - is standard input
-        local: String,
-        /// Its name on the server [default: the local file's name]
-        #[arg(required_if_eq("local", "-"))]
-        remote: Option<String>,
-        /// Fail if the server has a file of that name, instead of replacing it
-        #[arg(long)]
-        create_only: bool,
-    },
-    /// Receive a file, or continue to
-    Get {
-        /// Its name on the server
-        remote: String,
-        /// Where to put it; - is standard output [default: the remote name's last component]
-        local: Option<String>,
-    },
-    /// Say what a file on the server is
-    Stat {
-        /// Its name on the server
-        remote: String,
-    },
-}
-
-const AFTER_HELP: &str = "\
-Put and get continue where the same command was interrupted before, unless they
-read from or write to a pipe. They never start a server of their own.
-
-JSON lines have an \"event\", and with it
-  opened        offset, size (null when unknown): goes on at offset, in bytes
-  advanced      transferred, durable: in bytes, at most twice a second
-  retrying      error, delay_ms
-  started_over  reason
-  already_there
-  done          filename, size, etag, seconds (stat: without seconds)
-  failed        error, code and reason (null for a failure of this side)
-
-Exit codes: 0; 1 for a failure of this side; 2 for wrong arguments; 64 + the
-gRPC code of a call that failed, such as 69 NOT_FOUND or 78 UNAVAILABLE; 130
-when interrupted.
-";
-
-fn main() -> ExitCode {
-    let args = Args::parse();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => return support::exit(Err(error.into())),
+#[tokio::main]
+async fn main() -> Result<(), support::Failed> {
+    let mib = env::args().nth(2).map_or(Ok(256), |mib| mib.parse::<u32>());
+    let mib = mib.map_err(|_| "the size is a number of MiB, such as 8")?;
+    let files = &mut Files::new(support::connect().await?);
+    let (original, copy, size) = (tempfile()?, tempfile()?, u64::from(mib) * MIB);
+    let random = File::options().read(true).open("/dev/urandom")?;
+    io::copy(&mut random.take(size), &mut &original)?;
+    let bar = Bar::new(size); // Drawn only on a terminal.
+    bar.set_style(ProgressStyle::with_template("{bar:40} {percent} %")?);
+    eprintln!("Uploading {mib} MiB as {FILENAME}.");
+    let begin = Instant::now();
+    let open = OpenUpload {
+        filename: FILENAME.to_owned(),
+        upload_id: uuid::Uuid::new_v4().to_string(), // The same id resumes the upload.
+        size: Some(size),
+        ..Default::default()
     };
-    // On a thread of the runtime: the main one is not, and would be asked to for each message.
-    let result = runtime.block_on(runtime.spawn(run(args)));
-    // Not waiting for a read of standard input that nobody needs any more.
-    runtime.shutdown_background();
-    match result {
-        Ok(result) => support::exit(result),
-        Err(error) => panic::resume_unwind(error.into_panic()),
+    upload(files, &open, &original, size / 2, &bar).await?;
+    bar.suspend(|| eprintln!("The call is cut half-way. Another one opens the upload again."));
+    let info = upload(files, &open, &original, size, &bar).await?;
+    let info = info.ok_or("the upload was not finished")?;
+    let sent = begin.elapsed().as_secs_f64();
+    let begin = Instant::now();
+    bar.suspend(|| eprintln!("Downloading it, cut half-way, too."));
+    download(files, &info, &copy, &bar).await?;
+    let received = begin.elapsed().as_secs_f64();
+    bar.finish_and_clear();
+    if checksum(&copy, size)? != checksum(&original, size)? {
+        return Err("the copy differs from the original".into());
     }
+    eprintln!("The copy has the same checksum. A server that ran before keeps {FILENAME}.");
+    eprintln!("`muxs::client` does the same in a line: client.upload(path, name).await?\n");
+    println!("cut half-way          size      time          rate");
+    for (row, time) in [("upload", sent), ("download", received)] {
+        let [time, rate] = [time, f64::from(mib) / time].map(digits);
+        println!("{row:14}{mib:>8} MiB{time:>8} s{rate:>8} MiB/s");
+    }
+    Ok(())
 }
 
-async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let continues = match &args.command {
-        Some(Command::Put { local, .. }) => local != "-",
-        Some(Command::Get { local, .. }) => local.as_deref() != Some("-"),
-        Some(Command::Stat { .. }) | None => false,
+/// Sends the bytes up to `end`, from where the server has them. Finishes the upload if these are all.
+async fn upload(files: &mut Files, open: &OpenUpload, from: &File, end: u64, bar: &Bar) -> Outcome {
+    let (steps, outgoing) = tokio::sync::mpsc::channel(1);
+    steps.send(Some(Step::Open(open.clone()))).await?;
+    let outgoing = ReceiverStream::new(outgoing).map(|step| pb::WriteStreamRequest { step });
+    let mut states = files.write_stream(outgoing).await?.into_inner();
+    let Some(State::Progress(progress)) = states.message().await?.and_then(|it| it.state) else {
+        return Err("the upload is finished already".into());
     };
-    let work = async {
-        match args.command {
-            Some(command) => transfer::run(&args.server, command, args.json, args.quiet).await,
-            None => demo::run(&args.server, args.size.as_u64(), args.json, args.quiet).await,
+    let mut offset = progress.persisted_size;
+    let mut whole = checksum(from, offset)?;
+    if whole.value() != progress.persisted_crc32c {
+        return Err("the file does not begin with the bytes on the server".into());
+    }
+    bar.suspend(|| eprintln!("The server has {} MiB of it on its disk.", offset / MIB));
+    // A closed channel means that the call has ended, and `states` has the reason.
+    while offset < end && !steps.is_closed() {
+        let mut data = vec![0; (end - offset).min(MIB / 4) as usize];
+        from.read_exact_at(&mut data, offset)?;
+        let mut chunk = pb::Chunk::default();
+        chunk.crc32c = Some(Crc32c::of(&data).value());
+        (chunk.offset, chunk.data) = (offset, data.into());
+        whole = whole.update(&chunk.data);
+        offset += chunk.data.len() as u64;
+        let _ = steps.send(Some(Step::Chunk(chunk))).await;
+        bar.set_position(offset);
+    }
+    if Some(offset) < open.size && !steps.is_closed() {
+        return Ok(None); // Dropping `states` cancels the call.
+    }
+    let (size, crc32c) = (offset, Some(whole.value()));
+    let finish = pb::FinishUpload { size, crc32c };
+    let _ = steps.send(Some(Step::Finish(finish))).await;
+    while let Some(response) = states.message().await? {
+        if let Some(State::Committed(info)) = response.state {
+            return Ok(Some(info));
         }
-    };
-    // Dropping the transfer cancels its call; what is durable stays.
-    tokio::select! {
-        ended = work => ended,
-        _ = tokio::signal::ctrl_c() => {
-            match continues {
-                true => eprintln!("Interrupted. The same command continues."),
-                false => eprintln!("Interrupted."),
+    }
+    Err("the call ended before the file was in place".into())
+}
+
+/// Receives the file. The second call starts where the first ended, in the same version of the file.
+async fn download(files: &mut Files, info: &FileInfo, to: &File, bar: &Bar) -> Outcome<()> {
+    let mut request = pb::ReadStreamRequest::default();
+    (request.filename, request.if_etag) = (info.filename.clone(), info.etag.clone());
+    for end in [info.size / 2, info.size] {
+        let mut events = files.read_stream(request.clone()).await?.into_inner();
+        while let Some(event) = events.message().await? {
+            if let Some(Event::Chunk(chunk)) = event.event {
+                if chunk.crc32c != Some(Crc32c::of(&chunk.data).value()) {
+                    return Err("a chunk was damaged on the way".into());
+                }
+                to.write_all_at(&chunk.data, chunk.offset)?;
+                request.offset = chunk.offset + chunk.data.len() as u64;
+                bar.set_position(request.offset);
             }
-            Ok(ExitCode::from(INTERRUPTED))
+            if request.offset >= end {
+                break;
+            }
         }
     }
+    Ok(())
+}
+
+fn checksum(file: &File, size: u64) -> io::Result<Crc32c> {
+    let (mut sum, mut block) = (Crc32c::default(), vec![0; MIB as usize]);
+    for offset in (0..size).step_by(block.len()) {
+        block.truncate((size - offset) as usize);
+        file.read_exact_at(&mut block, offset)?;
+        sum = sum.update(&block);
+    }
+    Ok(sum)
+}
+
+/// Formats a number with three significant digits.
+fn digits(number: f64) -> String {
+    let decimals = (2.0 - number.log10().floor()).clamp(0.0, 3.0) as usize;
+    format!("{number:.decimals$}")
 }

@@ -29,7 +29,7 @@ class Terminal:
         self.settings = termios.tcgetattr(self.device)
         self.seen = b""
         self.chat = subprocess.Popen(
-            [BIDI_CHAT, "--addr", f"http://{address}"],
+            [BIDI_CHAT, f"http://{address}"],
             stdin=self.device,
             stdout=self.device,
             stderr=self.device,

@@ -1,128 +1,165 @@
-//! The examples as processes.
+//! The examples as processes: what they print, and one sentence for each kind of bad server.
 
 use std::{
-    fs, io,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
-    process::Stdio,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    process::{Output, Stdio},
+    thread,
 };
 
-use assert_cmd::Command;
+use muxs::server::ClientAuth;
 use rustix::process::Signal;
-use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::Child,
+};
 
 use crate::support::{
-    Program, kill,
+    Program, TestServer,
+    auth::server_with_key,
+    kill,
+    pki::Pki,
     program::{example, examples_dir},
-    report_skip, with_timeout,
+    report_skip,
+    signing::rsa,
+    with_timeout,
 };
 
-/// A privileged port of the loopback interface without a listener.
-const NOBODY: [&str; 2] = ["--addr", "http://127.0.0.1:1"];
+/// The examples that call a server, and have its URL as an argument.
+const CLIENTS: [&str; 5] = ["hello", "bidi_chat", "stream_file", "deadlines", "errors"];
 
-#[test]
-fn hello_calls_every_shape_on_its_own_server() {
-    let output = example("hello")
-        .args(NOBODY)
-        .assert()
-        .success()
-        .get_output()
-        .clone();
-    let replies = String::from_utf8(output.stdout).unwrap();
-    let lines: Vec<_> = replies.lines().collect();
-    assert_eq!(lines[..2], ["Hello, you!"; 2]);
-    assert_eq!(lines[6], "Hello, Ada, Grace, Edsger and 2 others!");
-    assert_eq!(
-        lines[7..10],
-        ["Hello, Ada!", "Hello, Grace!", "Hello, Edsger!"]
-    );
-    // The deadline that is met, the reply before the missed deadline, and its error.
-    assert_eq!(
-        lines[10..],
-        [
-            "Hello, you!",
-            "Hello, you!",
-            "DeadlineExceeded: the time for the call is over"
-        ]
-    );
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        stderr.starts_with("Nothing listens at http://127.0.0.1:1, so"),
-        "{stderr}"
-    );
+const ADVICE: &str = "`cargo run --bin server` starts a server; https:// is for one with TLS.";
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
 }
 
-#[tokio::test]
-async fn hello_uses_the_given_server() {
-    let root = tempfile::tempdir().unwrap();
-    let program = Program::start(root.path()).await;
-    let address = format!("http://{}", program.address);
-    let output = example("hello")
-        .args(["--addr", &address])
-        .assert()
-        .success()
-        .get_output()
-        .clone();
-    assert!(output.stdout.starts_with(b"Hello, you!\n"));
-    assert!(
-        !String::from_utf8(output.stderr)
-            .unwrap()
-            .contains("Nothing listens")
+/// Runs an example to its end, with exit code 0.
+#[track_caller]
+fn run(name: &str, arguments: &[&str], input: &str) -> Output {
+    let mut command = example(name);
+    let output = command.args(arguments).write_stdin(input).assert();
+    output.success().get_output().clone()
+}
+
+fn url(server: &TestServer) -> String {
+    format!("http://{}", server.address)
+}
+
+/// The lines of standard output, without their indentation.
+fn lines(output: &Output) -> Vec<&str> {
+    text(&output.stdout).lines().map(str::trim).collect()
+}
+
+/// Asserts that the lines contain these texts, in this order.
+#[track_caller]
+fn assert_in_order(lines: &[&str], texts: &[&str]) {
+    let mut rest = lines.iter();
+    for text in texts {
+        assert!(
+            rest.any(|line| line.contains(text)),
+            "no {text:?} in its place: {lines:#?}"
+        );
+    }
+}
+
+#[test]
+fn hello_calls_every_shape_and_exceeds_a_deadline() {
+    let server = TestServer::start();
+    let output = run("hello", &[&url(&server)], "");
+    let replies = lines(&output);
+    assert_eq!(
+        replies[..4],
+        ["Hello, you!", "Hello, you!", "你好，you！", "नमस्ते, you!"]
     );
+    assert_eq!(
+        replies[6..],
+        [
+            "Hello, Ada, Grace, Edsger and 2 others!",
+            "Hello, Ada!",
+            "Hello, Grace!",
+            "Hello, Edsger!",
+            // The deadline that is met, and the one that is exceeded after a first reply.
+            "Hello, you!",
+            "Hello, you!",
+            "DeadlineExceeded: the time for the call is over",
+        ]
+    );
+    let headings = text(&output.stderr)
+        .lines()
+        .filter(|line| line.contains(": "));
+    assert_eq!(headings.count(), 6, "{}", text(&output.stderr));
+}
+
+#[test]
+fn hello_starts_its_own_server_without_an_argument() {
+    if TcpStream::connect("127.0.0.1:50051").is_ok() {
+        report_skip("something listens at 127.0.0.1:50051");
+        return;
+    }
+    let output = run("hello", &[], "");
+    let stderr = text(&output.stderr);
+    let sentence = "No server at http://127.0.0.1:50051; started one at http://127.0.0.1:";
+    assert!(stderr.starts_with(sentence), "{stderr}");
+    assert!(text(&output.stdout).contains("Hello, you!"));
 }
 
 #[test]
 fn piped_chat_prints_one_line_per_line() {
-    example("bidi_chat")
-        .args(NOBODY)
-        .write_stdin("Ada\n\nGrace")
-        .assert()
-        .success()
-        .stdout("Hello, Ada!\nHello, !\nHello, Grace!\n");
-    example("bidi_chat")
-        .args(NOBODY)
-        .write_stdin("")
-        .assert()
-        .success()
-        .stdout("");
+    let server = TestServer::start();
+    let output = run("bidi_chat", &[&url(&server)], "Ada\n\nGrace");
+    assert_eq!(
+        text(&output.stdout),
+        "Hello, Ada!\nHello, !\nHello, Grace!\n"
+    );
+    assert_eq!(text(&run("bidi_chat", &[&url(&server)], "").stdout), "");
 }
 
 /// Four megabytes, far more than all buffers between the ends hold.
 #[test]
 fn long_piped_chat_does_not_deadlock() {
+    let server = TestServer::start();
     let names = (0..20_000).map(|number| format!("{number:0200}"));
     let input: String = names.clone().map(|name| name + "\n").collect();
     let replies: String = names.map(|name| format!("Hello, {name}!\n")).collect();
-    let chat = example("bidi_chat")
-        .args(NOBODY)
-        .write_stdin(input)
-        .assert();
-    assert!(chat.success().get_output().stdout == replies.as_bytes());
+    assert!(text(&run("bidi_chat", &[&url(&server)], &input).stdout) == replies);
 }
 
 #[test]
 fn failing_piped_chat_prints_one_sentence() {
+    let server = TestServer::start();
     let input = format!("Ada\n{}\n", "x".repeat(5000));
-    let output = example("bidi_chat")
-        .args(NOBODY)
-        .write_stdin(input)
-        .assert()
-        .code(1)
-        .get_output()
-        .clone();
-    assert_eq!(output.stdout, b"Hello, Ada!\n");
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    let last = stderr.lines().last().unwrap();
+    let mut chat = example("bidi_chat");
+    let output = chat.arg(url(&server)).write_stdin(input).assert().code(1);
+    let output = output.get_output();
+    assert_eq!(text(&output.stdout), "Hello, Ada!\n");
     assert_eq!(
-        last,
-        "The call failed with InvalidArgument: the name has 5000 bytes, the most is 4096."
+        text(&output.stderr),
+        "Error: InvalidArgument: the name has 5000 bytes, the most is 4096.\n"
+    );
+}
+
+#[test]
+fn chat_with_unreadable_input_says_so() {
+    let server = TestServer::start();
+    let mut chat = example("bidi_chat");
+    let output = chat
+        .arg(url(&server))
+        .write_stdin(b"\xff\n")
+        .assert()
+        .code(1);
+    let stderr = text(&output.get_output().stderr);
+    assert!(
+        stderr.starts_with("Error: cannot read standard input: "),
+        "{stderr}"
     );
 }
 
 /// The pipe stays open: neither end waits for the other to close it.
 #[tokio::test]
 async fn chat_over_open_pipes_answers_line_by_line() {
-    let mut chat = chat();
+    let server = TestServer::start();
+    let mut chat = chat(&url(&server));
     let mut input = chat.stdin.take().unwrap();
     let mut replies = BufReader::new(chat.stdout.take().unwrap()).lines();
     for name in ["Ada", "Grace"] {
@@ -141,7 +178,8 @@ async fn chat_over_open_pipes_answers_line_by_line() {
 
 #[tokio::test]
 async fn chat_with_a_closed_stdout_ends_quietly() {
-    let mut chat = chat();
+    let server = TestServer::start();
+    let mut chat = chat(&url(&server));
     drop(chat.stdout.take());
     let mut input = chat.stdin.take().unwrap();
     input.write_all(b"Ada\n").await.unwrap();
@@ -149,276 +187,343 @@ async fn chat_with_a_closed_stdout_ends_quietly() {
 }
 
 #[tokio::test]
-async fn ctrl_c_cancels_a_piped_chat() {
-    let mut chat = chat();
-    let mut input = chat.stdin.take().unwrap();
-    let mut replies = BufReader::new(chat.stdout.take().unwrap()).lines();
-    input.write_all(b"Ada\n").await.unwrap();
-    assert!(with_timeout(replies.next_line()).await.unwrap().is_some());
-    kill(Signal::INT, chat.id().unwrap());
-    assert_eq!(with_timeout(chat.wait()).await.unwrap().code(), Some(130));
+async fn signal_cancels_a_piped_chat() {
+    let server = TestServer::start();
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let mut chat = chat(&url(&server));
+        let mut input = chat.stdin.take().unwrap();
+        let mut replies = BufReader::new(chat.stdout.take().unwrap()).lines();
+        input.write_all(b"Ada\n").await.unwrap();
+        assert!(with_timeout(replies.next_line()).await.unwrap().is_some());
+        kill(signal, chat.id().unwrap());
+        assert_eq!(with_timeout(chat.wait()).await.unwrap().code(), Some(code));
+    }
 }
 
-fn chat() -> tokio::process::Child {
-    tokio::process::Command::new(examples_dir().join("bidi_chat"))
-        .args(NOBODY)
+fn chat(url: &str) -> Child {
+    process("bidi_chat", &[url])
+}
+
+fn process(name: &str, arguments: &[&str]) -> Child {
+    tokio::process::Command::new(examples_dir().join(name))
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
         .unwrap()
 }
 
-/// Runs `stream_file` against a server.
-fn stream_file(server: &Program, arguments: &[&str]) -> Command {
-    let mut command = example("stream_file");
-    command
-        .args(["--addr", &format!("http://{}", server.address)])
-        .args(arguments);
-    command
-}
-
-/// Starts a server, and creates a directory with a file.
-async fn server_and_file() -> (Program, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let server = Program::start(&folder.path().join("root")).await;
-    fs::write(folder.path().join("file"), "some bytes").unwrap();
-    (server, folder)
-}
-
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes).unwrap()
-}
-
 #[test]
-fn stream_file_resumes_a_cut_transfer_on_its_own_server() {
-    let mut command = example("stream_file");
-    let output = command.args(NOBODY).args(["--size", "8MiB"]).assert();
-    let output = output.success().get_output().clone();
-    let table = text(output.stdout);
-    let rows: Vec<&str> = table.lines().collect();
-    assert_eq!(rows.len(), 3, "{table}");
-    assert!(rows[1].starts_with("upload, cut half-way"), "{table}");
-    assert!(rows[2].starts_with("download"), "{table}");
-    let stderr = text(output.stderr);
-    let lost = "the connection to the server was lost.";
-    assert!(stderr.contains(lost), "{stderr}");
-    assert!(
-        stderr.contains("\nThe copy has the same bytes."),
-        "{stderr}"
-    );
-}
-
-#[tokio::test]
-async fn stream_file_put_and_get_print_one_line() {
-    let (server, folder) = server_and_file().await;
-    let run = |arguments: &[&str]| {
-        let mut command = stream_file(&server, arguments);
-        let output = command.current_dir(&folder).assert().success();
-        text(output.get_output().stdout.clone())
-    };
-    assert!(run(&["put", "file"]).starts_with("file sent: 10 B in "));
-    assert!(run(&["put", "file", "a/b"]).starts_with("a/b sent: 10 B in "));
-    assert!(run(&["get", "a/b"]).starts_with("a/b received: 10 B in "));
-    assert_eq!(fs::read(folder.path().join("b")).unwrap(), b"some bytes");
-    assert!(run(&["stat", "file"]).starts_with("file: 10 bytes (10 B), etag "));
-    assert_eq!(run(&["get", "a/b", "copy", "--quiet"]), "");
-    assert_eq!(fs::read(folder.path().join("copy")).unwrap(), b"some bytes");
-}
-
-#[tokio::test]
-async fn stream_file_reports_events_in_json() {
-    let (server, folder) = server_and_file().await;
-    let run = |arguments: &[&str]| -> Vec<serde_json::Value> {
-        let mut command = stream_file(&server, arguments);
-        let output = command.arg("--json").current_dir(&folder).output().unwrap();
-        let lines = text(output.stdout);
-        let lines = lines.lines();
-        lines
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
-    };
-    let sent = run(&["put", "file"]);
-    assert_eq!(
-        sent[0],
-        serde_json::json!({"event": "opened", "offset": 0, "size": 10})
-    );
-    let done = sent.last().unwrap();
-    assert_eq!(
-        (&done["event"], &done["size"]),
-        (&"done".into(), &10.into())
-    );
-    assert_eq!(run(&["put", "file"])[0]["event"], "already_there");
-    assert_eq!(run(&["stat", "file"])[0]["etag"], done["etag"]);
-    let failed = &run(&["get", "missing"])[0];
-    assert_eq!(failed["event"], "failed");
-    assert_eq!(
-        (&failed["code"], &failed["reason"]),
-        (&5.into(), &"NOT_FOUND".into())
-    );
-}
-
-#[tokio::test]
-async fn stream_file_transfers_through_pipes() {
-    let (server, _folder) = server_and_file().await;
-    let content: Vec<u8> = (0..5_000_000_u32)
-        .map(|at| (at.wrapping_mul(at) >> 7) as u8)
-        .collect();
-    let mut put = stream_file(&server, &["put", "-", "piped"]);
-    put.write_stdin(content.clone()).assert().success();
-    let get = stream_file(&server, &["get", "piped", "-"]).assert();
-    assert!(get.success().get_output().stdout == content);
-}
-
-#[tokio::test]
-async fn stream_file_with_a_closed_stdout_ends_quietly() {
-    let (server, folder) = server_and_file().await;
-    fs::write(folder.path().join("root/large"), vec![0; 5_000_000]).unwrap();
-    let mut get = tokio::process::Command::new(examples_dir().join("stream_file"));
-    let mut get = get
-        .args(["get", "large", "-", "--addr"])
-        .arg(format!("http://{}", server.address))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(get.stdout.take());
-    let output = with_timeout(get.wait_with_output()).await.unwrap();
-    assert_eq!(text(output.stderr), "");
-    assert_eq!(output.status.code(), Some(0));
-}
-
-#[tokio::test]
-async fn stream_file_failure_prints_one_sentence_and_exits_with_code() {
-    let (server, folder) = server_and_file().await;
-    let first = stream_file(&server, &["put", "file", "name"]);
-    { first }.current_dir(&folder).assert().success();
-    let cases: [(&[&str], i32, &str); 6] = [
-        (
-            &["get", "missing"],
-            69,
-            "Failed: the server answered NotFound: no such file.\n",
-        ),
-        (
-            &["get", "../up", "x"],
-            67,
-            "Failed: the server answered InvalidArgument: ",
-        ),
-        (
-            &["put", "Cargo.toml", "name", "--create-only"],
-            1,
-            "Failed: cannot open Cargo.toml: No such file or directory (os error 2).\n",
-        ),
-        (
-            &["put", "file", "name", "--create-only"],
-            70,
-            "Failed: the server answered AlreadyExists: ",
-        ),
-        (&["put", "-"], 2, "error: "),
-        (&["get", "name", "-", "--json"], 2, "error: "),
-    ];
-    for (arguments, code, sentence) in cases {
-        let mut command = stream_file(&server, arguments);
-        let output = command.current_dir(&folder).assert().code(code);
-        let stderr = text(output.get_output().stderr.clone());
-        assert!(stderr.starts_with(sentence), "{stderr}");
-    }
-}
-
-/// The size of a file of `/proc` is 0, and that of one of `/sys` a page, whatever it has.
-#[tokio::test]
-async fn stream_file_put_sends_a_file_whose_size_is_not_that_of_its_bytes() {
-    let (server, folder) = server_and_file().await;
-    // Some of the values change all the time.
-    let keys = |text: String| -> Vec<String> {
-        let lines = text.lines();
-        lines
-            .map(|line| line.split(':').next().unwrap().to_owned())
-            .collect()
-    };
-    for source in [
-        "/proc/cpuinfo",
-        "/sys/kernel/mm/transparent_hugepage/enabled",
-    ] {
-        let Ok(expected) = fs::read_to_string(source) else {
-            report_skip(&format!("there is no {source} here"));
-            continue;
+fn stream_file_resumes_both_calls() {
+    let server = TestServer::start();
+    let output = run("stream_file", &[&url(&server), "8"], "");
+    let rows = lines(&output);
+    assert_eq!(rows.len(), 3, "{rows:?}");
+    for (row, name) in rows[1..].iter().zip(["upload", "download"]) {
+        let words: Vec<_> = row.split_whitespace().collect();
+        let [what, size, size_unit, time, time_unit, rate, rate_unit] = words[..] else {
+            panic!("{row}");
         };
-        let mut put = stream_file(&server, &["put", source, "name"]);
-        put.assert().success();
-        let stored = fs::read_to_string(folder.path().join("root/name")).unwrap();
-        assert!(!stored.is_empty());
-        assert_eq!(keys(stored), keys(expected));
-    }
-}
-
-/// As `cp` refuses it, although the folder would let the caller replace it.
-#[tokio::test]
-async fn stream_file_get_refuses_a_target_that_cannot_be_written() {
-    const NOBODY_ID: u32 = 65_534;
-    let (server, folder) = server_and_file().await;
-    fs::write(folder.path().join("root/name"), "new").unwrap();
-    // Others get in, to write here.
-    let writable = fs::Permissions::from_mode(0o777);
-    fs::set_permissions(&folder, writable).unwrap();
-    let target = folder.path().join("file");
-    fs::set_permissions(&target, fs::Permissions::from_mode(0o444)).unwrap();
-    let mut get = std::process::Command::new(examples_dir().join("stream_file"));
-    get.args(["get", "name", "file", "--addr"])
-        .arg(format!("http://{}", server.address))
-        .current_dir(&folder);
-    if rustix::process::geteuid().is_root() {
-        get.uid(NOBODY_ID).gid(NOBODY_ID);
-    }
-    let output = match get.output() {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            report_skip("another user may not run the examples here");
-            return;
+        assert_eq!((what, size), (name, "8"));
+        assert_eq!([size_unit, time_unit, rate_unit], ["MiB", "s", "MiB/s"]);
+        for number in [time, rate] {
+            assert!(number.parse::<f64>().unwrap() > 0.0, "{row}");
         }
-        output => output.unwrap(),
-    };
-    let stderr = text(output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert_eq!(
-        stderr,
-        "Failed: cannot replace file: Permission denied (os error 13).\n"
-    );
-    assert_eq!(fs::read(&target).unwrap(), b"some bytes");
-    let left = fs::read_dir(&folder).unwrap().count();
-    assert_eq!(left, 2);
+    }
+    let stderr: Vec<_> = text(&output.stderr).lines().collect();
+    let words = [
+        "Uploading 8 MiB",
+        "The server has 0 MiB of it",
+        "The call is cut half-way",
+        "The server has ",
+        "Downloading it",
+        "The copy has the same checksum",
+    ];
+    assert_in_order(&stderr, &words);
+    let stored = server.path("stream_file-demo.bin");
+    assert_eq!(std::fs::metadata(stored).unwrap().len(), 8 << 20);
 }
 
 #[test]
-fn stream_file_put_starts_no_temporary_server() {
-    let puts: [&[&str]; 3] = [&["put", "Cargo.toml"], &["get", "a", "b"], &["stat", "a"]];
-    for arguments in puts {
-        let mut command = example("stream_file");
-        let output = command.args(NOBODY).args(arguments).assert().code(78);
-        let stderr = text(output.get_output().stderr.clone());
-        assert_eq!(
-            stderr,
-            "Failed: nothing listens at http://127.0.0.1:1. Start a server there with `cargo run \
-             --bin server`.\n"
-        );
+fn stream_file_refuses_a_size_that_is_no_number() {
+    let server = TestServer::start();
+    let mut command = example("stream_file");
+    let output = command.args([&url(&server), "8MiB"]).assert().code(1);
+    assert_eq!(
+        text(&output.get_output().stderr),
+        "Error: the size is a number of MiB, such as 8.\n"
+    );
+}
+
+#[test]
+fn deadlines_end_on_either_side() {
+    let server = TestServer::start();
+    let output = run("deadlines", &[&url(&server)], "");
+    let texts = [
+        "Hello, !",
+        "s DeadlineExceeded: the time for the call is over",
+        "s Cancelled: Timeout expired",
+        "are left for the server",
+        "s DeadlineExceeded: the time for the call is over",
+    ];
+    assert_in_order(&lines(&output), &texts);
+}
+
+#[test]
+fn errors_have_code_reason_and_details() {
+    let server = TestServer::start();
+    let output = run("errors", &[&url(&server)], "");
+    let texts = [
+        "code     InvalidArgument: mend the request",
+        "reason   BAD_REQUEST, of muxs",
+        "field    value",
+        "reason   NAME_TOO_LONG",
+        "reason   NOT_FOUND",
+        "reason   FILENAME_INVALID",
+        "code     ResourceExhausted",
+        "limit is max_calls",
+        "retry    after 1s",
+        "code     NotFound",
+        "reason   NOT_FOUND",
+    ];
+    assert_in_order(&lines(&output), &texts.map(str::trim));
+}
+
+#[test]
+fn minimal_server_answers_every_shape() {
+    let output = run("minimal_server", &[], "");
+    let greetings = lines(&output)
+        .into_iter()
+        .map(|line| line.split_once(' ').unwrap());
+    let greetings: Vec<_> = greetings
+        .map(|(method, reply)| (method, reply.trim()))
+        .collect();
+    assert_eq!(
+        greetings,
+        [
+            ("SayHello", "Hello, unary!"),
+            ("LotsOfReplies", "Hello, server stream 1!"),
+            ("LotsOfReplies", "Hello, server stream 2!"),
+            ("LotsOfReplies", "Hello, server stream 3!"),
+            ("LotsOfGreetings", "Hello, client and stream!"),
+            ("BidiHello", "Hello, both!"),
+            ("BidiHello", "Hello, ways!"),
+        ]
+    );
+}
+
+#[test]
+fn own_service_is_limited_and_drains() {
+    let output = run("own_service", &[], "");
+    let texts = [
+        "hello",
+        "one two three",
+        "larger",
+        "more",
+        "DeadlineExceeded",
+        "drains",
+    ];
+    assert_in_order(&lines(&output), &texts);
+}
+
+#[test]
+fn cancellation_drops_handler_and_stream() {
+    let output = run("cancellation", &[], "");
+    let dropped = lines(&output);
+    let dropped = dropped
+        .iter()
+        .filter(|line| line.starts_with("server: dropped after "));
+    assert_eq!(dropped.count(), 3, "{}", text(&output.stdout));
+}
+
+/// The server gets ahead by more than half of the window, and by less than the window and 1 MiB.
+#[test]
+fn flow_control_bounds_the_server_by_the_window() {
+    let output = run("flow_control", &[], "");
+    let lines = lines(&output);
+    let rows = lines
+        .iter()
+        .filter(|line| line.ends_with("KiB") && !line.contains("Messages"));
+    let rows: Vec<Vec<u64>> = rows
+        .map(|row| {
+            row.split_whitespace()
+                .filter_map(|word| word.parse().ok())
+                .collect()
+        })
+        .collect();
+    assert_eq!(rows.len(), 4, "{lines:#?}");
+    for row in rows {
+        let [window, _, _, ahead] = row[..] else {
+            panic!("{lines:#?}");
+        };
+        assert!((window / 2..window + 1024).contains(&ahead), "{lines:#?}");
+    }
+}
+
+#[test]
+fn metadata_travels_both_ways() {
+    let output = run("metadata", &[], "");
+    let texts = [
+        "metadata of the response:",
+        "Bonjour, Ada!",
+        "metadata of the status:",
+        "ResourceExhausted: no square is left for today",
+    ];
+    let lines = lines(&output);
+    assert_in_order(&lines, &texts);
+    for pair in [
+        "content-language = \"fr\"",
+        "flag-bin = Ok(b\"\\0\\xff\")",
+        "x-request-id = \"example-1\"",
+        "x-request-id = \"example-2\"",
+        "quota-left = \"0\"",
+    ] {
+        assert!(lines.contains(&pair), "no {pair}: {lines:#?}");
+    }
+}
+
+#[test]
+fn retry_resumes_and_gives_up_on_invalid_requests() {
+    let output = run("retry", &[], "");
+    let texts = [
+        "3 numbers, then Unavailable; next attempt in",
+        "3 numbers, then Unavailable; next attempt in",
+        "3 numbers, then ResourceExhausted; next attempt in 300ms",
+        "6 numbers, then Unavailable; next attempt in",
+        "6 numbers, then Unavailable; next attempt in",
+        "all 10 numbers",
+        "given up: InvalidArgument",
+    ];
+    assert_in_order(&lines(&output), &texts);
+}
+
+#[test]
+fn graceful_stop_waits_for_short_calls_and_cuts_endless_ones() {
+    let output = run("graceful_stop", &[], "");
+    let texts = [
+        "the signal",
+        "the short call got 7 numbers, then OK",
+        "a new client is refused",
+        "the grace is over",
+        "numbers, then Unavailable",
+        "the server has ended",
+    ];
+    assert_in_order(&lines(&output), &texts);
+}
+
+/// Asserts that an example fails with one sentence, which ends so.
+#[track_caller]
+fn assert_fails(name: &str, url: &str, end: &str) {
+    let mut command = example(name);
+    let output = command.arg(url).write_stdin("Ada\n").assert().code(1);
+    let stderr = text(&output.get_output().stderr);
+    let last = stderr.lines().last().unwrap();
+    assert!(
+        last.starts_with("Error: ") && last.ends_with(end),
+        "{name} {url}: {stderr}"
+    );
+    assert_eq!(stderr.matches("Error: ").count(), 1, "{stderr}");
+}
+
+#[test]
+fn dead_server_is_one_sentence() {
+    for name in CLIENTS {
+        let end = format!("Error: Connection refused (os error 111). {ADVICE}");
+        assert_fails(name, "http://127.0.0.1:1", &end);
+    }
+    for invalid in ["127.0.0.1:50051", "", "http://", "ftp://127.0.0.1:1"] {
+        assert_fails("hello", invalid, ADVICE);
+    }
+}
+
+/// A listener that sends these bytes on each connection, and then reads what comes.
+fn foreign_server(answer: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            thread::spawn(move || {
+                let _ = connection.write_all(answer);
+                let _ = connection.read_to_end(&mut Vec::new());
+            });
+        }
+    });
+    url
+}
+
+#[test]
+fn foreign_server_is_one_sentence() {
+    let http = foreign_server(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+    let silent = foreign_server(b"");
+    for name in CLIENTS {
+        assert_fails(name, &http, ADVICE);
+    }
+    // The time that each call has for its first answer.
+    assert_fails("hello", &silent, ADVICE);
+    assert_fails("stream_file", &silent, ADVICE);
+}
+
+#[test]
+fn tls_on_one_side_is_one_sentence() {
+    let pki = Pki::new();
+    let tls = pki.load(ClientAuth::Off);
+    let encrypted = TestServer::start_with(|config| config.tls = Some(tls));
+    let plain = TestServer::start();
+    for name in ["hello", "stream_file"] {
+        assert_fails(name, &url(&encrypted), ADVICE);
+        assert_fails(name, &format!("https://{}", plain.address), ADVICE);
+        assert_fails(name, &format!("https://{}", encrypted.address), ADVICE);
+    }
+    let mut hello = example("hello");
+    hello.env("SSL_CERT_FILE", pki.path("authority.pem"));
+    hello.arg(format!("https://localhost:{}", encrypted.address.port()));
+    hello.assert().success();
+}
+
+#[test]
+fn required_token_is_one_sentence() {
+    let server = server_with_key(rsa());
+    for name in CLIENTS {
+        let end =
+            "requires an access token: `cargo run --bin muxs` can send one, this example cannot.";
+        assert_fails(name, &url(&server), end);
     }
 }
 
 #[tokio::test]
-async fn ctrl_c_interrupts_a_put() {
-    let (server, _folder) = server_and_file().await;
-    let mut put = tokio::process::Command::new(examples_dir().join("stream_file"))
-        .args(["put", "-", "name", "--json", "--addr"])
-        .arg(format!("http://{}", server.address))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    // The upload has begun.
-    let mut lines = BufReader::new(put.stdout.take().unwrap()).lines();
-    assert!(with_timeout(lines.next_line()).await.unwrap().is_some());
-    kill(Signal::INT, put.id().unwrap());
-    assert_eq!(with_timeout(put.wait()).await.unwrap().code(), Some(130));
+async fn killed_server_is_one_sentence() {
+    for (name, arguments, begun) in [
+        ("bidi_chat", &[][..], "Hello, Ada!"),
+        ("stream_file", &["64"], "The server has 0 MiB"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let mut server = Program::start(root.path()).await;
+        let mut process = process(name, &[&[server.url.as_str()], arguments].concat());
+        // Keeps the input open.
+        let mut input = process.stdin.take().unwrap();
+        input.write_all(b"Ada\n").await.unwrap();
+        let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
+        let mut errors = BufReader::new(stderr.unwrap());
+        let mut line = String::new();
+        if name == "bidi_chat" {
+            let mut replies = BufReader::new(stdout.unwrap());
+            with_timeout(replies.read_line(&mut line)).await.unwrap();
+        } else {
+            while !line.contains(begun) {
+                assert!(with_timeout(errors.read_line(&mut line)).await.unwrap() > 0);
+            }
+        }
+        assert!(line.contains(begun), "{line}");
+        server.signal(Signal::KILL);
+        server.wait_end().await;
+        let mut rest = String::new();
+        with_timeout(errors.read_to_string(&mut rest))
+            .await
+            .unwrap();
+        assert_eq!(process.wait().await.unwrap().code(), Some(1));
+        assert!(rest.ends_with(&format!("{ADVICE}\n")), "{rest}");
+    }
 }

@@ -13,6 +13,14 @@ use self::{
 
 const MAX_COLUMNS: usize = 120;
 
+/// The most lines of an example, and of those that need more.
+const MAX_EXAMPLE_LINES: usize = 100;
+const MAX_LINES: [(&str, usize); 3] = [
+    ("examples/bidi_chat.rs", 140),
+    ("examples/stream_file.rs", 140),
+    ("examples/support/mod.rs", 40),
+];
+
 /// A part of `src/`, the modules that it must not import, and the words that its code must not contain.
 struct Floor {
     room: &'static str,
@@ -180,6 +188,36 @@ fn long_lines(sources: &[Source]) -> Vec<String> {
     found
 }
 
+/// Examples that are too long, do not say what to watch, or are missing in their index.
+fn example_violations(sources: &[Source], index: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for Source { path, text } in sources {
+        let own = MAX_LINES.iter().find(|(long, _)| long == path);
+        let limit = own.map_or(MAX_EXAMPLE_LINES, |(_, lines)| *lines);
+        let lines = text.lines().count();
+        if lines > limit {
+            found.push(format!("{path} has {lines} lines, the limit is {limit}"));
+        }
+        let Some(name) = path
+            .strip_prefix("examples/")
+            .filter(|it| !it.contains('/'))
+        else {
+            continue;
+        };
+        if !text.lines().any(|line| line.starts_with("//! Watch: ")) {
+            found.push(format!("{path} does not say what to watch"));
+        }
+        let row = format!("]({name}) |");
+        if !index
+            .lines()
+            .any(|line| line.starts_with('|') && line.contains(&row))
+        {
+            found.push(format!("examples/README.md has no row for {path}"));
+        }
+    }
+    found
+}
+
 fn read_src() -> Vec<Source> {
     let sources = without_tests(read(&["src"], &[".rs"]));
     for floor in FLOORS {
@@ -229,6 +267,38 @@ fn lines_have_at_most_120_columns() {
         &directories,
         &[".rs", ".proto", ".py", ".js"],
     )));
+}
+
+#[test]
+fn examples_are_short_and_listed() {
+    let examples = read(&["examples"], &[".rs"]);
+    assert!(examples.len() > MAX_LINES.len());
+    let index = include_str!("../../../examples/README.md");
+    assert_none(&example_violations(&examples, index));
+}
+
+#[test]
+fn long_or_unlisted_example_is_refused() {
+    let index = "| a | b | [hello](hello.rs) | c |\n[other](other.rs) | d |";
+    let source = |path: &str, lines: usize| Source {
+        path: path.to_owned(),
+        text: format!("//! Watch: this.\n{}", "\n".repeat(lines - 1)),
+    };
+    let violations = |source| example_violations(&[source], index);
+    assert_none(&violations(source("examples/hello.rs", 100)));
+    assert_none(&violations(source("examples/support/mod.rs", 40)));
+    let refused = [
+        source("examples/hello.rs", 101),
+        source("examples/support/mod.rs", 41),
+        source("examples/other.rs", 100),
+        Source {
+            path: "examples/hello.rs".to_owned(),
+            text: String::new(),
+        },
+    ];
+    for source in refused {
+        assert_eq!(violations(source).len(), 1);
+    }
 }
 
 /// Made-up sources that follow the rules, with one more file.
