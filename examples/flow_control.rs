@@ -69,8 +69,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
             most * KIB
         );
     }
-    println!(
-        "\nThe rest of `ahead` are tonic's own buffers. They do not grow with the number of messages."
-    );
+    println!("\nWhat exceeds the window is in buffers of tonic, the same for each window.");
     Ok(())
 }

@@ -55,7 +55,8 @@ async fn read(client: &mut NumbersClient<Channel>, last: u64) -> Result<(), Stat
             Ok(())
         };
         let Err::<_, Status>(status) = attempt.await else {
-            return Ok(println!("  all {after} numbers"));
+            println!("  all {after} numbers");
+            return Ok(());
         };
         if after > begin {
             delays = policy.build();
@@ -89,7 +90,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder().add_service(service);
     tokio::spawn(server.serve_with_incoming(incoming));
     let mut client = NumbersClient::connect(url).await?;
-
     println!("Five failures that pass, with a budget of three attempts without progress:");
     read(&mut client, 10).await?;
     println!("A failure that does not pass:");

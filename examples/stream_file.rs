@@ -49,7 +49,7 @@ async fn main() -> Result<(), support::Failed> {
     if checksum(&copy, size)? != checksum(&original, size)? {
         return Err("the copy differs from the original".into());
     }
-    eprintln!("The copy has the same checksum. A server that ran before keeps {FILENAME}.");
+    eprintln!("The checksums agree. A server that ran before keeps {FILENAME}.");
     eprintln!("`muxs::client` does the same in a line: client.upload(path, name).await?\n");
     println!("cut half-way          size      time          rate");
     for (row, time) in [("upload", sent), ("download", received)] {
@@ -79,8 +79,8 @@ async fn upload(files: &mut Files, open: &OpenUpload, from: &File, end: u64, bar
         let mut data = vec![0; (end - offset).min(MIB / 4) as usize];
         from.read_exact_at(&mut data, offset)?;
         let mut chunk = pb::Chunk::default();
-        chunk.crc32c = Some(Crc32c::of(&data).value());
-        (chunk.offset, chunk.data) = (offset, data.into());
+        (chunk.offset, chunk.crc32c) = (offset, Some(Crc32c::of(&data).value()));
+        chunk.data = data.into();
         whole = whole.update(&chunk.data);
         offset += chunk.data.len() as u64;
         let _ = steps.send(Some(Step::Chunk(chunk))).await;

@@ -1,5 +1,4 @@
-//! `connect` connects to the URL in the first argument; without one, to the default URL or to a server that it
-//! starts. `Failed` is any error, and `main` prints it as a sentence.
+//! `connect` calls the server in the first argument, or starts one; `main` prints `Failed` as one sentence.
 use muxs::{app, client, files, server::Listener};
 use std::{env, error::Error, fmt, future, iter, time::Duration};
 use tonic::{Code, Status, transport, transport::Channel};
@@ -16,9 +15,10 @@ impl fmt::Debug for Failed {
         let cause = iter::successors(Some(&*self.0), |&it| it.source()).last();
         match self.0.downcast_ref::<Status>() {
             Some(it) if it.code() == Code::Unauthenticated => f.write_str(TOKEN),
+            Some(it) if it.message().starts_with("h2 ") => write!(f, "{}. {ADVICE}", it.message()),
             Some(it) if it.source().is_none() => write!(f, "{:?}: {}.", it.code(), it.message()),
             None if !self.0.is::<transport::Error>() => write!(f, "{}.", self.0),
-            _ => cause.map_or(Ok(()), |cause| write!(f, "{cause}. {ADVICE}")),
+            _ => cause.map_or(Ok(()), |it| write!(f, "no server answers: {it}. {ADVICE}")),
         }
     }
 }
