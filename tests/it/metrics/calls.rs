@@ -24,7 +24,7 @@ use crate::support::{
 };
 
 /// All served methods and their shapes.
-const METHODS: [(&str, &str); 17] = [
+const METHODS: &[(&str, &str)] = &[
     ("unary", "muxs.Greeter/SayHello"),
     ("unary", "muxs.Greeter/Square"),
     ("server_stream", "muxs.Greeter/LotsOfReplies"),
@@ -66,7 +66,7 @@ impl Expected {
     /// The values before the first call.
     fn new() -> Self {
         let mut expected = Self(BTreeMap::new());
-        for (shape, method) in METHODS {
+        for &(shape, method) in METHODS {
             expected.count(shape, method, None, 0, (0, 0));
             expected.count(shape, method, Some("OK"), 0, (0, 0));
         }

@@ -152,6 +152,32 @@ fn shared_type_names(sources: &[Source]) -> Vec<String> {
         .collect()
 }
 
+/// Statuses that a handler makes by a constructor of `tonic::Status`, which gives them no reason. A defect of the
+/// server itself needs none.
+fn statuses_without_reason(sources: &[Source]) -> Vec<String> {
+    let mut found = Vec::new();
+    let handlers = sources.iter().filter(|source| {
+        let module = source.module();
+        is_in(&module, "greeter") || is_in(&module, "files::service")
+    });
+    for source in handlers {
+        let lines = source.text.lines().zip(1..);
+        for (line, number) in lines.filter(|(line, _)| !line.trim_start().starts_with("//")) {
+            for constructor in line.replace("pb::Status::", "").split("Status::").skip(1) {
+                let is_end = |c: char| !c.is_alphanumeric() && c != '_';
+                let name = constructor.split(is_end).next().unwrap_or_default();
+                if !["from", "ok", "internal"].contains(&name) {
+                    found.push(format!(
+                        "{}:{number}: Status::{name} gives no reason, Failure::new does",
+                        source.path
+                    ));
+                }
+            }
+        }
+    }
+    found
+}
+
 fn long_lines(sources: &[Source]) -> Vec<String> {
     let mut found = Vec::new();
     for source in sources {
@@ -233,6 +259,11 @@ fn floors_do_not_know_the_floors_above() {
 #[test]
 fn type_names_have_one_meaning() {
     assert_none(&shared_type_names(&read_src()));
+}
+
+#[test]
+fn handlers_make_statuses_with_a_reason() {
+    assert_none(&statuses_without_reason(&read_src()));
 }
 
 #[test]
@@ -383,6 +414,23 @@ fn second_type_of_a_name_is_refused() {
         "struct Call; struct Error; enum Error {}",
     );
     assert_none(&shared_type_names(&program));
+}
+
+#[test]
+fn status_without_reason_is_refused() {
+    let text = "// Status::aborted(\nfn f() { pb::Status::default(); Status::from(e); tonic::Status::not_found(\"\") }";
+    for path in ["src/greeter.rs", "src/files/service/read_stream.rs"] {
+        assert_eq!(
+            statuses_without_reason(&sources_with(path, text)),
+            [format!(
+                "{path}:2: Status::not_found gives no reason, Failure::new does"
+            )]
+        );
+    }
+    assert_none(&statuses_without_reason(&sources_with(
+        "src/client.rs",
+        text,
+    )));
 }
 
 #[test]
