@@ -34,7 +34,7 @@ class Page:
 
     def programs(self):
         """The programs, by the name to save them under."""
-        named = re.findall(r"[Ss]ave\s+as\s+`([\w.]+)`:\n\n```\w+\n(.*?)^```$", self.text, re.DOTALL | re.MULTILINE)
+        named = re.findall(r"[Ss]ave\s+as\s+`([\w.]+)`:\n\n(?:<!--.*-->\n)?```\w+\n(.*?)^```$", self.text, re.DOTALL | re.MULTILINE)
         assert [program for _, program in named] == self.blocks(*PROGRAMS), "a program has no name"
         return dict(named)
 

@@ -32,8 +32,8 @@ def check(picture):
 
 def test_script_records_an_upload_that_survives_its_server(tmp_path):
     output = tmp_path / "resume.svg"
-    script = [sys.executable, ASSETS / "record", "--output", output, "--programs", TARGET / "debug", "--size", str(SIZE)]
-    run = subprocess.run(script, capture_output=True, text=True, timeout=120)
+    flags = ["--output", output, "--programs", TARGET / "debug", "--size", str(SIZE)]
+    run = subprocess.run([sys.executable, ASSETS / "record", *flags], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stdout + run.stderr
     check(output.read_text())
 

@@ -182,7 +182,8 @@ fn tables_are_read_as_they_stand() {
     let contract = "// It fails with NOT_FOUND,\n// reason GONE; or ABORTED, reason\n// LATE.\n";
     let pairs = [pair("NOT_FOUND", "GONE"), pair("ABORTED", "LATE")];
     assert_eq!(failures_of_contract(contract), BTreeSet::from(pairs));
-    let help = "Options:\n      --some <X>\n          Text\n          [env: S=]\n          [default: 1]\n\n      --on\n [env: O=]\n";
+    let help = "Options:\n      --some <X>\n          Text\n          [env: S=]\n          [default: 1]\n\n      --on\n \
+                [env: O=]\n";
     let flag = |name: &str, variable: &str, default: &str| {
         (name.to_owned(), variable.to_owned(), default.to_owned())
     };

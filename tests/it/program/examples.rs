@@ -82,7 +82,7 @@ fn hello_calls_every_shape_and_exceeds_a_deadline() {
             // The deadline that is met, and the one that is exceeded after a first reply.
             "Hello, you!",
             "Hello, you!",
-            "DeadlineExceeded: the time for the call is over",
+            "DeadlineExceeded: the deadline of the call has passed",
         ]
     );
     let headings = text(&output.stderr)
@@ -263,10 +263,10 @@ fn deadlines_end_on_either_side() {
     let output = run("deadlines", &[&url(&server)], "");
     let texts = [
         "Hello, !",
-        "s DeadlineExceeded: the time for the call is over",
+        "s DeadlineExceeded: the deadline of the call has passed",
         "s Cancelled: Timeout expired",
         "are left for the server",
-        "s DeadlineExceeded: the time for the call is over",
+        "s DeadlineExceeded: the deadline of the call has passed",
     ];
     assert_in_order(&lines(&output), &texts);
 }
@@ -320,7 +320,7 @@ fn own_service_is_limited_and_drains() {
     let texts = [
         "hello",
         "one two three",
-        "where the most is 64",
+        "at most 64 are accepted",
         "more",
         "DeadlineExceeded",
         "drains",
