@@ -459,10 +459,12 @@ def test_missing_folder_fails_with_a_sentence(python, server):
 
 
 def test_interrupted_uploads_leave_nothing_on_the_server(python, own_server):
-    """A file that takes longer than the test needs to see that it is on its way."""
+    """Files that take longer than the test needs to see that they are on their way."""
     (python.folder / "photos").mkdir()
-    with open(python.folder / "photos" / "large.raw", "wb") as large:
-        large.truncate(64 * 1024 * MIB)
+    # More than are sent at a time.
+    for number in range(12):
+        with open(python.folder / "photos" / f"large-{number}.raw", "wb") as large:
+            large.truncate(64 * 1024 * MIB)
     with python.start("upload_many", url(own_server), "photos", "albums") as process:
         until(lambda: parts(own_server), "the upload is on its way")
         process.send_signal(signal.SIGINT)
