@@ -147,7 +147,8 @@ fn token_error_to_status(error: TokenError) -> Status {
 /// Whether nobody else can read data in transit to `endpoint`.
 fn is_secure(endpoint: &Endpoint) -> bool {
     let uri = endpoint.uri();
-    uri.scheme() == Some(&Scheme::HTTPS)
+    // tonic ignores the scheme when it is built without TLS.
+    (cfg!(feature = "client-tls") && uri.scheme() == Some(&Scheme::HTTPS))
         || uri.host().is_some_and(is_loopback)
         || is_unix_socket(endpoint)
 }
@@ -174,16 +175,23 @@ mod tests {
     #[test]
     fn only_https_unix_and_loopback_endpoints_are_secure() {
         for private in [
-            "https://example.com",
-            "https://10.0.0.1:50051",
             "http://127.0.0.1:50051",
             "http://127.1.2.3",
             "http://[::1]:50051",
             "http://localhost:50051",
+        ] {
+            assert!(is_secure(&endpoint(private).unwrap()), "{private}");
+        }
+        for private in [
+            "https://example.com",
+            "https://10.0.0.1:50051",
             "unix:/run/muxs.sock",
             "unix:///run/muxs.sock",
         ] {
-            assert!(is_secure(&endpoint(private).unwrap()), "{private}");
+            let endpoint = Endpoint::from_shared(private).unwrap();
+            // Without TLS, tonic would send the token in the clear.
+            let is_private = cfg!(feature = "client-tls");
+            assert_eq!(is_secure(&endpoint), is_private, "{private}");
         }
         for public in [
             "http://example.com",
@@ -195,7 +203,6 @@ mod tests {
             // tonic's placeholder for a Unix socket.
             "http://tonic",
             "http://tonic/",
-            "tonic:80",
         ] {
             assert!(!is_secure(&endpoint(public).unwrap()), "{public}");
         }

@@ -74,7 +74,7 @@ pub use self::{
     authorized_channel::AuthorizedChannel,
     credentials::{Credentials, TokenError},
     download::Download,
-    endpoint::endpoint,
+    endpoint::{EndpointError, endpoint},
     error::Error,
     event::Event,
     retry::Retry,

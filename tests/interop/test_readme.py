@@ -48,7 +48,7 @@ def test_command_lines_move_files(address, tmp_path):
     path = f"{TARGET / 'debug'}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "MUXS_ADDR": f"http://{address}"}
     lines = commands("muxs put")
-    assert len(lines) == 5
+    assert len(lines) == 4
     for line in lines:
         shell = ["bash", "-o", "pipefail", "-c", line]
         run = subprocess.run(
