@@ -1,9 +1,11 @@
 """muxs behind nginx and behind Envoy, each with the configuration of the page about deployment."""
 
 import contextlib
+import json
 import os
 import queue
 import random
+import re
 import shutil
 import signal
 import socket
@@ -297,18 +299,25 @@ def test_server_sees_a_call_that_its_client_cancels(proxy, server, greeter):
     assert greeter.SayHello(HelloRequest(name="you"), timeout=TIMEOUT).message == "Hello, you!"
 
 
-def test_deadline_reaches_the_server_and_its_answer_the_client(proxy, server, tmp_path):
-    """By curl, which has no clock of its own for the deadline."""
+def lines_of_curl(proxy, method, request, folder, *headers):
+    """The status, headers and trailers of a call by curl, which knows nothing of gRPC."""
     if not shutil.which("curl"):
         pytest.skip("there is no curl")
-    request = HelloRequest(name="you", interval=Duration(seconds=3600)).SerializeToString()
-    (tmp_path / "message").write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
-    headers = ["content-type: application/grpc", "te: trailers", "grpc-timeout: 300m"]
+    request = request.SerializeToString()
+    (folder / "message").write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
+    headers = ["content-type: application/grpc", "te: trailers", *headers]
     command = ["curl", "--silent", "--http2", "--cacert", proxy.pki.ca, "--data-binary", "@message", "--dump-header"]
     command += ["-", "--output", "body", *(part for header in headers for part in ("--header", header))]
-    command += [f"https://{proxy.address}/muxs.Greeter/LotsOfReplies"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT)
-    assert f"grpc-status: {StatusCode.DEADLINE_EXCEEDED.value[0]}" in done.stdout, done
+    command += [f"https://{proxy.address}/muxs.Greeter/{method}"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT)
+    return [line.strip() for line in done.stdout.splitlines()]
+
+
+def test_deadline_reaches_the_server_and_its_answer_the_client(proxy, server, tmp_path):
+    """By curl, which has no clock of its own for the deadline."""
+    request = HelloRequest(name="you", interval=Duration(seconds=3600))
+    lines = lines_of_curl(proxy, "LotsOfReplies", request, tmp_path, "grpc-timeout: 300m")
+    assert f"grpc-status: {StatusCode.DEADLINE_EXCEEDED.value[0]}" in lines
 
 
 def test_pings_of_the_server_keep_a_silent_stream_behind_nginx(server, pki, tmp_path):
@@ -333,6 +342,10 @@ def test_failure_is_unavailable_while_the_server_is_away(proxy, server, tmp_path
         with away.channel() as channel, pytest.raises(grpc.RpcError) as failed:
             GreeterStub(channel).SayHello(HelloRequest(name="you"), timeout=TIMEOUT)
         assert failed.value.code() == StatusCode.UNAVAILABLE
+        # grpcio also understands HTTP 502. Others take only this for an answer of gRPC.
+        lines = lines_of_curl(away, "SayHello", HelloRequest(name="you"), tmp_path)
+        unavailable = f"grpc-status: {StatusCode.UNAVAILABLE.value[0]}"
+        assert {"HTTP/2 200", "content-type: application/grpc", unavailable} <= set(lines), lines
     finally:
         away.kill()
 
@@ -344,10 +357,10 @@ class Absent:
         self.socket = socket
 
 
-def half_sent(server, filename, content):
+def half_sent(server, filename, content, upload_id="id"):
     """Leaves an upload of which half is durable. Returns how much that is."""
     client = BlockingClient(server.address)
-    stream = client.stream(opening(filename, "id"), *chunks(content[: len(content) // 2]))
+    stream = client.stream(opening(filename, upload_id), *chunks(content[: len(content) // 2]))
     while not (persisted := stream.answer().progress.persisted_size):
         pass
     client.close()
@@ -385,13 +398,15 @@ def test_backup_of_a_busy_server_is_restored(own_server, tmp_path, program):
     there = {"/var/lib/muxs/": f"{tmp_path}/restored/"}
     resumed(own_server, "folder/whole.bin", BACKED_UP)
     assert half_sent(own_server, "half.bin", BACKED_UP) > 0
-    [back_up] = BACKUP.commands(f"sudo {program} --{'create' if program == 'tar' else 'archive'}")
+    [back_up] = BACKUP.commands("sudo tar --create" if program == "tar" else "sudo rsync --archive --xattrs --delete")
     if program == "tar":
         archive = {"/backup/muxs.tar": tmp_path / "muxs.tar"}
         [restore] = BACKUP.commands("sudo tar --extract")
         done = [run_as_root_would(back_up, **here, **archive), run_as_root_would(restore, **there, **archive)]
     else:
-        done = [run_as_root_would(back_up, **here, **{"/backup/muxs/": f"{tmp_path}/restored/"})]
+        copy = {"/backup/muxs/": f"{tmp_path}/copy/"}
+        [restore] = BACKUP.commands("sudo rsync --archive --xattrs /backup")
+        done = [run_as_root_would(back_up, **here, **copy), run_as_root_would(restore, **there, **copy)]
     assert all(run.returncode == 0 for run in done), done
     assert sorted(path.name for path in (tmp_path / "restored").rglob("*")) == ["folder", "whole.bin"]
     client = BlockingClient(own_server.address)
@@ -408,6 +423,16 @@ def test_backup_of_a_busy_server_is_restored(own_server, tmp_path, program):
     assert (after.crc32c, after.modified_at) == (before.crc32c, before.modified_at)
     assert after.crc32c and after.etag != before.etag
     assert resumed(own_server, "half.bin", BACKED_UP) == 0
+
+
+[JOURNAL_LINE] = CLEAN.blocks("text", containing='"Opened"')
+
+
+def opened(line):
+    """The upload of the first line of a journal."""
+    checksum, _, record = line.partition(" ")
+    assert re.fullmatch(r"[0-9a-f]{8}", checksum)
+    return json.loads(record)["Opened"]
 
 
 @pytest.fixture
@@ -427,6 +452,8 @@ def test_journals_that_are_deleted_free_their_uploads(patient_server):
     [see] = CLEAN.blocks("sh", containing="head --lines=1")
     seen = run_as_root_would(see, **{"/var/lib/muxs/.muxs/uploads": uploads})
     assert '"filename":"old"' in seen.stdout and '"filename":"new"' in seen.stdout, seen
+    [line] = [line for line in seen.stdout.splitlines() if '"filename":"old"' in line]
+    assert opened(line).keys() == opened(JOURNAL_LINE).keys()
     [delete] = CLEAN.commands("sudo find")
     assert run_as_root_would(delete, **{"/var/lib/muxs/.muxs/uploads/": uploads}).returncode == 0
     patient_server.start()
@@ -436,9 +463,10 @@ def test_journals_that_are_deleted_free_their_uploads(patient_server):
 
 
 def test_operator_aborts_an_upload(own_server):
-    half_sent(own_server, "big.iso", BACKED_UP)
+    upload = opened(JOURNAL_LINE)
+    half_sent(own_server, upload["filename"], BACKED_UP, upload["upload_id"])
     [abort] = CLEAN.commands("sudo muxs")
     there = {"muxs --addr unix:/run/muxs.sock": f"{TARGET}/debug/muxs --addr http://{own_server.address}"}
-    done = run_as_root_would(abort, **there, **{"9eb2b8b7": "id"})
+    done = run_as_root_would(abort, **there)
     assert done.returncode == 0, done
     assert list((own_server.root / ".muxs" / "uploads").iterdir()) == []

@@ -52,6 +52,16 @@ def test_log_has_a_line_with_the_fields_of_the_page(log, tmp_path):
     assert upload["fields"].keys() - {"message"} <= set(explained)
 
 
+def test_rows_and_panels_are_those_of_the_dashboard():
+    panels = json.loads((REPOSITORY / "deploy" / "grafana-dashboard.json").read_text())["panels"]
+    titles = [panel["title"] for panel in panels]
+    rows = [panel["title"] for panel in panels if panel["type"] == "row"]
+    named = re.findall(r"\*([^*\n]+)\*", PAGE.text)
+    assert named[: len(rows)] == rows
+    assert len(named) > len(rows) + 5
+    assert set(named) <= set(titles)
+
+
 def test_every_alert_is_explained():
     alerts = re.findall(r"- alert: (\w+)", (REPOSITORY / "deploy" / "alerts.yml").read_text())
     assert len(alerts) > 5
