@@ -243,6 +243,7 @@ fn malformed(origin: impl Into<String>) -> TokenError {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "client-oauth")]
     #[test]
     fn debug_output_contains_no_secret() {
         let shown = format!(

@@ -158,6 +158,7 @@ mod tests {
         assert!(!shown.contains("secret"), "{shown}");
     }
 
+    #[cfg(feature = "client-oauth")]
     #[test]
     fn token_is_refreshed_a_minute_or_a_tenth_before_its_expiry() {
         let now = Instant::now();
@@ -213,6 +214,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "client-oauth")]
     #[test]
     fn postponed_refresh_does_not_exceed_the_expiry() {
         let now = Instant::now();

@@ -1,4 +1,7 @@
 //! The line that a person types: keys in, terminal output out.
+//!
+//! The libraries for it do not fit a line whose call may end at any time: rustyline-async drops a half-typed line at
+//! Ctrl-D; rustyline cannot be stopped while it reads, and its printer loses lines.
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use unicode_segmentation::UnicodeSegmentation;
