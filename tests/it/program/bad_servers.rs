@@ -145,7 +145,8 @@ async fn http2_server_without_grpc_is_named() {
 
 /// The first retry shows it: all of them take longer than a test.
 async fn assert_retried(address: &str, why: &str) {
-    for arguments in COMMANDS {
+    // A get would leave its partial file here.
+    for arguments in [COMMANDS[0], COMMANDS[2], COMMANDS[3]] {
         let mut run = muxs_process(address, &[arguments, &["--json"]].concat());
         let mut run = run.spawn().unwrap();
         let mut lines = BufReader::new(run.stdout.take().unwrap()).lines();
