@@ -20,6 +20,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A JWK set with dozens of keys has about 10 KB.
 const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
 
+/// The longest part of a response that a message repeats.
+const MAX_SHOWN_CHARS: usize = 200;
+
 /// Sends requests to authorization servers. The underlying clients are built at their first use, because
 /// the one for https reads the machine's trusted certificates.
 #[derive(Default)]
@@ -75,7 +78,10 @@ impl HttpClient {
             })?;
         // The comparison is exact (RFC 8414 3.3): one issuer must not answer for another.
         if metadata.issuer != issuer {
-            return Err(Error::OtherIssuer { url: redact(&url) });
+            return Err(Error::OtherIssuer {
+                url: redact(&url),
+                issuer: metadata.issuer.chars().take(MAX_SHOWN_CHARS).collect(),
+            });
         }
         Ok(metadata)
     }
@@ -162,8 +168,10 @@ pub(crate) enum Error {
     TooLong { url: String },
     #[error("{url} answered something other than {expected}")]
     Malformed { url: String, expected: &'static str },
-    #[error("{url} is the configuration of another issuer")]
-    OtherIssuer { url: String },
+    #[error(
+        "{url} is the configuration of another issuer, {issuer:?}: the issuer has to be written so"
+    )]
+    OtherIssuer { url: String, issuer: String },
     #[error("the issuer's configuration names no {0}")]
     Lacks(&'static str),
 }

@@ -10,6 +10,12 @@ use super::credentials::TokenError;
 /// How tonic describes a response without a gRPC status, before the status of HTTP.
 const WITHOUT_GRPC_STATUS: &str = "grpc-status header missing, mapped from HTTP status code ";
 
+/// How tonic describes a response whose body is not gRPC, before the status of HTTP.
+const WITH_ANOTHER_BODY: &str = "while receiving response with status: ";
+
+/// The statuses of a proxy that gets no answer from its server.
+const PROXY_STATUSES: [&str; 3] = ["502", "503", "504"];
+
 /// How hyper describes a failure to resolve a host name; its source has the reason.
 const DNS_ERROR: &str = "dns error";
 
@@ -192,7 +198,11 @@ impl Error {
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        Self::Call(status)
+        match proxy_status(&status) {
+            // tonic reports the body of a proxy's answer as a broken message.
+            Some(_) => Self::Call(Status::unavailable(status.message())),
+            None => Self::Call(status),
+        }
     }
 }
 
@@ -202,8 +212,26 @@ fn is_transport_failure(status: &Status) -> bool {
     status.source().is_some() || (status.code() == Code::Unknown && status.details().is_empty())
 }
 
+/// The status of HTTP in an answer that is not one of gRPC, such as `404 Not Found`.
+fn http_status(status: &Status) -> Option<&str> {
+    let message = status.message();
+    if let Some((_, answer)) = message.split_once(WITH_ANOTHER_BODY) {
+        return Some(answer);
+    }
+    message.strip_prefix(WITHOUT_GRPC_STATUS)
+}
+
+/// The number of the status of HTTP, if a proxy sends it whose server is away.
+fn proxy_status(status: &Status) -> Option<&str> {
+    let number = http_status(status)?.split(' ').next()?;
+    PROXY_STATUSES.contains(&number).then_some(number)
+}
+
 fn describe(status: &Status) -> String {
-    if let Some(answer) = status.message().strip_prefix(WITHOUT_GRPC_STATUS) {
+    if let Some(number) = proxy_status(status) {
+        return format!("a proxy in front answers HTTP {number}: the server behind it is away");
+    }
+    if let Some(answer) = http_status(status) {
         return format!("the answer is not that of a gRPC server: HTTP status {answer}");
     }
     if let Some(scope) = missing_scope(status) {
@@ -295,6 +323,29 @@ mod tests {
         let message = format!("{WITHOUT_GRPC_STATUS}404 Not Found");
         assert_eq!(
             Error::from(Status::unimplemented(message)).to_string(),
+            "the answer is not that of a gRPC server: HTTP status 404 Not Found"
+        );
+    }
+
+    #[test]
+    fn proxy_whose_server_is_away_is_named_and_retried() {
+        let page = "protocol error: received message with invalid compression flag: 60 (valid flags are 0 \
+                    and 1) while receiving response with status: ";
+        for status in [
+            Status::internal(format!("{page}502 Bad Gateway")),
+            Status::unavailable(format!("{WITHOUT_GRPC_STATUS}502 Bad Gateway")),
+        ] {
+            let error = Error::from(status);
+            assert!(error.is_transient());
+            assert_eq!(error.code(), Some(Code::Unavailable));
+            assert_eq!(
+                error.to_string(),
+                "a proxy in front answers HTTP 502: the server behind it is away"
+            );
+        }
+        let error = Error::from(Status::internal(format!("{page}404 Not Found")));
+        assert_eq!(
+            error.to_string(),
             "the answer is not that of a gRPC server: HTTP status 404 Not Found"
         );
     }

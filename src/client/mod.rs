@@ -155,16 +155,26 @@ impl Client {
     ///
     /// [`Error::Call`], [`Error::Token`], [`Error::RetriesExhausted`].
     pub async fn stat(&self, filename: impl Into<String>) -> Result<pb::FileInfo, Error> {
+        self.stat_with_events(filename, |_| {}).await
+    }
+
+    /// The same as [`stat`](Self::stat), and calls `watch` before each retry, with [`Event::Retrying`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`stat`](Self::stat).
+    pub async fn stat_with_events(
+        &self,
+        filename: impl Into<String>,
+        watch: impl FnMut(Event) + Send,
+    ) -> Result<pb::FileInfo, Error> {
         let filename = filename.into();
         let mut attempts = self.attempts();
+        let mut events = EventSink::new(watch);
         loop {
             match stat(&mut attempts.session, &filename).await {
                 Ok(info) => return Ok(info),
-                Err(error) => {
-                    attempts
-                        .wait_to_retry(error, &mut EventSink::default())
-                        .await?
-                }
+                Err(error) => attempts.wait_to_retry(error, &mut events).await?,
             }
         }
     }
@@ -183,8 +193,25 @@ impl Client {
         filename: impl Into<String>,
         upload_id: impl Into<String>,
     ) -> Result<(), Error> {
+        self.abort_upload_with_events(filename, upload_id, |_| {})
+            .await
+    }
+
+    /// The same as [`abort_upload`](Self::abort_upload), and calls `watch` before each retry, with
+    /// [`Event::Retrying`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`abort_upload`](Self::abort_upload).
+    pub async fn abort_upload_with_events(
+        &self,
+        filename: impl Into<String>,
+        upload_id: impl Into<String>,
+        watch: impl FnMut(Event) + Send,
+    ) -> Result<(), Error> {
         let (filename, upload_id) = (filename.into(), upload_id.into());
-        abort_upload(&mut self.attempts(), &filename, &upload_id).await
+        let mut events = EventSink::new(watch);
+        abort_upload(&mut self.attempts(), &mut events, &filename, &upload_id).await
     }
 
     fn attempts(&self) -> Attempts {

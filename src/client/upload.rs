@@ -123,7 +123,8 @@ impl<'a> Upload<'a> {
             }
             Origin::Reader(_) => random_upload_id(),
         };
-        abort_upload(&mut self.attempts, &self.filename, &upload_id).await
+        let (attempts, events) = (&mut self.attempts, &mut self.events);
+        abort_upload(attempts, events, &self.filename, &upload_id).await
     }
 
     async fn run(self) -> Result<pb::FileInfo, Error> {
@@ -401,6 +402,7 @@ impl<'a, S: UploadSource> UploadRun<'a, S> {
 /// Discards an unfinished upload, over as many attempts as necessary.
 pub(super) async fn abort_upload(
     attempts: &mut Attempts,
+    events: &mut EventSink<'_>,
     filename: &str,
     upload_id: &str,
 ) -> Result<(), Error> {
@@ -412,7 +414,6 @@ pub(super) async fn abort_upload(
             Err(error) if may_be_done && error.code() == Some(Code::NotFound) => return Ok(()),
             Err(error) => {
                 may_be_done |= error.may_have_had_effect();
-                let events = &mut EventSink::default();
                 attempts.wait_to_retry(error, events).await?;
             }
         }

@@ -23,8 +23,11 @@ pub(crate) async fn run(
     let remote = remote.ok_or_else(|| no_remote_name(&args.name))?;
     let client = connection.client().await?;
     let aborted = match &args.upload_id {
-        Some(id) => client.abort_upload(&remote, id).await,
-        None => abort_upload_of(&client, args, &remote).await,
+        Some(id) => {
+            let watch = |event| report.event(event);
+            client.abort_upload_with_events(&remote, id, watch).await
+        }
+        None => abort_upload_of(&client, args, &remote, report).await,
     };
     aborted.map_err(|error| {
         let task = Task {
@@ -39,10 +42,16 @@ pub(crate) async fn run(
 }
 
 /// Discards what a put of the same file has left, with `--create-only` and without.
-async fn abort_upload_of(client: &Client, args: &AbortArgs, remote: &str) -> Result<(), Error> {
-    let upload = || client.upload(&args.name, remote);
-    let replacing = upload().abort().await;
-    let creating = upload().create_only().abort().await;
+async fn abort_upload_of(
+    client: &Client,
+    args: &AbortArgs,
+    remote: &str,
+    report: &mut Report,
+) -> Result<(), Error> {
+    let upload = client.upload(&args.name, remote);
+    let replacing = upload.on_event(|event| report.event(event)).abort().await;
+    let upload = client.upload(&args.name, remote).create_only();
+    let creating = upload.on_event(|event| report.event(event)).abort().await;
     match (replacing, creating) {
         (Err(error), Ok(())) | (Ok(()), Err(error)) if error.code() == Some(Code::NotFound) => {
             Ok(())

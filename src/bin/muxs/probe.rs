@@ -63,6 +63,13 @@ pub(crate) async fn probe(address: &str, endpoint: &Endpoint, sends_certificate:
     match answer {
         Answer::Grpc => Probe::Usable,
         Answer::Http(status) if TRANSIENT_STATUSES.contains(&status) => Probe::Usable,
+        // nginx answers so, after the handshake.
+        Answer::Http(status @ StatusCode::BAD_REQUEST) if is_tls && !sends_certificate => {
+            Probe::Unusable(format!(
+                "{address} is not a gRPC server: it answers with HTTP status {status}; check the address and \
+                 its port, or name --cert and --key if a proxy requires a certificate"
+            ))
+        }
         Answer::Http(status) => not_grpc(address, &format!("it answers with HTTP status {status}")),
         // With TLS 1.3, a server refuses a client's certificate after the handshake. The second time, it was not
         // the server's end.
@@ -143,8 +150,8 @@ fn explain_tls(address: &str, error: &tonic::transport::Error) -> Option<String>
     }
     Some(match tls_error(error)? {
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => format!(
-            "the certificate of {address} is not signed by an authority trusted here; --ca FILE adds \
-             the authorities in FILE"
+            "the certificate of {address} is not signed by an authority trusted here; --ca FILE trusts \
+             those in FILE instead"
         ),
         rustls::Error::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },

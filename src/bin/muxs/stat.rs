@@ -11,7 +11,9 @@ pub(crate) async fn run(
     remote: &str,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let found = connection.client().await?.stat(remote).await;
+    let client = connection.client().await?;
+    let found = client.stat_with_events(remote, |event| report.event(event));
+    let found = found.await;
     let info = found.map_err(|error| {
         let task = Task {
             job: Job::Stat,

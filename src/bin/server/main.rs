@@ -10,6 +10,8 @@ mod telemetry;
 use std::{
     future::pending,
     io::{self, ErrorKind},
+    os::unix::fs::FileTypeExt,
+    path::Path,
     pin::pin,
     process::ExitCode,
     time::Duration,
@@ -19,7 +21,7 @@ use anyhow::{Context, anyhow};
 use muxs::{
     app::{self, Config, ScopeNames},
     files::Store,
-    server::{Limits, Listener, Tls},
+    server::{Address, AuthError, Limits, Listener, Tls},
 };
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{self, SignalKind, signal};
@@ -43,8 +45,18 @@ fn main() -> ExitCode {
                 LogFormat::Text => eprintln!("error: {error:#}"),
                 LogFormat::Json => tracing::error!("{error:#}"),
             }
-            ExitCode::FAILURE
+            exit_code(&error)
         }
+    }
+}
+
+/// 2 if a flag is wrong, as clap has it, otherwise 1.
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref() {
+        Some(AuthError::Algorithm(_) | AuthError::NoAlgorithm | AuthError::Empty(_)) => {
+            ExitCode::from(2)
+        }
+        _ => ExitCode::FAILURE,
     }
 }
 
@@ -71,7 +83,7 @@ async fn serve_until_stopped(args: Args, inherited: Vec<InheritedSocket>) -> any
     let loaded_tls = args.tls.load()?;
     let auth = args.auth.load()?;
     let scopes = match auth {
-        Some(_) => args.auth.scopes()?,
+        Some(_) => args.auth.scopes(),
         None => ScopeNames::default(),
     };
     #[cfg(feature = "otel")]
@@ -115,10 +127,12 @@ async fn serve_until_stopped(args: Args, inherited: Vec<InheritedSocket>) -> any
         config.workers = workers;
     }
     if config.auth.is_none() {
-        tracing::info!(
-            "no access token is required: every client that can connect may call every method; \
-             --auth-issuer requires tokens"
-        );
+        const OPEN: &str = "no access token is required: every client that can connect may call every \
+                            method; --auth-issuer requires tokens";
+        match addresses.iter().any(is_public) && !args.tls.requires_certificates() {
+            true => tracing::warn!("{OPEN}"),
+            false => tracing::info!("{OPEN}"),
+        }
     }
     announcement::print_addresses(&addresses, tls.is_some(), &args.files.root);
     for listener in admin {
@@ -136,6 +150,14 @@ async fn serve_until_stopped(args: Args, inherited: Vec<InheritedSocket>) -> any
     traces.finish().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Whether clients on other machines may reach the address.
+fn is_public(address: &Address) -> bool {
+    match address {
+        Address::Tcp(address) => !address.ip().to_canonical().is_loopback(),
+        Address::Unix(_) => false,
+    }
 }
 
 /// Completes at the stop signal. Handles reloads and notifies the service manager until then.
@@ -178,23 +200,30 @@ async fn bind(addresses: &[String], flag: &str) -> anyhow::Result<Vec<Listener>>
 
 /// Adds to the operating system's error what can be done about it.
 fn explain_bind_error(address: &str, flag: &str, error: io::Error) -> anyhow::Error {
+    let path = address.strip_prefix("unix:").map(Path::new);
     let advice = match error.kind() {
+        ErrorKind::AddrInUse if path.is_some_and(is_no_socket) => {
+            return anyhow!("the file exists and is not a socket; choose another path with {flag}");
+        }
+        ErrorKind::NotFound if let Some(parent) = path.and_then(Path::parent) => {
+            return anyhow!("the folder {} does not exist; create it", parent.display());
+        }
         ErrorKind::AddrInUse => {
             format!("stop the program that listens there, or choose another address with {flag}")
         }
         ErrorKind::AddrNotAvailable => {
             "no network interface of this machine has the address".to_owned()
         }
-        ErrorKind::PermissionDenied if !address.starts_with("unix:") => {
+        ErrorKind::PermissionDenied if path.is_none() => {
             "ports below 1024 need a privilege".to_owned()
-        }
-        // The text of the operating system is about one of the forms only.
-        ErrorKind::InvalidInput if !address.starts_with("unix:") => {
-            return anyhow!("it is not HOST:PORT, a port from 0 to 65535, or unix:PATH");
         }
         _ => return error.into(),
     };
     anyhow!("{error}; {advice}")
+}
+
+fn is_no_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket())
 }
 
 fn listen_on(socket: InheritedSocket) -> anyhow::Result<Listener> {
@@ -225,7 +254,8 @@ fn cap_by_fd_limit(limits: Limits) -> Limits {
     if limits.max_connections > cap {
         tracing::warn!(
             max_connections = cap,
-            "the limit on open files ({descriptors}) allows no more connections"
+            "the limit on open files ({descriptors}) allows no more connections; raise it with \
+             LimitNOFILE= in the systemd unit, or with `ulimit -n`"
         );
     }
     Limits {

@@ -1,8 +1,11 @@
 //! Logs and traces.
 
-use std::io::{self, IsTerminal};
+use std::{
+    env,
+    io::{self, IsTerminal},
+};
 
-use tracing::Level;
+use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::EnvFilter;
 
 use super::args::LogFormat;
@@ -10,8 +13,13 @@ use super::args::LogFormat;
 /// Starts logging to standard error, filtered by RUST_LOG.
 pub(crate) fn start_logging(format: LogFormat) {
     let filter = EnvFilter::builder().with_default_directive(Level::INFO.into());
+    let text = env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let filter = match find_mistake(&text) {
+        Some(mistake) => Err(mistake),
+        None => filter.parse(&text).map_err(|error| error.to_string()),
+    };
     // An invalid filter is logged as well, once there is a log.
-    let (filter, filter_error) = match filter.from_env() {
+    let (filter, filter_error) = match filter {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new(Level::INFO.as_str()), Some(error)),
     };
@@ -29,11 +37,30 @@ pub(crate) fn start_logging(format: LogFormat) {
     }
     if let Some(error) = filter_error {
         tracing::warn!(
-            %error,
-            "RUST_LOG is invalid and ignored, so the log level is info; an example of a valid one: \
-             RUST_LOG=info,muxs::call=debug"
+            "RUST_LOG is ignored: {error}; the log level is info, and RUST_LOG=info,muxs::call=debug is a \
+             valid example"
         );
     }
+}
+
+/// Finds what the filter would take for a target that does not exist, and so would switch off the log.
+fn find_mistake(filter: &str) -> Option<String> {
+    // Spans and fields have a syntax of their own.
+    if filter.contains('[') {
+        return None;
+    }
+    filter.split(',').map(str::trim).find_map(|directive| {
+        let Some((target, _)) = directive.split_once('=') else {
+            let is_level = directive.is_empty() || directive.parse::<LevelFilter>().is_ok();
+            return (!is_level).then(|| {
+                format!("`{directive}` is not a level (error, warn, info, debug, trace, off)")
+            });
+        };
+        target
+            .replace("::", "")
+            .contains(['.', ':'])
+            .then(|| format!("`{target}` is not a target, whose parts are separated by `::`"))
+    })
 }
 
 #[cfg(feature = "otel")]
@@ -93,6 +120,35 @@ mod traces {
             if let Ok(Err(error)) = finished {
                 tracing::warn!(%error, "cannot export the last traces");
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::find_mistake;
+
+    #[test]
+    fn filter_that_would_switch_the_log_off_is_a_mistake() {
+        for (filter, word) in [
+            ("warning", "`warning` is not a level"),
+            ("info,muxs", "`muxs` is not a level"),
+            ("info,muxs.call=debug", "`muxs.call` is not a target"),
+            ("info,muxs:call=debug", "`muxs:call` is not a target"),
+        ] {
+            let mistake = find_mistake(filter).unwrap();
+            assert!(mistake.starts_with(word), "{mistake}");
+        }
+        for filter in [
+            "",
+            "info",
+            "WARN",
+            "off",
+            "info, muxs::call=debug",
+            "debug,h2=info,",
+            "info,muxs[call{code=OK}]=debug",
+        ] {
+            assert_eq!(find_mistake(filter), None, "{filter}");
         }
     }
 }

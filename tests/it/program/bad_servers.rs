@@ -121,7 +121,8 @@ async fn serve_http2(status: u16) -> String {
                 let mut connection = h2::server::handshake(stream).await?;
                 while let Some(request) = connection.accept().await {
                     let response = http::Response::builder().status(status).body(());
-                    request?.1.send_response(response.unwrap(), true)?;
+                    let mut body = request?.1.send_response(response.unwrap(), false)?;
+                    body.send_data("<html></html>".into(), true)?;
                 }
                 Ok::<_, h2::Error>(())
             });
@@ -143,19 +144,24 @@ async fn http2_server_without_grpc_is_named() {
 }
 
 /// The first retry shows it: all of them take longer than a test.
-async fn assert_retried(address: &str) {
-    let mut put = muxs_process(address, &["put", "Cargo.toml", "--json"]);
-    let mut put = put.spawn().unwrap();
-    let mut lines = BufReader::new(put.stdout.take().unwrap()).lines();
-    let line = with_timeout(lines.next_line()).await.unwrap().unwrap();
-    assert!(line.contains("\"event\":\"retrying\""), "{line}");
+async fn assert_retried(address: &str, why: &str) {
+    // A get would leave its partial file here.
+    for arguments in [COMMANDS[0], COMMANDS[2], COMMANDS[3]] {
+        let mut run = muxs_process(address, &[arguments, &["--json"]].concat());
+        let mut run = run.spawn().unwrap();
+        let mut lines = BufReader::new(run.stdout.take().unwrap()).lines();
+        let line = with_timeout(lines.next_line()).await.unwrap().unwrap();
+        assert!(line.contains("\"event\":\"retrying\""), "{line}");
+        assert!(line.contains(why), "{line}");
+    }
 }
 
 /// A gateway answers so while its server is away.
 #[tokio::test]
 async fn gateway_whose_server_is_away_is_retried() {
-    assert_retried(&serve_http2(502).await).await;
-    assert_retried(&listen(drop)).await;
+    let why = "a proxy in front answers HTTP 502: the server behind it is away";
+    assert_retried(&serve_http2(502).await, why).await;
+    assert_retried(&listen(drop), "").await;
 }
 
 #[tokio::test]

@@ -96,14 +96,128 @@ async fn port_alone_is_one_of_the_loopback_interface() {
 }
 
 #[test]
-fn start_fails_on_an_invalid_address() {
+fn wrong_flag_is_explained_with_exit_code_2() {
+    const ADDRESS: &str =
+        "<ADDR>': it must be HOST:PORT, with a port from 0 to 65535, or unix:PATH";
+    const TOKENS: [&str; 4] = [
+        "--auth-issuer",
+        "https://login.example.com",
+        "--auth-audience",
+        "name",
+    ];
+    let algorithms = |names| [&TOKENS[..], &["--auth-algorithms", names]].concat();
+    let cases: [(&[&str], &str); 10] = [
+        (&["--listen", "nowhere"], ADDRESS),
+        (&["--listen", "localhost:70000"], ADDRESS),
+        (&["--listen", "127.0.0.1"], ADDRESS),
+        (&["--listen", "unix:"], ": the path after unix: is empty"),
+        (
+            &["--listen=50051", "--admin-listen=127.0.0.1:50051"],
+            "error: --listen and --admin-listen name the same address: choose another one for \
+             --admin-listen",
+        ),
+        (
+            &["--reflection", "authenticated"],
+            "error: --reflection authenticated needs --auth-issuer",
+        ),
+        (
+            &["--auth-scope-read", "a b"],
+            "\"a b\" is not a scope name, ",
+        ),
+        (&["--auth-scope-write", ""], "\"\" is not a scope name, "),
+        (
+            &algorithms("RS256,HS256"),
+            "error: \"HS256\" is not supported for tokens; ",
+        ),
+        (&algorithms(""), "error: \"\" is not supported for tokens; "),
+    ];
+    for (flags, sentence) in cases {
+        assert_wrong(server_command().args(flags), sentence);
+    }
+}
+
+#[test]
+fn wrong_variable_is_explained_with_exit_code_2() {
+    for (name, value, sentence) in [
+        (
+            "MUXS_LISTEN",
+            "",
+            "error: MUXS_LISTEN is empty: give it a value, or remove it",
+        ),
+        (
+            "MUXS_LOG_FORMAT",
+            "",
+            "error: MUXS_LOG_FORMAT is empty: give it a value, or remove it",
+        ),
+        (
+            "MUXS_READ_ONLY",
+            "maybe",
+            "error: invalid value 'maybe' for '--read-only': it must be true or false",
+        ),
+    ] {
+        assert_wrong(server_command().env(name, value), sentence);
+    }
+}
+
+#[track_caller]
+fn assert_wrong(command: &mut Command, sentence: &str) {
+    let output = command.assert().code(2).stdout("").get_output().clone();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let first = stderr.lines().next().unwrap();
+    assert!(first.contains(sentence), "{stderr}");
+}
+
+#[test]
+fn start_fails_on_an_unusable_socket_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, missing) = (folder.path().join("file"), folder.path().join("missing"));
+    fs::write(&file, "content").unwrap();
+    for (path, why) in [
+        (
+            file,
+            "the file exists and is not a socket; choose another path with --listen".to_owned(),
+        ),
+        (
+            missing.join("socket"),
+            format!("the folder {} does not exist; create it", missing.display()),
+        ),
+    ] {
+        let address = format!("unix:{}", path.display());
+        assert_start_fails(
+            server_command()
+                .args(["--listen", &address, "--root"])
+                .arg(folder.path().join("root")),
+            &format!("cannot listen on {address}: {why}"),
+        );
+    }
+}
+
+#[tokio::test]
+async fn log_filter_without_a_level_is_ignored_with_a_warning() {
     let root = tempfile::tempdir().unwrap();
-    assert_start_fails(
-        server_command()
-            .args(["--listen", "nowhere", "--root"])
-            .arg(root.path()),
-        "cannot listen on nowhere: it is not HOST:PORT, a port from 0 to 65535, or unix:PATH",
-    );
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_server"));
+    command
+        .args(["--listen", "127.0.0.1:0", "--root"])
+        .arg(root.path())
+        .env("RUST_LOG", "warning");
+    let log = stop(Program::start_command(command).await, Signal::TERM).await;
+    let sentence = "RUST_LOG is ignored: `warning` is not a level";
+    assert!(log.contains("WARN") && log.contains(sentence), "{log}");
+    assert!(log.contains("INFO server: stopped"), "{log}");
+}
+
+#[tokio::test]
+async fn missing_tokens_are_a_warning_on_public_addresses() {
+    for (address, level) in [("127.0.0.1:0", "INFO"), ("0.0.0.0:0", "WARN")] {
+        let root = tempfile::tempdir().unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_server"));
+        command
+            .args(["--listen", address, "--root"])
+            .arg(root.path());
+        let log = stop(Program::start_command(command).await, Signal::TERM).await;
+        let line = format!("{level} server: no access token is required");
+        assert!(log.contains(&line), "{log}");
+    }
 }
 
 #[test]

@@ -278,7 +278,7 @@ async fn command_sends_certificates_and_explains_tls_errors() {
     };
     let good = with(&strict.url, &shown).assert().success();
     assert_eq!(good.get_output().stdout, b"Hello, you!\n");
-    let trust = "is not signed by an authority trusted here; --ca FILE adds";
+    let trust = "is not signed by an authority trusted here; --ca FILE trusts";
     let cases: [(&str, &[&str], &str); 9] = [
         (&strict.url, &[], trust),
         (&strict.url, &["--ca", &stranger], trust),

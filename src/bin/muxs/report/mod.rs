@@ -186,7 +186,8 @@ impl Report {
     }
 
     /// Reports what `stat` has found, even if the report is quiet.
-    pub(crate) fn found(&self, info: &FileInfo) {
+    pub(crate) fn found(&mut self, info: &FileInfo) {
+        self.end();
         let modified_at = info.modified_at.map(|time| time.to_string());
         let line = if self.json {
             json!({"event": "done", "filename": info.filename, "size": info.size,
@@ -208,7 +209,8 @@ impl Report {
     }
 
     /// Reports that the unfinished upload of `remote` is discarded.
-    pub(crate) fn aborted(&self, remote: &str) {
+    pub(crate) fn aborted(&mut self, remote: &str) {
+        self.end();
         if self.json {
             self.print_json(&json!({"event": "done", "filename": remote}));
         } else if !self.quiet {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args as Flags, ValueEnum};
 use muxs::{
     app::ScopeNames,
-    server::{Auth, AuthError, AuthSettings, KeySource, Reflection},
+    server::{Auth, AuthError, AuthSettings, KeySource, Reflection, Scope},
 };
 
 use super::values::parse_nonzero_duration;
@@ -67,7 +67,7 @@ pub(crate) struct AuthArgs {
         env = "MUXS_AUTH_SCOPE_GREETER",
         default_value = "greeter"
     )]
-    auth_scope_greeter: String,
+    auth_scope_greeter: Scope,
 
     /// Scope that reading files requires
     #[arg(
@@ -76,7 +76,7 @@ pub(crate) struct AuthArgs {
         env = "MUXS_AUTH_SCOPE_READ",
         default_value = "files.read"
     )]
-    auth_scope_read: String,
+    auth_scope_read: Scope,
 
     /// Scope that writing files requires
     #[arg(
@@ -85,7 +85,7 @@ pub(crate) struct AuthArgs {
         env = "MUXS_AUTH_SCOPE_WRITE",
         default_value = "files.write"
     )]
-    auth_scope_write: String,
+    auth_scope_write: Scope,
 
     /// Claim that restricts a caller to a folder below the root; a token without it gives access to
     /// the whole root [default: none]
@@ -153,12 +153,16 @@ impl AuthArgs {
         Auth::load(settings).map(Some)
     }
 
-    pub(crate) fn scopes(&self) -> Result<ScopeNames, AuthError> {
-        Ok(ScopeNames {
-            greeter: self.auth_scope_greeter.parse()?,
-            read: self.auth_scope_read.parse()?,
-            write: self.auth_scope_write.parse()?,
-        })
+    pub(crate) fn requires_tokens(&self) -> bool {
+        self.auth_issuer.is_some()
+    }
+
+    pub(crate) fn scopes(&self) -> ScopeNames {
+        ScopeNames {
+            greeter: self.auth_scope_greeter.clone(),
+            read: self.auth_scope_read.clone(),
+            write: self.auth_scope_write.clone(),
+        }
     }
 
     pub(crate) fn folder_claim(&self) -> Option<String> {

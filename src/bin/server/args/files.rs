@@ -2,11 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args as Flags, builder::BoolishValueParser};
+use clap::Args as Flags;
 use muxs::files::{AccessMode, Settings};
 
 use super::values::{
     parse_chunk_bytes, parse_count, parse_max_upload, parse_nonzero_duration, parse_size,
+    parse_switch,
 };
 
 #[derive(Debug, Flags)]
@@ -23,7 +24,7 @@ pub(crate) struct FileArgs {
 
     /// Refuse every write, and write nothing: another server may use the folder, or the disk may be
     /// read-only [default: off]
-    #[arg(long, env = "MUXS_READ_ONLY", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "MUXS_READ_ONLY", value_parser = parse_switch)]
     read_only: bool,
 
     /// Keep an unfinished upload, and the result of a finished one, for this time after its last use

@@ -7,9 +7,10 @@ mod tls;
 mod values;
 mod variables;
 
-use std::{num::NonZero, time::Duration};
+use std::{env, num::NonZero, time::Duration};
 
 use clap::{Command, CommandFactory, FromArgMatches, Parser, ValueEnum, error::ErrorKind};
+use muxs::server::Reflection;
 
 use self::{
     auth::AuthArgs,
@@ -112,16 +113,53 @@ impl Args {
     /// Parses the flags of this process. Invalid ones end it.
     pub(crate) fn parse_or_exit() -> Self {
         let mut command = Self::command();
-        let matches = command.get_matches_mut();
+        let matches = command.try_get_matches_from_mut(env::args_os());
+        let matches =
+            matches.unwrap_or_else(|error| match variables::find_empty(&command, &error) {
+                Some(name) => {
+                    let problem = format!("{name} is empty: give it a value, or remove it");
+                    command.error(ErrorKind::InvalidValue, problem).exit()
+                }
+                None => error.exit(),
+            });
         let args = Self::from_arg_matches(&matches).unwrap_or_else(|error| {
             error.format(&mut command).exit();
         });
-        // clap would report a conflict even if the environment variable of one flag is false.
-        if args.tls.tls_self_signed && args.tls.tls_cert.is_some() {
-            let conflict = "--tls-self-signed and --tls-cert are two certificates for one server";
-            command.error(ErrorKind::ArgumentConflict, conflict).exit();
+        if let Some((kind, problem)) = args.find_problem() {
+            command.error(kind, problem).exit();
         }
         args
+    }
+
+    /// Finds what the attributes of the flags cannot express.
+    fn find_problem(&self) -> Option<(ErrorKind, &'static str)> {
+        // clap would report a conflict even if the environment variable of one flag is false.
+        if self.tls.tls_self_signed && self.tls.tls_cert.is_some() {
+            return Some((
+                ErrorKind::ArgumentConflict,
+                "--tls-self-signed and --tls-cert are two certificates for one server",
+            ));
+        }
+        // Without tokens, the reflection would be public.
+        if self.auth.reflection() == Reflection::Authenticated && !self.auth.requires_tokens() {
+            return Some((
+                ErrorKind::MissingRequiredArgument,
+                "--reflection authenticated needs --auth-issuer",
+            ));
+        }
+        // Inherited sockets replace the addresses.
+        let is_replaced = env::var_os("LISTEN_FDS").is_some();
+        let admin = self.monitoring.admin_listen.as_ref();
+        if !is_replaced
+            && admin.is_some_and(|admin| !admin.ends_with(":0") && self.listen.contains(admin))
+        {
+            return Some((
+                ErrorKind::ArgumentConflict,
+                "--listen and --admin-listen name the same address: choose another one for \
+                 --admin-listen",
+            ));
+        }
+        None
     }
 
     /// Logs a warning for each environment variable that looks like one of the server's and is not.

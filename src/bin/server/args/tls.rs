@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args as Flags, ValueEnum, builder::BoolishValueParser};
+use clap::{Args as Flags, ValueEnum};
 use muxs::server::{ClientAuth, Tls, TlsError, TlsFiles};
+
+use super::values::parse_switch;
 
 #[derive(Debug, Flags)]
 #[command(next_help_heading = "Encryption")]
@@ -38,7 +40,7 @@ pub(crate) struct TlsArgs {
 
     /// Encrypt TCP connections with a new certificate that clients have to trust, to try out TLS
     /// [default: off]
-    #[arg(long, env = "MUXS_TLS_SELF_SIGNED", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "MUXS_TLS_SELF_SIGNED", value_parser = parse_switch)]
     pub(crate) tls_self_signed: bool,
 }
 
@@ -49,6 +51,11 @@ enum ClientAuthArg {
 }
 
 impl TlsArgs {
+    /// Whether only clients with a certificate can connect by TCP.
+    pub(crate) fn requires_certificates(&self) -> bool {
+        self.tls_client_ca.is_some() && matches!(self.tls_client_auth, ClientAuthArg::Require)
+    }
+
     /// Loads the certificate and key that the flags name, `None` without any.
     pub(crate) fn load(&self) -> Result<Option<Tls>, TlsError> {
         let (Some(cert), Some(key)) = (self.tls_cert.clone(), self.tls_key.clone()) else {

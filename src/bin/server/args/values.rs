@@ -64,12 +64,28 @@ pub(super) fn parse_nonzero_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Parses an address to listen on. A port alone is one of the loopback interface; [`muxs::server::Listener`]
-/// checks everything else.
-pub(super) fn parse_address(text: &str) -> Result<String, std::convert::Infallible> {
-    let port = text.strip_prefix(':').unwrap_or(text);
-    Ok(match port.parse::<u16>() {
-        Ok(port) => format!("127.0.0.1:{port}"),
-        Err(_) => text.to_owned(),
-    })
+/// Parses whether something is switched on, in the words that clap knows.
+pub(super) fn parse_switch(text: &str) -> Result<bool, &'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "on" | "t" | "true" | "y" | "yes" => Ok(true),
+        "0" | "off" | "f" | "false" | "n" | "no" => Ok(false),
+        _ => Err("it must be true or false"),
+    }
+}
+
+/// Parses an address to listen on. A port alone is one of the loopback interface.
+pub(super) fn parse_address(text: &str) -> Result<String, &'static str> {
+    const EXPECTED: &str = "it must be HOST:PORT, with a port from 0 to 65535, or unix:PATH";
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match path {
+            "" => Err("the path after unix: is empty"),
+            _ => Ok(text.to_owned()),
+        };
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let port: u16 = port.parse().map_err(|_| EXPECTED)?;
+    match host {
+        "" => Ok(format!("127.0.0.1:{port}")),
+        host => Ok(format!("{host}:{port}")),
+    }
 }

@@ -40,6 +40,24 @@ pub(super) fn warn_of_unknown(command: &Command) {
     }
 }
 
+/// Returns the variable that is set to nothing, if that is why a flag has no valid value.
+pub(super) fn find_empty(command: &Command, error: &clap::Error) -> Option<String> {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    // The flag stands in the error as `--listen <ADDR>`.
+    let flag = flag.strip_prefix("--")?.split(' ').next()?;
+    let mut args = command.get_arguments();
+    let name = args.find(|arg| arg.get_long() == Some(flag))?.get_env()?;
+    let is_empty = std::env::var_os(name).is_some_and(|value| value.is_empty());
+    match error.get(ContextKind::InvalidValue) {
+        Some(ContextValue::String(value)) if value.is_empty() && is_empty => {
+            Some(name.to_string_lossy().into_owned())
+        }
+        _ => None,
+    }
+}
+
 /// Whether a variable is meant for the server, and no flag reads it.
 pub(super) fn is_unknown(command: &Command, name: &str) -> bool {
     let is_plain = |byte: u8| byte == b'_' || byte.is_ascii_alphanumeric();
