@@ -35,7 +35,8 @@ class Page:
 
     def programs(self):
         """The programs, by the name to save them under."""
-        named = re.findall(r"[Ss]ave\s+as\s+`([\w.]+)`:\n\n(?:<!--.*-->\n)?```\w+\n(.*?)^```$", self.text, re.DOTALL | re.MULTILINE)
+        save = r"[Ss]ave\s+as\s+`([\w.]+)`:\n\n(?:<!--.*-->\n)?```\w+\n(.*?)^```$"
+        named = re.findall(save, self.text, re.DOTALL | re.MULTILINE)
         assert [program for _, program in named] == self.blocks(*PROGRAMS), "a program has no name"
         return dict(named)
 

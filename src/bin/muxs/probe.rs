@@ -149,7 +149,10 @@ fn explain_tls(address: &str, error: &tonic::transport::Error) -> Option<String>
         ));
     }
     Some(match tls_error(error)? {
-        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => format!(
+        // An authority that was made anew has the name of the old one, and another key.
+        rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        ) => format!(
             "the certificate of {address} is not signed by an authority trusted here; --ca FILE trusts \
              those in FILE instead"
         ),

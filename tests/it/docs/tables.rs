@@ -182,13 +182,22 @@ fn tables_are_read_as_they_stand() {
     let contract = "// It fails with NOT_FOUND,\n// reason GONE; or ABORTED, reason\n// LATE.\n";
     let pairs = [pair("NOT_FOUND", "GONE"), pair("ABORTED", "LATE")];
     assert_eq!(failures_of_contract(contract), BTreeSet::from(pairs));
-    let help = "Options:\n      --some <X>\n          Text\n          [env: S=]\n          [default: 1]\n\n      --on\n \
-                [env: O=]\n";
+    let help = [
+        "Options:",
+        "      --some <X>",
+        "          Text",
+        "          [env: S=]",
+        "          [default: 1]",
+        "",
+        "      --on",
+        "          [env: O=]",
+    ];
+    let help = help.join("\n");
     let flag = |name: &str, variable: &str, default: &str| {
         (name.to_owned(), variable.to_owned(), default.to_owned())
     };
     let flags = [flag("--some", "S", "1"), flag("--on", "O", "off")];
-    assert_eq!(flags_of_help(help), BTreeSet::from(flags));
+    assert_eq!(flags_of_help(&help), BTreeSet::from(flags));
     let page = "| `--some X` | `S` | `1` | Text. |\n| `--on` | `O` | off | A\\|B |\n";
-    assert_eq!(documented_flags(page), flags_of_help(help));
+    assert_eq!(documented_flags(page), flags_of_help(&help));
 }

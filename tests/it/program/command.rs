@@ -72,10 +72,7 @@ async fn put_get_and_stat_print_one_line() {
     assert_eq!(run(&["get", "a/b", "copy", "--quiet"]), "");
     assert_eq!(fs::read(folder.path().join("copy")).unwrap(), b"some bytes");
     let again = run(&["put", "file"]);
-    assert!(
-        again.starts_with("file already there, unchanged: 10 B, etag "),
-        "{again}"
-    );
+    assert!(again == "file already there, unchanged: 10 B\n", "{again}");
 }
 
 #[tokio::test]
@@ -378,10 +375,7 @@ async fn retry_is_reported_with_its_number_and_resumption() {
     assert_eq!(lines[1], "Resumed at 2.00 KiB of 9.28 KiB.");
     let stdout = text(output.stdout);
     assert!(stdout.starts_with(" sent: 9.28 KiB in "), "{stdout}");
-    assert!(
-        stdout.contains(" without a connection), etag etag"),
-        "{stdout}"
-    );
+    assert!(stdout.ends_with(" without a connection)\n"), "{stdout}");
 }
 
 #[tokio::test]

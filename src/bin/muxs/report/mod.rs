@@ -145,16 +145,10 @@ impl Report {
                 "etag": info.etag, "seconds": seconds}),
             );
         } else if !self.quiet {
-            let FileInfo { filename, etag, .. } = info;
+            let filename = &info.filename;
             let sentence = match self.was_already_there {
-                true => format!(
-                    "{filename} already there, unchanged: {}, etag {etag}",
-                    bytes(info.size)
-                ),
-                false => format!(
-                    "{filename} {done}: {}, etag {etag}",
-                    self.amount(info.size, elapsed)
-                ),
+                true => format!("{filename} already there, unchanged: {}", bytes(info.size)),
+                false => format!("{filename} {done}: {}", self.amount(info.size, elapsed)),
             };
             match to_stdout {
                 true => print_line(io::stdout(), &sentence),
