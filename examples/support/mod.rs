@@ -1,5 +1,6 @@
 //! `connect` calls the server in the first argument, or starts one; `main` prints `Failed` as one sentence.
-use muxs::{app, client, files, pb::greeter_client::GreeterClient, server::Listener};
+use muxs::pb::{HelloRequest, greeter_client::GreeterClient};
+use muxs::{app, client, files, server::Listener};
 use std::{env, error::Error, fmt, future, iter, process, sync::OnceLock, time::Duration};
 use tonic::{Code, Status, transport, transport::Channel, transport::Uri};
 const DEFAULT: &str = "http://127.0.0.1:50051";
@@ -58,8 +59,8 @@ pub(crate) async fn connect() -> Result<Channel, Failed> {
     if found.is_ok() || given.is_some() {
         let channel = found?;
         // Anything can accept a connection. A server of gRPC answers a call, if only with a failure.
-        let answer = GreeterClient::new(channel.clone()).say_hello(<_>::default());
-        return match answer.await {
+        let mut greeter = GreeterClient::new(channel.clone());
+        return match greeter.say_hello(HelloRequest::default()).await {
             Err(it) if is_of_connection(&it) => {
                 Err(format!("what listens at {url} {OTHER}").into())
             }
