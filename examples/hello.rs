@@ -1,6 +1,6 @@
 //! The four shapes of a gRPC call, one after the other, then a deadline that is met and one that is not.
 //!
-//! Watch: in LotsOfReplies a reply comes each 0.2 s, and in BidiHello requests (→) and replies take turns in one call.
+//! Watch: in LotsOfReplies a reply comes each 0.2 s, and in BidiHello requests (→) and replies take turns.
 
 mod support;
 
