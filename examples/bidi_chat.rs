@@ -3,8 +3,8 @@
 //!     cargo run --example bidi_chat
 //!     printf 'Ada\nGrace\n' | cargo run --example bidi_chat
 //!
-//! Watch: replies appear above the line that you type, while you type it. From or to a pipe, one line in is one
-//! line out, and a long input waits in the pipe while the call is busy.
+//! Watch: type or paste several lines at once: each reply appears above what you have typed so far. From or to a
+//! pipe, one line in is one line out, and a long input waits in the pipe while the call is busy.
 
 mod support;
 

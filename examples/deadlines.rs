@@ -41,6 +41,7 @@ async fn main() -> Result<(), support::Failed> {
 /// Reads a stream with this deadline.
 async fn replies(mut greeter: GreeterClient<Channel>, timeout: Duration) -> Result<(), Status> {
     let mut request = Request::new(HelloRequest::default());
+    request.get_mut().name = "Ada".to_owned();
     request.get_mut().interval = Duration::from_millis(200).try_into().ok();
     request.set_timeout(timeout);
     let mut replies = greeter.lots_of_replies(request).await?.into_inner();
@@ -77,10 +78,9 @@ impl greeter_server::Greeter for Relay {
         sleep(Duration::from_millis(300)).await;
         // 0.1 s for the way of the answer.
         let left = timeout.saturating_sub(begin.elapsed() + Duration::from_millis(100));
-        println!(
-            "  relay: {:.1} s are left for the server",
-            left.as_secs_f64()
-        );
+        let seconds = left.as_secs_f64();
+        println!("  relay: 1 s, less 0.3 s of work and 0.1 s for the answer:");
+        println!("  relay: {seconds:.1} s are left for the server");
         replies(self.0.clone(), left).await?;
         Ok(Response::new(HelloReply::default()))
     }

@@ -1,12 +1,12 @@
 //! The four shapes of a gRPC call, one after the other, then a deadline that is met and one that is not.
 //!
-//! Watch: streams bring their replies one by one, and in BidiHello requests and replies take turns in one call.
+//! Watch: in LotsOfReplies a reply comes each 0.2 s, and in BidiHello requests (→) and replies take turns.
 
 mod support;
 
-use std::time::Duration;
+use std::{io, io::Write, process, time::Duration};
 
-use muxs::pb::{HelloReply, HelloRequest, greeter_client::GreeterClient};
+use muxs::pb::{HelloRequest, greeter_client::GreeterClient};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Request, Status, transport::Channel};
@@ -18,13 +18,12 @@ async fn main() -> Result<(), support::Failed> {
     server_stream(&mut greeter).await?;
     client_stream(&mut greeter).await?;
     both_ways(&mut greeter).await?;
-    deadlines(&mut greeter).await?;
-    Ok(())
+    Ok(deadlines(&mut greeter).await?)
 }
 
 async fn unary(greeter: &mut GreeterClient<Channel>) -> Result<(), Status> {
     eprintln!("\nSayHello: one request, one reply.");
-    say(greeter.say_hello(hello("you")).await?.get_ref());
+    say(&greeter.say_hello(hello("you")).await?.get_ref().message);
     Ok(())
 }
 
@@ -32,17 +31,18 @@ async fn server_stream(greeter: &mut GreeterClient<Channel>) -> Result<(), Statu
     eprintln!("\nLotsOfReplies: one request, a stream of replies.");
     let mut request = hello("you");
     request.replies = 5;
+    request.interval = Duration::from_millis(200).try_into().ok();
     let mut replies = greeter.lots_of_replies(request).await?.into_inner();
     while let Some(reply) = replies.message().await? {
-        say(&reply);
+        say(&reply.message);
     }
     Ok(())
 }
 
 async fn client_stream(greeter: &mut GreeterClient<Channel>) -> Result<(), Status> {
     eprintln!("\nLotsOfGreetings: a stream of requests, one reply.");
-    let requests = tokio_stream::iter(["Ada", "Grace", "Edsger", "Barbara", "Tony"]).map(hello);
-    say(greeter.lots_of_greetings(requests).await?.get_ref());
+    let names = tokio_stream::iter(["Ada", "Grace", "Edsger", "Barbara", "Tony"]).map(hello);
+    say(&greeter.lots_of_greetings(names).await?.get_ref().message);
     Ok(())
 }
 
@@ -54,8 +54,9 @@ async fn both_ways(greeter: &mut GreeterClient<Channel>) -> Result<(), Status> {
     for name in ["Ada", "Grace", "Edsger"] {
         // This fails only after the call has ended, and then `replies` has the reason.
         let _ = requests.send(hello(name)).await;
+        eprintln!("  → {name}");
         if let Some(reply) = replies.message().await? {
-            say(&reply);
+            say(&reply.message);
         }
     }
     // The half-close: no further request. The server ends the call with OK.
@@ -68,8 +69,7 @@ async fn deadlines(greeter: &mut GreeterClient<Channel>) -> Result<(), Status> {
     eprintln!("\nDeadline met: the call allows 10 s, and needs less.");
     let mut request = Request::new(hello("you"));
     request.set_timeout(Duration::from_secs(10));
-    say(greeter.say_hello(request).await?.get_ref());
-
+    say(&greeter.say_hello(request).await?.get_ref().message);
     eprintln!("\nDeadline exceeded: the call allows 0.5 s, but replies come a minute apart.");
     let mut request = Request::new(hello("you"));
     request.get_mut().interval = Duration::from_secs(60).try_into().ok();
@@ -77,9 +77,9 @@ async fn deadlines(greeter: &mut GreeterClient<Channel>) -> Result<(), Status> {
     let mut replies = greeter.lots_of_replies(request).await?.into_inner();
     while let Some(reply) = replies.next().await {
         match reply {
-            Ok(reply) => say(&reply),
+            Ok(reply) => say(&reply.message),
             Err(status) if status.code() == Code::DeadlineExceeded => {
-                println!("  DeadlineExceeded: {}", status.message());
+                say(&format!("DeadlineExceeded: {}", status.message()));
             }
             Err(status) => return Err(status),
         }
@@ -94,6 +94,7 @@ fn hello(name: &str) -> HelloRequest {
     }
 }
 
-fn say(reply: &HelloReply) {
-    println!("  {}", reply.message);
+/// Prints a line. Without a reader, as after `| head -1`, the program ends quietly.
+fn say(line: &str) {
+    writeln!(io::stdout(), "  {line}").unwrap_or_else(|_| process::exit(0));
 }

@@ -1,7 +1,7 @@
 //! A server of one's own on stock tonic: the four shapes of a call, each in a few lines, and a client that calls them.
 //!
-//! Watch: no handler has a task or a channel. The client asks for 4294967295 replies, takes three and leaves: tonic
-//! polls a stream only when the client reads, so replies that nobody reads are never made.
+//! Watch: no handler has a task or a channel. The client asks for 4294967295 replies, takes three and drops the
+//! stream: tonic makes what fits the client's window, and the other four billion are never made.
 
 use std::{error::Error, pin::Pin};
 
@@ -24,6 +24,7 @@ impl Greeter for Hello {
     }
 
     async fn square(&self, request: Request<Number>) -> Reply<Number> {
+        // The contract's name misleads: it is the root.
         let value = request.into_inner().value.sqrt();
         Ok(Response::new(Number { value }))
     }
@@ -40,9 +41,8 @@ impl Greeter for Hello {
         &self,
         requests: Request<Streaming<HelloRequest>>,
     ) -> Reply<HelloReply> {
-        let names = requests
-            .into_inner()
-            .map(|request| request.map(|request| request.name));
+        let names = requests.into_inner();
+        let names = names.map(|request| request.map(|request| request.name));
         let names: Vec<_> = names.collect::<Result<_, _>>().await?;
         Ok(Response::new(hello(&names.join(" and "))))
     }
@@ -50,9 +50,8 @@ impl Greeter for Hello {
     type BidiHelloStream = Replies;
 
     async fn bidi_hello(&self, requests: Request<Streaming<HelloRequest>>) -> Reply<Replies> {
-        let replies = requests
-            .into_inner()
-            .map(|request| Ok(hello(&request?.name)));
+        let requests = requests.into_inner();
+        let replies = requests.map(|request| Ok(hello(&request?.name)));
         Ok(Response::new(Box::pin(replies)))
     }
 }
@@ -87,6 +86,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     while let Some(reply) = replies.next().await {
         println!("LotsOfReplies    {}", reply?.message);
     }
+    drop(replies); // Leaves: the call is cancelled.
     let names = iter(["client", "stream"]).map(request);
     let reply = greeter.lots_of_greetings(names).await?.into_inner();
     println!("LotsOfGreetings  {}", reply.message);

@@ -19,13 +19,11 @@ mod numbers {
 
 /// For each call, the last one first: how many numbers it gets, and how it fails.
 struct Numbers(Mutex<Vec<(usize, Option<Status>)>>);
-
 type Count = Pin<Box<dyn Stream<Item = Result<Number, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl numbers_server::Numbers for Numbers {
     type CountStream = Count;
-
     async fn count(&self, request: Request<CountRequest>) -> Result<Response<Count>, Status> {
         let CountRequest { after, last } = request.into_inner();
         let script = self.0.lock().ok().and_then(|mut script| script.pop());
@@ -59,6 +57,7 @@ async fn read(client: &mut NumbersClient<Channel>, last: u64) -> Result<(), Stat
             return Ok(());
         };
         if after > begin {
+            println!("  (progress: the budget starts anew)");
             delays = policy.build();
         }
         // RESOURCE_EXHAUSTED may last. RetryInfo says when it passes.
@@ -69,7 +68,8 @@ async fn read(client: &mut NumbersClient<Channel>, last: u64) -> Result<(), Stat
             return Err(status);
         };
         let (delay, code) = (asked.unwrap_or(delay), status.code());
-        println!("  {after:>2} numbers, then {code:?}; next attempt in {delay:.0?}");
+        let by = asked.map_or("", |_| " (RetryInfo)");
+        println!("  {after:>2} numbers, then {code:?}; next attempt in {delay:.0?}{by}");
         tokio::time::sleep(delay).await;
     }
 }

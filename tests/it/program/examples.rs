@@ -85,6 +85,7 @@ fn hello_calls_every_shape_and_exceeds_a_deadline() {
             "DeadlineExceeded: the deadline of the call has passed",
         ]
     );
+    assert!(text(&output.stderr).contains("\n  → Ada\n"));
     let headings = text(&output.stderr)
         .lines()
         .filter(|line| line.contains(": "));
@@ -102,6 +103,32 @@ fn hello_starts_its_own_server_without_an_argument() {
     let sentence = "No server at http://127.0.0.1:50051; started one at http://127.0.0.1:";
     assert!(stderr.starts_with(sentence), "{stderr}");
     assert!(text(&output.stdout).contains("Hello, you!"));
+}
+
+/// As with `hello | head -1`: the first reply is read, and nothing reads the next.
+#[tokio::test]
+async fn hello_with_a_closed_stdout_ends_quietly() {
+    let server = TestServer::start();
+    let mut hello = process("hello", &[&url(&server)]);
+    drop(hello.stdout.take());
+    let mut errors = String::new();
+    let mut stderr = hello.stderr.take().unwrap();
+    with_timeout(stderr.read_to_string(&mut errors))
+        .await
+        .unwrap();
+    assert_eq!(with_timeout(hello.wait()).await.unwrap().code(), Some(0));
+    assert!(!errors.contains("panicked"), "{errors}");
+}
+
+#[test]
+fn help_prints_the_usage() {
+    for name in CLIENTS {
+        for flag in ["-h", "--help"] {
+            let output = run(name, &[flag], "");
+            let usage = text(&output.stdout);
+            assert!(usage.starts_with("usage: cargo run --example "), "{usage}");
+        }
+    }
 }
 
 #[test]
@@ -239,7 +266,7 @@ fn stream_file_resumes_both_calls() {
         "The call is cut half-way",
         "The server has ",
         "Downloading it",
-        "The checksums agree",
+        "The checksums agree. The file stays on the server as stream_file-demo.bin.",
     ];
     assert_in_order(&stderr, &words);
     let stored = server.path("stream_file-demo.bin");
@@ -249,12 +276,15 @@ fn stream_file_resumes_both_calls() {
 #[test]
 fn stream_file_refuses_a_size_that_is_no_number() {
     let server = TestServer::start();
-    let mut command = example("stream_file");
-    let output = command.args([&url(&server), "8MiB"]).assert().code(1);
-    assert_eq!(
-        text(&output.get_output().stderr),
-        "Error: the size is a number of MiB, such as 8.\n"
-    );
+    for size in ["8MiB", "0", "-1", ""] {
+        let mut command = example("stream_file");
+        let output = command.args([&url(&server), size]).assert().code(1);
+        assert_eq!(
+            text(&output.get_output().stderr),
+            "Error: the size is a number of MiB, such as 8.\n"
+        );
+    }
+    assert!(!server.path("stream_file-demo.bin").exists());
 }
 
 #[test]
@@ -262,7 +292,7 @@ fn deadlines_end_on_either_side() {
     let server = TestServer::start();
     let output = run("deadlines", &[&url(&server)], "");
     let texts = [
-        "Hello, !",
+        "Hello, Ada!",
         "s DeadlineExceeded: the deadline of the call has passed",
         "s Cancelled: Timeout expired",
         "are left for the server",
@@ -388,9 +418,11 @@ fn metadata_travels_both_ways() {
 fn retry_resumes_and_gives_up_on_invalid_requests() {
     let output = run("retry", &[], "");
     let texts = [
+        "(progress: the budget starts anew)",
         "3 numbers, then Unavailable; next attempt in",
         "3 numbers, then Unavailable; next attempt in",
-        "3 numbers, then ResourceExhausted; next attempt in 300ms",
+        "3 numbers, then ResourceExhausted; next attempt in 300ms (RetryInfo)",
+        "(progress: the budget starts anew)",
         "6 numbers, then Unavailable; next attempt in",
         "6 numbers, then Unavailable; next attempt in",
         "all 10 numbers",
@@ -433,8 +465,21 @@ fn dead_server_is_one_sentence() {
         let end = format!("no server answers: Connection refused (os error 111). {ADVICE}");
         assert_fails(name, "http://127.0.0.1:1", &end);
     }
-    for invalid in ["127.0.0.1:50051", "", "http://", "ftp://127.0.0.1:1"] {
-        assert_fails("hello", invalid, ADVICE);
+}
+
+#[test]
+fn text_that_is_no_url_is_one_sentence() {
+    for invalid in [
+        "127.0.0.1:50051",
+        "",
+        "http://",
+        "ftp://127.0.0.1:1",
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:1/greeter",
+        "http://127.0.0.1:1?a",
+    ] {
+        let end = format!("`{invalid}` is not the URL of a server: write http://127.0.0.1:50051.");
+        assert_fails("hello", invalid, &end);
     }
 }
 
@@ -458,12 +503,13 @@ fn foreign_server(answer: &'static [u8]) -> String {
 fn foreign_server_is_one_sentence() {
     let http = foreign_server(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
     let silent = foreign_server(b"");
+    let end = |url| format!("Error: what listens at {url} does not speak gRPC: {ADVICE}");
     for name in CLIENTS {
-        assert_fails(name, &http, ADVICE);
+        assert_fails(name, &http, &end(&http));
     }
     // The time that each call has for its first answer.
-    assert_fails("hello", &silent, ADVICE);
-    assert_fails("stream_file", &silent, ADVICE);
+    assert_fails("hello", &silent, &end(&silent));
+    assert_fails("stream_file", &silent, &end(&silent));
 }
 
 #[test]
@@ -475,7 +521,8 @@ fn tls_on_one_side_is_one_sentence() {
     for name in ["hello", "stream_file"] {
         assert_fails(name, &url(&encrypted), ADVICE);
         assert_fails(name, &format!("https://{}", plain.address), ADVICE);
-        assert_fails(name, &format!("https://{}", encrypted.address), ADVICE);
+        let end = "SSL_CERT_FILE=muxs-dev-cert.pem trusts it, if it is that of --tls-dev.";
+        assert_fails(name, &format!("https://{}", encrypted.address), end);
     }
     let mut hello = example("hello");
     hello.env("SSL_CERT_FILE", pki.path("authority.pem"));
@@ -524,6 +571,7 @@ async fn killed_server_is_one_sentence() {
             .await
             .unwrap();
         assert_eq!(process.wait().await.unwrap().code(), Some(1));
-        assert!(rest.ends_with(&format!("{ADVICE}\n")), "{rest}");
+        let end = "the server is gone in the middle of the call: start it and run this again.\n";
+        assert!(rest.ends_with(end), "{rest}");
     }
 }

@@ -13,12 +13,13 @@ use self::{
 
 const MAX_COLUMNS: usize = 120;
 
-/// The most lines of an example, and of those that need more.
+/// The most lines of an example, and of those that need more. `support` has the sentence for each bad server and each
+/// bad argument, so that no example has one.
 const MAX_EXAMPLE_LINES: usize = 100;
 const MAX_LINES: [(&str, usize); 3] = [
     ("examples/bidi_chat.rs", 140),
     ("examples/stream_file.rs", 140),
-    ("examples/support/mod.rs", 40),
+    ("examples/support/mod.rs", 80),
 ];
 
 /// A part of `src/`, the modules that it must not import, and the words that its code must not contain.
@@ -292,10 +293,10 @@ fn long_or_unlisted_example_is_refused() {
     };
     let violations = |source| example_violations(&[source], index);
     assert_none(&violations(source("examples/hello.rs", 100)));
-    assert_none(&violations(source("examples/support/mod.rs", 40)));
+    assert_none(&violations(source("examples/support/mod.rs", 80)));
     let refused = [
         source("examples/hello.rs", 101),
-        source("examples/support/mod.rs", 41),
+        source("examples/support/mod.rs", 81),
         source("examples/other.rs", 100),
         Source {
             path: "examples/hello.rs".to_owned(),
