@@ -9,7 +9,8 @@ const GONE: &str = "the server is gone in the middle of the call: start it and r
 const ADVICE: &str = "`cargo run --bin server` starts a server; https:// is for one with TLS.";
 const OTHER: &str =
     "does not speak gRPC: `cargo run --bin server` starts a server; https:// is for one with TLS";
-const TRUST: &str = "SSL_CERT_FILE=muxs-dev-cert.pem trusts it, if it is that of --tls-dev.";
+const TRUST: &str =
+    "SSL_CERT_FILE=muxs-dev-cert.pem trusts it, if the server runs with --tls-self-signed.";
 const USAGE: &str = "usage: cargo run --example NAME [URL], or stream_file [URL [SIZE_MIB]].
 Without a URL, the example calls http://127.0.0.1:50051, or starts a server if none listens there.";
 /// Set when `connect` has started a server.
