@@ -521,7 +521,8 @@ fn tls_on_one_side_is_one_sentence() {
     for name in ["hello", "stream_file"] {
         assert_fails(name, &url(&encrypted), ADVICE);
         assert_fails(name, &format!("https://{}", plain.address), ADVICE);
-        let end = "SSL_CERT_FILE=muxs-dev-cert.pem trusts it, if it is that of --tls-dev.";
+        let end =
+            "SSL_CERT_FILE=muxs-dev-cert.pem trusts it, if the server runs with --tls-self-signed.";
         assert_fails(name, &format!("https://{}", encrypted.address), end);
     }
     let mut hello = example("hello");
