@@ -203,8 +203,10 @@ mod tests {
             // tonic's placeholder for a Unix socket.
             "http://tonic",
             "http://tonic/",
+            "tonic:80",
         ] {
-            assert!(!is_secure(&endpoint(public).unwrap()), "{public}");
+            let endpoint = Endpoint::from_shared(public).unwrap();
+            assert!(!is_secure(&endpoint), "{public}");
         }
     }
 }

@@ -1,7 +1,10 @@
 //! `muxs chat` as a process, in pipes. `tests/interop/test_chat_terminal.py` has the tests on a terminal.
 
 use rustix::process::Signal;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::Child,
+};
 
 use crate::support::{
     Program, kill,
@@ -61,7 +64,12 @@ async fn refused_name_ends_a_piped_chat_with_one_sentence() {
 #[tokio::test]
 async fn chat_over_open_pipes_answers_line_by_line() {
     let (server, _root) = server().await;
-    let mut chat = muxs_process(&server.url, &["chat"]).spawn().unwrap();
+    let chat = muxs_process(&server.url, &["chat"]).spawn().unwrap();
+    assert_answers_line_by_line(chat).await;
+}
+
+/// Asserts that a chat answers each name before the next one, and fails at a name that is too long.
+pub(super) async fn assert_answers_line_by_line(mut chat: Child) {
     let mut input = chat.stdin.take().unwrap();
     let mut replies = BufReader::new(chat.stdout.take().unwrap()).lines();
     for name in ["Ada", "Grace"] {

@@ -14,6 +14,7 @@ use tokio::{
     process::Child,
 };
 
+use super::chat::assert_answers_line_by_line;
 use crate::support::{
     Program, TestServer,
     auth::server_with_key,
@@ -186,21 +187,7 @@ fn chat_with_unreadable_input_says_so() {
 #[tokio::test]
 async fn chat_over_open_pipes_answers_line_by_line() {
     let server = TestServer::start();
-    let mut chat = chat(&url(&server));
-    let mut input = chat.stdin.take().unwrap();
-    let mut replies = BufReader::new(chat.stdout.take().unwrap()).lines();
-    for name in ["Ada", "Grace"] {
-        input
-            .write_all(format!("{name}\n").as_bytes())
-            .await
-            .unwrap();
-        let reply = with_timeout(replies.next_line()).await.unwrap();
-        assert_eq!(reply, Some(format!("Hello, {name}!")));
-    }
-    let too_long = "x".repeat(5000) + "\n";
-    input.write_all(too_long.as_bytes()).await.unwrap();
-    assert_eq!(with_timeout(replies.next_line()).await.unwrap(), None);
-    assert_eq!(with_timeout(chat.wait()).await.unwrap().code(), Some(1));
+    assert_answers_line_by_line(chat(&url(&server))).await;
 }
 
 #[tokio::test]
